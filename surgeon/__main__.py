@@ -1,0 +1,5 @@
+"""`python -m surgeon`."""
+
+from surgeon.cli.app import main
+
+main()

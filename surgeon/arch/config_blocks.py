@@ -1,0 +1,98 @@
+"""config.json after the blocks have been put in another order or some of them have been copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from surgeon.arch.family import Family
+from surgeon.errors import SurgeonError
+
+# lists with one entry per block, in any of the families
+PER_BLOCK = ("layer_types", "no_rope_layers", "mlp_layer_types", "layers_block_type")
+# lists that may happen to be as long as the model is deep and say nothing of blocks
+NOT_PER_BLOCK = (
+    "architectures", "eos_token_id", "bos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "forced_decoder_ids", "bad_words_ids", "keys_to_ignore_at_inference",
+)  # fmt: skip
+
+
+def remap_blocks(config: Mapping[str, Any], source: Sequence[int], family: Family) -> dict[str, Any]:
+    """The configuration of a model whose block i is a copy of block source[i] of the one that `config` describes.
+
+    Per-block lists follow their blocks, lists of block numbers and numbers of leading blocks are counted anew, and
+    rules by period become explicit lists. Raises SurgeonError where a block depends on its number in a way that
+    no configuration can express for the new order.
+    """
+    old, new = family.depth, len(source)
+    if list(source) == list(range(old)):
+        return dict(config)
+    if not source or any(not 0 <= block < old for block in source):
+        raise SurgeonError("a block outside the model is named", f"{list(source)} of {old} blocks", "report this")
+    declared = family.declaration
+    for key, reason in declared.refuse_if.items():
+        if config.get(key):
+            raise SurgeonError(f"blocks cannot be copied: {reason}", f"config.json: {key}", "use a model without it")
+    result = _with_derived_lists(config, family)
+    for key, value in list(result.items()):
+        if not isinstance(value, list) or key in declared.index_lists or key in NOT_PER_BLOCK:
+            continue
+        if key in PER_BLOCK:
+            if len(value) != old:
+                raise SurgeonError(
+                    f"{key} has {len(value)} entries for {old} blocks", f"config.json: {key}", "restore config.json"
+                )
+            result[key] = [value[block] for block in source]
+        elif len(value) == old:
+            raise SurgeonError(
+                f"the list {key!r} has one entry per block and is not known to follow the blocks",
+                f"config.json: {key}",
+                f"remove it if the model does not read it; known are {', '.join(PER_BLOCK)}",
+            )
+    if declared.sparse_step:
+        _explicit_dense_blocks(result, old)
+    for key in declared.index_lists:
+        if result.get(key):
+            result[key] = [i for i, block in enumerate(source) if block in result[key]]
+    for key, instead in declared.boundaries.items():
+        if result.get(key) is not None:
+            result[key] = _boundary(key, result[key], source, old, instead, result)
+    result[family.depth_key] = new
+    return result
+
+
+def _with_derived_lists(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """`config` with the per-block lists that its class would derive from the block numbers written out."""
+    result = dict(config)
+    absent = [key for key in family.declaration.derived_lists if result.get(key) is None]
+    if absent:
+        from transformers import AutoConfig
+
+        values = {key: value for key, value in config.items() if key != "model_type"}
+        settings = AutoConfig.for_model(family.model_type, **values)
+        for key in absent:
+            result[key] = list(getattr(settings, key))
+    return result
+
+
+def _explicit_dense_blocks(result: dict[str, Any], depth: int) -> None:
+    """Name the dense blocks one by one instead of by "experts in every n-th block"; in place."""
+    step = result.get("decoder_sparse_step", 1)
+    dense = set(result.get("mlp_only_layers") or ())
+    result["mlp_only_layers"] = [i for i in range(depth) if i in dense or (i + 1) % step]
+    result["decoder_sparse_step"] = 1
+
+
+def _boundary(key: str, value: int, source: Sequence[int], old: int, instead: str, config: Mapping[str, Any]) -> int:
+    """How many leading blocks of the new order lie before the boundary."""
+    if value >= old:
+        return value + len(source) - old
+    before = [block < value for block in source]
+    count = sum(before)
+    if not all(before[:count]) and config.get(instead) is None:
+        raise SurgeonError(
+            f"{key} = {value} cannot be expressed: blocks from both sides of it would alternate",
+            f"config.json: {key}",
+            "choose blocks on one side of it, or the layout interleave",
+        )
+    return count

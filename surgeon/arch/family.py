@@ -1,0 +1,239 @@
+"""A checkpoint's tensors by block, part and role: the declared architecture bound to the names that are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from surgeon.arch.catalogue import declaration_of
+from surgeon.arch.declaration import WRITING_ROLES, Declaration
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError
+
+LEAVES = ("weight", "bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Where a tensor belongs. block: its number, None outside the blocks. part: the module, such as
+    "mlp.down_proj". leaf: "weight" or "bias"; empty for a buffer, whose part is its whole name."""
+
+    block: int | None
+    part: str
+    leaf: str = "weight"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The architecture of one checkpoint.
+
+    block_prefix: "model.layers." . embedding, head, head_bias, final_norm, position: names of tensors, None where
+    there is none; head is None where the embedding serves as the head, and names a tensor beside tied=True where a
+    checkpoint stores the same matrix twice. transposed: matrices of the blocks are stored [in, out] (GPT-2).
+    """
+
+    declaration: Declaration
+    base: str
+    depth: int
+    embedding: str
+    head: str | None
+    head_bias: str | None
+    final_norm: str | None
+    position: str | None
+    tied: bool
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.declaration.model_type
+
+    @property
+    def model_type(self) -> str:
+        return self.declaration.model_type
+
+    @property
+    def block_prefix(self) -> str:
+        return self.base + self.declaration.blocks
+
+    @property
+    def depth_key(self) -> str:
+        return self.declaration.depth_key
+
+    @property
+    def transposed(self) -> bool:
+        return self.declaration.transposed
+
+    @property
+    def post_norms(self) -> Mapping[str, float]:
+        """Part -> the stored gain at which the norm gives zero and so silences its branch; empty if pre-norm."""
+        return self.declaration.post_norms
+
+    @property
+    def residual_writers(self) -> tuple[str, ...]:
+        """Part patterns (`{n}`: an expert's number) of what is added to the residual stream."""
+        return tuple(part for part, role in self.declaration.parts.items() if role in WRITING_ROLES)
+
+    @cached_property
+    def _patterns(self) -> tuple[tuple[re.Pattern[str], str], ...]:
+        return tuple(
+            (re.compile(re.escape(part).replace(r"\{n\}", r"\d+")), role)
+            for part, role in self.declaration.parts.items()
+        )
+
+    @cached_property
+    def _in_block(self) -> re.Pattern[str]:
+        # anchored at the container of the blocks: experts are numbered too
+        return re.compile(re.escape(self.block_prefix) + r"(\d+)\.(.+)")
+
+    def unit(self, name: str) -> Unit:
+        """The block, part and leaf of a tensor's name."""
+        found = self._in_block.fullmatch(name)
+        block, rest = (int(found[1]), found[2]) if found else (None, name)
+        if rest in self.declaration.buffers:
+            return Unit(block, rest, "")
+        part, _, leaf = rest.rpartition(".")
+        if leaf not in LEAVES:
+            return Unit(block, rest, "")
+        return Unit(block, part, leaf)
+
+    def role(self, name: str) -> str:
+        """embedding, head, final_norm, position, norm, attention.q|k|v|o|qkv, mlp.gate|up|down|gate_up, moe.router,
+        moe.expert.gate|up|down, or buffer. A bias has the role of its part. Raises SurgeonError on any other name."""
+        unit = self.unit(name)
+        if unit.block is not None:
+            if unit.part in self.declaration.buffers:
+                return "buffer"
+            role = self.part_role(unit.part) if unit.leaf else None
+        else:
+            role = self._outside.get(name)
+        if role is None:
+            raise SurgeonError(
+                f"the tensor {name!r} has no place in the architecture {self.name!r}",
+                name,
+                "quantised or adapter weights are not operated on: give the plain model in safetensors",
+            )
+        return role
+
+    @cached_property
+    def _outside(self) -> dict[str, str]:
+        roles = {"embedding": self.embedding, "final_norm": self.final_norm, "position": self.position}
+        found = {name: role for role, name in roles.items() if name is not None}
+        if self.final_norm is not None:
+            found[self.final_norm.removesuffix("weight") + "bias"] = "final_norm"
+        return found | {f"{self.declaration.head}.{leaf}": "head" for leaf in LEAVES}
+
+    def part_role(self, part: str) -> str | None:
+        """The role of a part of a block, None for an unknown one."""
+        return next((role for pattern, role in self._patterns if pattern.fullmatch(part)), None)
+
+    def is_residual_writer(self, part: str) -> bool:
+        """Whether the part's output is added to the residual stream."""
+        return self.part_role(part) in WRITING_ROLES
+
+    def block_tensor(self, block: int, part: str, leaf: str = "weight") -> str:
+        """The name that this part's tensor has in a block of this number, whether the checkpoint has it or not."""
+        return f"{self.block_prefix}{block}.{part}" + (f".{leaf}" if leaf else "")
+
+    def rename(self, name: str, block: int) -> str:
+        """The name of the same part in another block."""
+        unit = self.unit(name)
+        return self.block_tensor(block, unit.part, unit.leaf)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the tensors of each block, in the order of the checkpoint."""
+        found: list[list[str]] = [[] for _ in range(self.depth)]
+        for name in self.names:
+            block = self.unit(name).block
+            if block is not None:
+                found[block].append(name)
+        return tuple(map(tuple, found))
+
+    def parts(self, block: int) -> tuple[str, ...]:
+        """The parts that a block of this checkpoint has, each once, in the order of the checkpoint."""
+        return tuple(dict.fromkeys(self.unit(name).part for name in self.blocks[block]))
+
+    def outside(self) -> tuple[str, ...]:
+        """The names of the tensors that belong to no block."""
+        return tuple(name for name in self.names if self.unit(name).block is None)
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none."""
+    return family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+
+
+def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str = "config.json") -> Family:
+    """The family for a configuration and the names of all tensors."""
+    declared = declaration_of(config, where)
+    names = tuple(names)
+    base = declared.base
+    if declared.base_optional and not any(name.startswith(base) for name in names):
+        base = ""
+    depth = _depth(config, declared, where)
+    embedding = f"{base}{declared.embedding}.weight"
+    if embedding not in names:
+        raise SurgeonError(f"the checkpoint has no {embedding!r}", where, "give a complete checkpoint")
+    tied = bool(config.get("tie_word_embeddings", declared.tied))
+    head = f"{declared.head}.weight"
+    if head not in names and not tied:
+        raise SurgeonError(
+            f"the checkpoint has no {head!r} and its config.json does not tie it to the embedding",
+            where,
+            "give a complete checkpoint, or one whose config.json says tie_word_embeddings: true",
+        )
+    family = Family(
+        declaration=declared,
+        base=base,
+        depth=depth,
+        embedding=embedding,
+        head=head if head in names else None,
+        head_bias=f"{declared.head}.bias" if f"{declared.head}.bias" in names else None,
+        final_norm=f"{base}{declared.final_norm}.weight" if declared.final_norm else None,
+        position=f"{base}{declared.position}.weight" if declared.position else None,
+        tied=tied,
+        names=names,
+    )
+    _check_names(family, where)
+    return family
+
+
+def _depth(config: Mapping[str, Any], declared: Declaration, where: str) -> int:
+    depth = config.get(declared.depth_key)
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+        raise SurgeonError(
+            f"config.json does not say how many blocks there are ({declared.depth_key} is {depth!r})",
+            where,
+            "restore config.json from the model's source",
+        )
+    return depth
+
+
+def _check_names(family: Family, where: str) -> None:
+    """Every tensor has a role, and every block from 0 to depth - 1 writes to the residual stream."""
+    writes = [0] * family.depth
+    for name in family.names:
+        try:
+            family.role(name)
+        except SurgeonError as error:
+            raise SurgeonError(error.problem, f"{where}: {name}", error.hint) from error
+        unit = family.unit(name)
+        if unit.block is None:
+            continue
+        if unit.block >= family.depth:
+            raise SurgeonError(
+                f"the tensor {name!r} belongs to a block that config.json does not count "
+                f"({family.depth_key} is {family.depth})",
+                where,
+                "restore config.json and the weights from one revision",
+            )
+        writes[unit.block] += family.is_residual_writer(unit.part)
+    if 0 in writes:
+        raise SurgeonError(
+            f"block {writes.index(0)} is missing or incomplete: it holds nothing that writes to the residual stream",
+            where,
+            "restore config.json and the weights from one revision",
+        )

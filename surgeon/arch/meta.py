@@ -1,0 +1,67 @@
+"""The derived check: transformers builds the model without memory, and its names and shapes are compared with ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgeon.arch.family import Family, family_of_names
+from surgeon.errors import SurgeonError
+
+
+def check_config(config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]], where: str = "config.json") -> None:
+    """Refuse a configuration that transformers refuses, and tensors that are not those of the model it describes.
+
+    The expected names are the ones that save_pretrained would write: where transformers keeps experts in one
+    tensor, its own conversion splits them again (on the meta device, so that nothing is allocated).
+    """
+    family = family_of_names(config, tensors, where)
+    expected = model_tensors(config, where)
+    if not family.base:
+        expected = {name.removeprefix(family.declaration.base): shape for name, shape in expected.items()}
+    if family.tied:
+        expected = {n: s for n, s in expected.items() if n != f"{family.declaration.head}.weight" or n in tensors}
+    for name, shape in tensors.items():
+        if family.role(name) == "buffer":
+            continue
+        if name not in expected:
+            raise _difference(f"the tensor {name!r} is not part of the model that config.json describes", where)
+        if expected[name] != tuple(shape):
+            raise _difference(
+                f"the tensor {name!r} has the shape {list(shape)}, config.json makes it {list(expected[name])}", where
+            )
+    absent = [name for name in expected if name not in tensors and not _may_be_absent(name, family)]
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise _difference(f"config.json describes a tensor that is not there: {absent[0]!r}{more}", where)
+
+
+def model_tensors(config: dict[str, Any], where: str = "config.json") -> dict[str, tuple[int, ...]]:
+    """Names and shapes that transformers writes for a causal language model of this configuration."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        settings = AutoConfig.for_model(config["model_type"], **values)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SurgeonError(
+            f"transformers cannot build a model from this config.json: {reason}",
+            where,
+            "compare it with the config.json of the model's source",
+        ) from error
+    state = revert_weight_conversion(model, model.state_dict())
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _may_be_absent(name: str, family: Family) -> bool:
+    return family.unit(name).part in family.declaration.buffers
+
+
+def _difference(problem: str, where: str) -> SurgeonError:
+    return SurgeonError(problem, where, "restore config.json and the weights from one revision")

@@ -1,0 +1,124 @@
+"""All or nothing at the output path: a folder beside it, fsync, one rename."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgeon.errors import SurgeonError
+
+_AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2
+
+
+def check_out(out: Path, force: bool = False) -> None:
+    """Refuse an output path that is taken or cannot be made, before any work is done."""
+    if (out.exists() or out.is_symlink()) and not force:
+        raise SurgeonError("the output exists already", str(out), "choose another path, or --force to replace it")
+    if out.exists() and not out.is_dir():
+        raise SurgeonError("the output path is a file", str(out), "give the path of a folder")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise SurgeonError("the output's folder cannot be written", str(parent), "choose another path")
+
+
+@contextmanager
+def staged(out: Path, force: bool = False) -> Iterator[Path]:
+    """A fresh folder beside `out` that becomes `out` by one rename when the block ends well.
+
+    On an exception it is removed; after a kill at any moment `out` is as it was before (with force: the old one or
+    the new one, exchanged in one step), and the next writer to `out` removes what was left beside it.
+    """
+    check_out(out, force)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.partial"
+    lock = _lock(out)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed writer: the lock says nobody is writing
+        folder.mkdir()
+        yield folder
+        _sync_tree(folder)
+        _publish(folder, out, force)
+        _sync(out.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SurgeonError(
+                f"the disk is full ({os.strerror(error.errno)})",
+                str(out.parent),
+                "free some space and run it again",
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+
+
+def write_atomically(path: Path, text: str | bytes) -> None:
+    """A single file, complete or not there."""
+    temporary = path.with_name(f".{path.name}.partial")
+    raw = text.encode("utf-8") if isinstance(text, str) else text
+    with temporary.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _publish(folder: Path, out: Path, force: bool) -> None:
+    if force and out.exists():
+        _renameat2(folder, out, _EXCHANGE)  # the old output is now at `folder`, removed by the caller
+    else:
+        _renameat2(folder, out, _NOREPLACE)
+
+
+def _renameat2(source: Path, target: Path, flag: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        raise SurgeonError("the output exists already", str(target), "it was made meanwhile: choose another path")
+    if code in (errno.EINVAL, errno.ENOSYS) and flag == _NOREPLACE:
+        source.rename(target)  # a file system without the flag; rename refuses a folder that is not empty
+        return
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def _lock(out: Path) -> tuple[int, Path]:
+    path = out.parent / f".{out.name}.lock"
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise SurgeonError(
+            "another process is writing this output", str(out), "wait for it, or choose another path"
+        ) from error
+    return handle, path
+
+
+def _unlock(lock: tuple[int, Path]) -> None:
+    lock[1].unlink(missing_ok=True)
+    os.close(lock[0])
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,31 @@
+"""config.json as plain data: read, checked, written in a stable form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from surgeon.errors import SurgeonError
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SurgeonError(
+            f"there is no {path.name}", str(path.parent), "give a folder that holds a checkpoint"
+        ) from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise SurgeonError(
+            f"{path.name} is not valid JSON: {error}", str(path), "restore the file from the model's source"
+        ) from error
+    if not isinstance(value, dict):
+        raise SurgeonError(f"{path.name} does not hold a JSON object", str(path), "restore the file")
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """The JSON text that surgeon writes: two spaces, UTF-8, a final newline, keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,135 @@
+"""surgeon.json: where a checkpoint comes from, and what each of its blocks, rows and tensors was at first.
+
+A lineage is a tree: every parent carries its own lineage in full, so a checkpoint is explained without its
+ancestors at hand. It holds no times and no absolute paths: the same operation gives the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.errors import SurgeonError
+
+LINEAGE_FILE = "surgeon.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewBlock(_Strict):
+    """A block that the parent does not have: its place in this checkpoint, its source in the parent, its fill."""
+
+    block: int
+    source: int
+    fill: str
+    lr_multipliers: dict[str, float] = Field(default_factory=dict)  # by part, such as a zeroed post-norm gain
+
+
+class BlockMap(_Strict):
+    """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions."""
+
+    source: list[int]
+    new: list[NewBlock] = Field(default_factory=list)
+
+
+class NewRow(_Strict):
+    """A row that the parent does not have: its id, token (as in the tokenizer) and old pieces."""
+
+    id: int
+    token: str
+    pieces: list[int]
+
+
+class RowMap(_Strict):
+    """Vocabulary rows. Old rows keep their ids. `weights` names the file (under surgeon/) with the new rows'
+    initial weights over old rows; `method` is the init of the input and `method_output` of the output matrix."""
+
+    old: int
+    rows: int
+    new: list[NewRow]
+    method: str
+    method_output: str
+    weights: str | None = None
+
+
+class Parent(_Strict):
+    """An input of the operation. `name`: hub id or folder name; `path`: relative to the output, as it was then."""
+
+    role: str
+    name: str
+    path: str
+    digest: str
+    lineage: Lineage | None = None
+
+
+class Lineage(_Strict):
+    """The content of surgeon.json.
+
+    kind: `surgery` changes shape and keeps or sets initial values; `training` changes values (cpt, merge, fold).
+    initial: sources (JSON of surgeon.ops.plan) of those tensors that are not plain copies of the first parent's
+    tensor of the same or the block-mapped name; with `blocks` and `rows` they rebuild theta at initialisation.
+    """
+
+    format: Literal[1] = 1
+    operation: str
+    kind: Literal["surgery", "training"]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    plan: str = ""
+    parents: list[Parent] = Field(default_factory=list)
+    blocks: BlockMap | None = None
+    rows: RowMap | None = None
+    initial: dict[str, Any] = Field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    merge: dict[str, Any] | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+
+    def chain(self) -> Iterator[Lineage]:
+        """This lineage, then that of the first parent, and so on to the oldest known."""
+        current: Lineage | None = self
+        while current is not None:
+            yield current
+            current = current.parents[0].lineage if current.parents else None
+
+
+def read_lineage(folder: Path) -> Lineage | None:
+    """The lineage of a checkpoint, or None where there is no surgeon.json."""
+    path = folder / LINEAGE_FILE
+    if not path.is_file():
+        return None
+    try:
+        return Lineage.model_validate(read_json_object(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise SurgeonError(
+            f"{LINEAGE_FILE} is not a lineage this version reads: {first['msg']}",
+            f"{path}: {'.'.join(map(str, first['loc']))}",
+            "restore the file, or remove it to treat the checkpoint as one without lineage",
+        ) from error
+
+
+def dump_lineage(lineage: Lineage) -> str:
+    """The text of surgeon.json."""
+    return dump_json(lineage.model_dump(mode="json", exclude_defaults=True) | {"format": lineage.format})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed an output, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("surgeon", "torch", "transformers", "tokenizers", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a GPU image may lack some: say only what is there
+            continue
+    return found

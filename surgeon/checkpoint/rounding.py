@@ -1,0 +1,29 @@
+"""From float64 to a stored type with one rounding.
+
+torch converts float64 to bfloat16 or float16 by way of float32 and so rounds twice; here the step to float32 rounds
+to odd, after which the second rounding gives what a single one would (Boldo and Melquiond, 2008).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in `dtype`, rounded to nearest even exactly once; integers are taken only to integers."""
+    if values.dtype == dtype:
+        return values
+    if values.dtype == torch.float64 and dtype in (torch.bfloat16, torch.float16):
+        return _to_odd_float32(values).to(dtype)
+    if values.dtype.is_floating_point != dtype.is_floating_point:
+        raise TypeError(f"{values.dtype} is not rounded to {dtype}")
+    return values.to(dtype)
+
+
+def _to_odd_float32(values: Tensor) -> Tensor:
+    nearest = values.to(torch.float32)
+    back = nearest.to(torch.float64)
+    bits = nearest.view(torch.int32)
+    bits = bits - (back.abs() > values.abs()).to(torch.int32)  # towards zero
+    return (bits | (back != values).to(torch.int32)).view(torch.float32)  # sticky last bit where inexact

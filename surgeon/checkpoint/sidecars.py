@@ -1,0 +1,32 @@
+"""The files beside the weights that an operation carries along: tokenizer, chat template, generation config, code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_OTHERS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+_LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
+SURGEON_DIR = "surgeon"  # data that a lineage refers to, such as the weights of new rows
+
+
+def sidecars(folder: Path) -> list[str]:
+    """Names (relative, sorted) of the files that go along with a checkpoint; never weights, config or lineage."""
+    found = [name for name in (*TOKENIZER_FILES, *_OTHERS, *_LICENCES) if (folder / name).is_file()]
+    found += [path.name for path in folder.glob("*.py") if path.is_file()]
+    found += [f"{SURGEON_DIR}/{path.name}" for path in (folder / SURGEON_DIR).glob("*") if path.is_file()]
+    templates = (folder / "additional_chat_templates").glob("*.jinja")
+    found += [f"additional_chat_templates/{path.name}" for path in templates]
+    return sorted(found)

@@ -1,0 +1,28 @@
+"""surgeon extend-vocab."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES = (
+    "surgeon extend-vocab deep wide --corpus domain.jsonl --add 64",
+    "surgeon extend-vocab base wide-hull --corpus domain.jsonl --add 16 --init convex_hull --pad-to-multiple-of 64",
+)
+
+ABOUT = "Learn new tokens on a corpus by continuing the tokenizer's own merges, and initialise their rows."
+
+
+def register(app: typer.Typer) -> None:
+    from surgeon.cli.from_settings import command
+    from surgeon.cli.perform import performer
+    from surgeon.vocab.plan import ExtendVocabSettings
+
+    command(
+        app,
+        "extend-vocab",
+        ExtendVocabSettings,
+        performer("extend-vocab"),
+        about=ABOUT,
+        examples=EXAMPLES,
+        positional=("model", "out"),
+    )

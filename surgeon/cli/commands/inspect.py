@@ -1,0 +1,56 @@
+"""surgeon inspect."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from surgeon.cli.options import Debug, Json, Quiet
+from surgeon.cli.output import Output, pairs
+from surgeon.cli.words import example_text
+
+EXAMPLES = ("surgeon inspect base", "surgeon inspect wide --json", "surgeon inspect adapter")
+ABOUT = "Architecture, depth, parameters by role, vocabulary, dtypes, shards and lineage of MODEL, with warnings."
+
+
+def register(app: typer.Typer) -> None:
+    @app.command("inspect", help=ABOUT, epilog=example_text(EXAMPLES))
+    def inspect(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id, or a PEFT folder.")],
+        deep: Annotated[bool, typer.Option("--deep/--no-deep", help="Read every tensor to look for defects.")] = True,
+        json: Json = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        from surgeon.model_ref import resolve
+
+        output = Output(json, quiet)
+        path = resolve(model).path
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            from surgeon.adapters.inspect import inspect_adapter
+
+            output.emit(inspect_adapter(path))
+            return
+        from surgeon.checkpoint.index import Checkpoint
+        from surgeon.inspect_model import inspect as inspect_checkpoint
+
+        data = inspect_checkpoint(Checkpoint.open(path), deep=deep)
+        shown = {k: v for k, v in data.items() if k not in ("lineage", "warnings")}
+        output.emit(data, [*pairs(shown), "lineage", *lineage_lines(data["lineage"]), *warnings(data)])
+
+
+def lineage_lines(tree: dict[str, Any] | None, depth: int = 1) -> list[str]:
+    """The ancestors, one a line, indented under what was made from them."""
+    if not tree:
+        return ["  " * depth + "(no surgeon.json: made elsewhere)"]
+    lines = ["  " * depth + tree["operation"]]
+    for parent in tree.get("parents", []):
+        lines.append("  " * (depth + 1) + f"{parent['role']}: {parent['name']} {parent['digest'][:19]}")
+        if parent.get("lineage"):
+            lines += lineage_lines(parent["lineage"], depth + 2)
+    return lines
+
+
+def warnings(data: dict[str, Any]) -> list[str]:
+    return [f"warning: {w['tensor']}: {w['text']}" for w in data["warnings"]]

@@ -1,0 +1,28 @@
+"""surgeon merge-task-vectors."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES = (
+    "surgeon merge-task-vectors base merged --add instruct=1.0 --add domain=1.0",
+    "surgeon merge-task-vectors base merged-half --add instruct=0.5 --onto domain --dry-run",
+)
+
+ABOUT = "BASE plus weighted deltas of models made from it, also when one is deeper or has more tokens."
+
+
+def register(app: typer.Typer) -> None:
+    from surgeon.cli.from_settings import command
+    from surgeon.cli.perform import performer
+    from surgeon.merge.plan import MergeSettings
+
+    command(
+        app,
+        "merge-task-vectors",
+        MergeSettings,
+        performer("merge-task-vectors"),
+        about=ABOUT,
+        examples=EXAMPLES,
+        positional=("base", "out"),
+    )

@@ -1,0 +1,63 @@
+"""surgeon run: carry out a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgeon.cli.options import Debug, DryRun, Json, Quiet, Threads
+from surgeon.cli.output import Output
+from surgeon.cli.words import example_text
+
+EXAMPLES = (
+    "surgeon run recipes/quickstart.yaml --dry-run",
+    "surgeon run quickstart --out small-run --set instruct.tokens=8k --set domain.tokens=8k --set wide.add=16",
+)
+ABOUT = "Carry out the stages of RECIPE; what is finished is not done again, what was killed goes on where it was."
+
+
+def register(app: typer.Typer) -> None:
+    @app.command("run", help=ABOUT, epilog=example_text(EXAMPLES))
+    def run(
+        recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one that ships.")],
+        out: Annotated[
+            Path | None, typer.Option("--out", help="The run's folder [default: runs/RECIPE].", show_default=False)
+        ] = None,
+        set_values: Annotated[
+            list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")
+        ] = None,
+        dry_run: DryRun = False,
+        threads: Threads = None,
+        json: Json = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        from surgeon.recipe import find, load
+        from surgeon.run import Runner
+
+        output = Output(json, quiet)
+        loaded = load(find(recipe), set_values or ())
+        folder = out if out is not None else Path("runs") / loaded.name
+        progress = output.progress()
+        progress.say(loaded.recipe.title)
+        runner = Runner(loaded, folder, progress)
+        if dry_run:
+            stages = runner.plan()
+            rows = [(s["name"], s["operation"], s["state"], s["key"][:12]) for s in stages]
+            output.table({"out": str(folder), "stages": stages}, "", ("stage", "operation", "state", "key"), rows)
+            return
+        result = runner.run(threads)
+
+        from surgeon.report.html import write_report
+        from surgeon.report.table import evaluation_table, rich_table
+
+        paths = write_report(folder)
+        if json:
+            output.emit({"out": str(folder), "report": str(paths.html), "numbers": str(paths.json), **result})
+            return
+        for stage in result["stages"]:
+            if stage["operation"] == "evaluate":
+                output.print(rich_table(evaluation_table(stage["result"])))
+        output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])

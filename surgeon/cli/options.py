@@ -1,0 +1,43 @@
+"""The options that many commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MACHINE, _OUTPUT = "Machine", "Output"
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)]
+Debug = Annotated[bool, typer.Option("--debug", help="A traceback with an error.", rich_help_panel=_OUTPUT)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be written; write nothing.", rich_help_panel=_OUTPUT)
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", help="Write the plan to FILE and stop; `surgeon apply FILE` carries it out.", rich_help_panel=_OUTPUT
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace OUT as a whole, once the new one is complete.", rich_help_panel=_OUTPUT),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Worker threads; the bytes do not depend on it.", rich_help_panel=_MACHINE),
+]
+SetValues = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting by name (below flags).", rich_help_panel="Settings"),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A YAML file of settings (below --set and flags).", rich_help_panel="Settings"),
+]
+PrintConfig = Annotated[
+    bool,
+    typer.Option("--print-config", help="Print the settings and where each came from.", rich_help_panel="Settings"),
+]

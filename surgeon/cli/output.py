@@ -1,0 +1,163 @@
+"""stdout is data, stderr is everything else: results, tables, errors of three lines, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from surgeon.errors import SurgeonError
+from surgeon.progress import Advance
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks: `as_json` one object on stdout, `quiet` nothing on stderr but errors."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def emit(self, data: Any, lines: Sequence[str] | None = None) -> None:
+        """The result: JSON, or `lines` (by default one `key  value` line each)."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+        elif lines is not None:
+            sys.stdout.write("".join(line + "\n" for line in lines))
+        else:
+            sys.stdout.write("".join(line + "\n" for line in pairs(data)))
+
+    def table(self, data: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """The result as a table, or as JSON. Columns after the first are right-aligned."""
+        if self.as_json:
+            self.emit(data)
+            return
+        from rich.table import Table
+
+        table = Table(title=title or None, title_justify="left", header_style="bold")
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.print(table)
+
+    def print(self, renderable: Any) -> None:
+        """A rich renderable on stdout."""
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=160, color_system=None)
+        console.print(renderable)
+
+    def progress(self) -> RichProgress | QuietProgress:
+        if self.quiet:
+            return QuietProgress()
+        return RichProgress(bars=sys.stderr.isatty() and not self.as_json)
+
+
+def pairs(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A mapping as aligned `key  value` lines; nested mappings are indented."""
+    width = max((len(str(k)) for k in data), default=0)
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}"
+            yield from pairs(value, indent + "  ")
+        else:
+            yield f"{indent}{key!s:<{width}}  {plain(value)}"
+
+
+def plain(value: Any) -> str:
+    """A value for people: thousands separated, floats short."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(v) for v in value) or "-"
+    return str(value)
+
+
+def print_error(error: SurgeonError) -> None:
+    """Three lines on stderr: what, where, how to mend."""
+    for label, text in (("error", error.problem), ("where", error.where), ("mend", error.hint)):
+        sys.stderr.write(f"{label:>5}: {' '.join(str(text).split())}\n")
+
+
+class QuietProgress:
+    """Draws and says nothing."""
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "tensors") -> Iterator[Advance]:
+        yield lambda amount: None
+
+    def say(self, line: str) -> None:
+        return None
+
+
+class RichProgress:
+    """Bars on stderr when it is a terminal; lines that are said come out either way."""
+
+    def __init__(self, bars: bool) -> None:
+        self._bars = bars
+        self._shown: Any = None
+        self._depth = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "tensors") -> Iterator[Advance]:
+        if not self._bars:
+            yield lambda amount: None
+            return
+        shown = self._enter()
+        task = shown.add_task(name, total=total, unit=unit)
+        try:
+            yield lambda amount: shown.advance(task, amount)
+        finally:
+            shown.remove_task(task)
+            self._leave()
+
+    def say(self, line: str) -> None:
+        if self._shown is not None:
+            self._shown.console.print(line, highlight=False, markup=False)
+        else:
+            sys.stderr.write(line + "\n")
+
+    def _enter(self) -> Any:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        with self._lock:
+            if self._depth == 0:
+                self._shown = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TaskProgressColumn(),
+                    TextColumn("{task.fields[unit]}"),
+                    TimeRemainingColumn(),
+                    console=Console(stderr=True),
+                    transient=True,
+                )
+                self._shown.start()
+            self._depth += 1
+            return self._shown
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._shown.stop()
+                self._shown = None

@@ -1,0 +1,55 @@
+"""What every command of an operation does: describe (--dry-run), save the plan (--plan), or carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from surgeon import operations
+from surgeon.cli.from_settings import Flags
+from surgeon.errors import UsageError
+
+
+def performer(name: str) -> Callable[[BaseModel, Flags], None]:
+    """The function that `from_settings.command` calls with the resolved settings."""
+
+    def run(settings: BaseModel, flags: Flags) -> None:
+        progress = flags.output.progress()
+        if flags.dry_run:
+            flags.output.emit(operations.described(name, settings, progress))
+            return
+        if flags.plan is not None:
+            _save_plan(name, settings, flags)
+            return
+        result = operations.perform(name, settings, force=flags.force, threads=flags.threads, progress=progress)
+        flags.output.emit(result, _lines(result))
+
+    return run
+
+
+def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
+    from surgeon.saved_plan import save_plan
+
+    assert flags.plan is not None
+    if flags.plan.exists() and not flags.force:
+        raise UsageError("the plan file exists already", str(flags.plan), "choose another name, or --force")
+    digest = save_plan(flags.plan, name, settings, flags.output.progress())
+    data = {"plan": str(flags.plan), "operation": name, "plan_digest": digest}
+    flags.output.emit(data, [f"plan of {name} written to {flags.plan}", f"carry it out: surgeon apply {flags.plan}"])
+
+
+def _lines(result: dict[str, Any]) -> list[str] | None:
+    if "out" not in result:
+        return None
+    from surgeon.cli.output import pairs
+
+    shown = {k: v for k, v in result.items() if k not in ("verified", "eval")}
+    lines = list(pairs(shown))
+    if result.get("eval"):
+        lines.append("eval")
+        lines += [
+            f"  step {e['step']:>6}  {e['name']:<16} {e['bits_per_byte']:.4f} bits per byte" for e in result["eval"]
+        ]
+    return lines

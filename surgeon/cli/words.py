@@ -1,0 +1,36 @@
+"""The words of a call before typer sees them, and the examples under a help text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# command -> (number of positional arguments, names of options that take several values), filled when it is built
+SHAPES: dict[str, tuple[int, list[str]]] = {}
+_SWITCHES = ("--json", "--quiet", "--debug", "--dry-run", "--force", "--print-config", "--help")
+
+
+def example_text(examples: Sequence[str]) -> str:
+    """The end of a --help: one example a line. Brackets would be read as markup."""
+    return "\n\n".join(["Examples:", *(f"$ {line}".replace("[", r"\[") for line in examples)])
+
+
+def spread(words: list[str]) -> list[str]:
+    """`--data A B` as `--data A --data B`, once the command's positional arguments have been given."""
+    if not words or words[0] not in SHAPES:
+        return words
+    count, several = SHAPES[words[0]]
+    result, seen, current, expects = [words[0]], 0, "", False
+    for word in words[1:]:
+        if word.startswith("-") and len(word) > 1:
+            current = word if word in several and seen >= count else ""
+            expects = "=" not in word and word not in _SWITCHES
+            result.append(word)
+        elif expects:
+            expects = False
+            result.append(word)
+        elif current:
+            result += [current, word]
+        else:
+            seen += 1
+            result.append(word)
+    return result

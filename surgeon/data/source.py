@@ -1,0 +1,226 @@
+"""Corpora as people name them, and the documents in them, read strictly."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from surgeon.checkpoint.digest import file_digests, json_digest
+from surgeon.errors import SurgeonError, UsageError
+
+Format = Literal["auto", "text", "instruct"]
+SUFFIXES = (".jsonl", ".txt", ".parquet")
+_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
+_WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named source of documents. weight: relative share of tokens where weights are taken (None: by its size).
+
+    text_field: the field of .jsonl and .parquet records. lines: a .txt file holds a document a line.
+    format: `text`, `instruct` (records with instruction/input/output or messages), or `auto`: as the first record.
+    """
+
+    name: str
+    path: Path
+    weight: float | None = None
+    text_field: str = "text"
+    lines: bool = False
+    format: Format = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document: either its text, or the messages of a conversation ({"role", "content"}, in order)."""
+
+    where: str
+    text: str | None = None
+    messages: tuple[dict[str, str], ...] = ()
+
+
+def parse_corpus(
+    text: str, *, text_field: str = "text", lines: bool = False, format: Format = "auto", weighted: bool = True
+) -> Corpus:
+    """`PATH`, `NAME=PATH` or `NAME=PATH:WEIGHT`; the tail after the last colon is a weight only if it is a number.
+
+    A path that exists as written wins over any other reading. Without a name, the file's name without its suffix.
+    """
+    name, weight, path = "", None, text
+    if not Path(text).exists():
+        left, equals, right = text.partition("=")
+        if equals and _NAME.match(left):
+            name, path = left, right
+        head, colon, tail = path.rpartition(":")
+        if colon and head and _WEIGHT.match(tail) and not Path(path).exists():
+            path, weight = head, float(tail)
+    if weight is not None and (weight <= 0 or not weighted):
+        problem = "a weight must be above zero" if weighted else "a weight has no meaning here"
+        raise UsageError(problem, text, "write NAME=PATH" + (":WEIGHT, such as 0.3" if weighted else ""))
+    if not path:
+        raise UsageError("the corpus has no path", text, "write PATH or NAME=PATH[:WEIGHT]")
+    found = Path(path)
+    if not found.exists():
+        raise SurgeonError(
+            "there is no such corpus", path, "give a .jsonl, .txt or .parquet file, or a folder of them"
+        )
+    default = found.name if found.is_dir() else found.stem
+    return Corpus(name or default, found, weight, text_field, lines, format)
+
+
+def files(corpus: Corpus) -> list[Path]:
+    """The files of a corpus: itself, or everything readable below a folder, ordered by relative path."""
+    if corpus.path.is_dir():
+        found = [p for p in corpus.path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES]
+        if not found:
+            raise SurgeonError(
+                "the folder holds no corpus file", str(corpus.path), f"expected one of {', '.join(SUFFIXES)} in it"
+            )
+        return sorted(found, key=lambda p: p.relative_to(corpus.path).as_posix())
+    if not corpus.path.is_file():
+        raise SurgeonError("there is no such corpus", str(corpus.path), "check the path")
+    if corpus.path.suffix.lower() not in SUFFIXES:
+        raise SurgeonError(
+            f"the kind of file {corpus.path.suffix or 'without a suffix'} is not read as a corpus",
+            str(corpus.path),
+            f"give one of {', '.join(SUFFIXES)}",
+        )
+    return [corpus.path]
+
+
+def corpus_digest(corpus: Corpus) -> str:
+    """Of the contents of its files in order, and of how they are read; where they lie does not matter."""
+    how = [corpus.text_field, corpus.lines, corpus.format]
+    return json_digest([file_digests(files(corpus)), how])
+
+
+def documents(corpus: Corpus) -> Iterator[Document]:
+    """The documents in order. Refuses broken files, records without text, and a corpus without any document."""
+    form, count = corpus.format, 0
+    for path in files(corpus):
+        for where, record in _records(path, corpus):
+            if isinstance(record, str):
+                document = _text(record, where, path)
+            else:
+                form = _form(record, corpus) if form == "auto" else form
+                document = _from_record(record, corpus, form, where)
+            count += 1
+            yield document
+    if not count:
+        raise SurgeonError("the corpus holds no text", str(corpus.path), "give a corpus with at least one document")
+
+
+def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet(path)
+    elif suffix == ".txt" and not corpus.lines:
+        raw = path.read_bytes()
+        if raw.strip():
+            yield str(path), _decode(raw, path, 1)
+    else:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if not raw.strip():
+                    continue  # a blank line separates, it is not a document
+                line = _decode(raw, path, number).rstrip("\r\n")
+                yield f"{path}:{number}", line if suffix == ".txt" else _object(line, path, number)
+
+
+def _decode(raw: bytes, path: Path, first_line: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + raw[: error.start].count(b"\n")
+        raise SurgeonError(
+            f"line {line} is not valid UTF-8 (byte 0x{raw[error.start]:02x})",
+            f"{path}:{line}",
+            "convert the file once, for example with `iconv -f latin1 -t utf-8`",
+        ) from error
+
+
+def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SurgeonError(
+            f"line {number} is not valid JSON: {error}", f"{path}:{number}", "write one JSON object a line"
+        ) from error
+    if not isinstance(record, dict):
+        raise SurgeonError(f"line {number} is not a JSON object", f"{path}:{number}", "write one JSON object a line")
+    return record
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise SurgeonError(
+            "reading .parquet needs pyarrow, which is not installed", str(path), "pip install 'surgeon[parquet]'"
+        ) from error
+    try:
+        row = 0
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield f"{path}: row {row}", record
+    except (ArrowException, OSError) as error:
+        raise SurgeonError(f"the parquet file cannot be read: {error}", str(path), "write it again") from error
+
+
+def _form(record: dict[str, Any], corpus: Corpus) -> Format:
+    if corpus.text_field not in record and ("messages" in record or {"instruction", "output"} <= record.keys()):
+        return "instruct"
+    return "text"
+
+
+def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: str) -> Document:
+    if form == "text":
+        text = record.get(corpus.text_field)
+        if not isinstance(text, str):
+            raise SurgeonError(
+                f"the record has no text in its field {corpus.text_field!r} (it has {', '.join(record) or 'none'})",
+                where,
+                "name the right one with --text-field; text and instruction records do not mix in one corpus",
+            )
+        return _text(text, where, corpus.path)
+    if "messages" in record:
+        messages = record["messages"]
+        valid = isinstance(messages, list) and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+        if not valid or not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+            raise SurgeonError(
+                "`messages` is not a list of {role, content} with an answer of the assistant", where, "mend the record"
+            )
+        return Document(where, None, tuple({"role": m["role"], "content": m["content"]} for m in messages))
+    instruction, extra, output = (record.get(key, "") for key in ("instruction", "input", "output"))
+    if (
+        not all(isinstance(v, str) for v in (instruction, extra or "", output))
+        or not instruction
+        or not output.strip()
+    ):
+        raise SurgeonError(
+            "an instruction record needs the texts `instruction` and `output`",
+            where,
+            "mend the record; text and instruction records do not mix in one corpus",
+        )
+    asked = f"{instruction}\n\n{extra}" if extra else instruction
+    return Document(where, None, ({"role": "user", "content": asked}, {"role": "assistant", "content": output}))
+
+
+def _text(text: str, where: str, path: Path) -> Document:
+    if not text.strip():
+        raise SurgeonError("the document is empty", where, "remove the record")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which no tokenizer can encode
+        raise SurgeonError("the text holds half of a surrogate pair", where, f"mend the record in {path}") from error
+    return Document(where, text)

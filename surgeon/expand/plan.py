@@ -1,0 +1,136 @@
+"""expand-layers: a deeper model from copies of some blocks, by default one that computes what it computed before."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgeon import model_ref, registry
+from surgeon.arch.config_blocks import remap_blocks
+from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock
+from surgeon.checkpoint.sidecars import sidecars
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.expand.fill import Filled
+from surgeon.expand.layout import Layout, lay_out_blocks
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
+from surgeon.progress import SILENT, Progress
+
+
+class ExpandSettings(BaseModel):
+    """The options of `surgeon expand-layers`. at: blocks to copy, short for select="at". option: of the selector;
+    option_fill: of the fill."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="A local folder, or org/name[@revision] of the hub.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    add: int | None = Field(None, gt=0, description="How many blocks to add.")
+    select: str = Field("uniform", description="Which blocks to copy: a selector (`surgeon methods selector`).")
+    at: list[int] | None = Field(None, description="Blocks to copy, each right after itself: 3,7,11.")
+    fill: str = Field("auto", description="What a new block starts as (`surgeon methods fill`).")
+    layout: Layout = Field("interleave", description="Each copy after its source, or all copies as one block.")
+    probe: str | None = Field(None, description="A corpus, for selectors that probe the model.")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the selector; repeatable.")
+    option_fill: dict[str, Any] = Field(default_factory=dict, description="A keyword of the fill; repeatable.")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: int | None = Field(None, gt=0, description="The size that a shard does not exceed.")
+
+
+def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
+    """The plan of a deeper model. Raises UsageError on wrong options, SurgeonError on a model it cannot take."""
+    reference = model_ref.resolve(settings.model)
+    if reference.adapter is not None:
+        raise UsageError(
+            "blocks of a model with an adapter cannot be copied", settings.model, "fold it first: surgeon fold-adapter"
+        )
+    checkpoint = Checkpoint.open(reference.path)
+    family = family_of(checkpoint)
+    placed = lay_out_blocks(family.depth, _select(settings, checkpoint, family, progress), settings.layout)
+    config = remap_blocks(checkpoint.config, [p.source for p in placed], family)
+    fill = registry.get("fill", settings.fill)
+    fill.bind(settings.option_fill)
+    filled = {p.source: _fill(fill, family, p.source, settings.option_fill) for p in placed if p.new}
+    tensors = [_kept(checkpoint, name, name) for name in family.outside()]
+    new: list[NewBlock] = []
+    initial: dict[str, Any] = {}
+    for number, block in enumerate(placed):
+        sources = filled[block.source].sources if block.new else {}
+        for name in family.blocks[block.source]:
+            target = family.rename(name, number)
+            source = sources.get(name, Copy("model", name))
+            tensors.append(_kept(checkpoint, target, name, source))
+            if not isinstance(source, Copy):
+                initial[target] = source_to_json(source)
+        if block.new:
+            multipliers = dict(filled[block.source].lr_multipliers)
+            new.append(NewBlock(block=number, source=block.source, fill=settings.fill, lr_multipliers=multipliers))
+    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
+    return Plan(
+        operation="expand-layers",
+        settings=plain,
+        seed=settings.seed,
+        inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
+        tensors=tuple(tensors),
+        config=config,
+        lineage=Lineage(
+            operation="expand-layers",
+            kind="surgery",
+            settings=plain,
+            seed=settings.seed,
+            blocks=BlockMap(source=[p.source for p in placed], new=new),
+            initial=initial,
+        ),
+        carried=dict.fromkeys(sidecars(reference.path), "model"),
+        shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
+    )
+
+
+def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None = None) -> OutTensor:
+    stored = checkpoint.tensor(name)
+    return OutTensor(target, stored.dtype, stored.shape, source or Copy("model", name))
+
+
+def _select(settings: ExpandSettings, checkpoint: Checkpoint, family: Family, progress: Progress) -> list[int]:
+    """The blocks to copy, ascending; `--at` is the selector at."""
+    name, options = settings.select, dict(settings.option)
+    if settings.at is not None:
+        if "select" in settings.model_fields_set and settings.select != "at":
+            raise UsageError(f"--at and --select {settings.select} contradict each other", "--at", "give one of them")
+        name, options["blocks"] = "at", settings.at
+    selector = registry.get("selector", name)
+    if settings.probe is not None and "probe" not in selector.supplied:
+        raise UsageError(f"the selector {name!r} does not probe the model", "--probe", "leave --probe out")
+    supply: Mapping[str, Any] = {
+        "depth": family.depth,
+        "count": settings.add,
+        "checkpoint": checkpoint,
+        "family": family,
+        "probe": settings.probe,
+        "seed": settings.seed,
+        "progress": progress,
+    }
+    selected = sorted(selector.call(supply, options))
+    if not selected or selected[0] < 0 or selected[-1] >= family.depth:
+        where = str(inspect.getsourcefile(selector.function))
+        raise SurgeonError(
+            f"the selector {name!r} chose {selected} of {family.depth} blocks", where, "choose blocks that are there"
+        )
+    return selected
+
+
+def _fill(fill: registry.Method, family: Family, block: int, options: Mapping[str, Any]) -> Filled:
+    """The fill's sources, which must be one for every tensor of the block."""
+    filled: Filled = fill.call({"family": family, "block": block}, options)
+    if set(filled.sources) != set(family.blocks[block]):
+        raise SurgeonError(
+            f"the fill {fill.name!r} does not give one source for every tensor of block {block}",
+            str(inspect.getsourcefile(fill.function)),
+            "start from surgeon.expand.fill.copies(family, block)",
+        )
+    return filled

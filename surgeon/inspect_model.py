@@ -1,0 +1,116 @@
+"""What a checkpoint is: architecture, sizes by role, vocabulary, lineage, and what looks wrong in its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import Lineage
+from surgeon.measure.scan import scan
+from surgeon.progress import SILENT, Progress
+
+
+def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = SILENT) -> dict[str, Any]:
+    """The JSON object of `surgeon inspect`.
+
+    parameters: stored elements (a tied matrix once), in total and by role. vocab: token ids that the tokenizer
+    gives, None without tokenizer.json. rows: of the embedding. dtypes: safetensors code -> parameters. bytes: of
+    the tensors. deep: read every tensor (in pieces) for the warnings; otherwise only headers are read.
+    """
+    family = family_of(checkpoint)
+    by_role: dict[str, int] = defaultdict(int)
+    dtypes: dict[str, int] = defaultdict(int)
+    for name, stored in checkpoint.tensors.items():
+        role = family.role(name)
+        if role == "buffer":
+            continue
+        by_role[role] += math.prod(stored.shape)
+        dtypes[stored.dtype] += math.prod(stored.shape)
+    vocab = vocab_size(checkpoint.path)
+    architectures = checkpoint.config.get("architectures") or [None]
+    return {
+        "architecture": architectures[0],
+        "model_type": family.model_type,
+        "blocks": family.depth,
+        "new_blocks": _new_blocks(checkpoint),
+        "parameters": {"total": sum(by_role.values()), "by_role": dict(sorted(by_role.items()))},
+        "vocab": vocab,
+        "rows": checkpoint.tensor(family.embedding).shape[0],
+        "tied": family.tied,
+        "dtypes": dict(sorted(dtypes.items())),
+        "shards": len(checkpoint.shards),
+        "bytes": checkpoint.num_bytes,
+        "lineage": lineage_tree(checkpoint.lineage) if checkpoint.lineage else None,
+        "warnings": _warnings(checkpoint, family, vocab, progress) if deep else [],
+    }
+
+
+def vocab_size(folder: Path) -> int | None:
+    """How many token ids the tokenizer gives (added tokens included), None where there is no tokenizer.json."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return int(Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
+
+
+def lineage_tree(lineage: Lineage) -> dict[str, Any]:
+    """Operation, kind and settings, with the parents (role, name, digest) and theirs below."""
+    return {
+        "operation": lineage.operation,
+        "kind": lineage.kind,
+        "settings": lineage.settings,
+        "parents": [
+            {
+                "role": parent.role,
+                "name": parent.name,
+                "digest": parent.digest,
+                "lineage": lineage_tree(parent.lineage) if parent.lineage else None,
+            }
+            for parent in lineage.parents
+        ],
+    }
+
+
+def _new_blocks(checkpoint: Checkpoint) -> list[int]:
+    """Blocks of this checkpoint that the oldest known ancestor does not have, in the numbering of this checkpoint."""
+    if checkpoint.lineage is None:
+        return []
+    position: dict[int, int] | None = None  # block of the lineage at hand -> block of this checkpoint
+    new: set[int] = set()
+    for lineage in checkpoint.lineage.chain():
+        if lineage.blocks is None:
+            continue
+        source = lineage.blocks.source
+        here = position if position is not None else {i: i for i in range(len(source))}
+        added = {entry.block for entry in lineage.blocks.new}
+        new |= {here[i] for i in added if i in here}
+        position = {source[i]: here[i] for i in range(len(source)) if i not in added and i in here}
+    return sorted(new)
+
+
+def _warnings(checkpoint: Checkpoint, family: Family, vocab: int | None, progress: Progress) -> list[dict[str, Any]]:
+    """Findings of every tensor; zeros that an expansion planned, and padding rows without a token, are no findings."""
+    lineage = checkpoint.lineage
+    untrained = lineage is not None and all(entry.kind == "surgery" for entry in lineage.chain())
+    new = _new_blocks(checkpoint) if untrained else []
+    found: list[dict[str, Any]] = []
+    with progress.task("reading tensors", checkpoint.num_bytes, "bytes") as advance:
+        for name, stored in checkpoint.tensors.items():
+            role, unit = family.role(name), family.unit(name)
+            # biases are often zero from the start; what silences a new block is zero until it is trained
+            silent = family.is_residual_writer(unit.part) or unit.part in family.post_norms
+            if role != "buffer":
+                found += scan(
+                    stored,
+                    vocabulary=role in ("embedding", "head") and len(stored.shape) == 2,
+                    rows_in_use=vocab,
+                    zero_expected=unit.leaf == "bias" or (silent and unit.block in new),
+                )
+            advance(stored.nbytes)
+    return found

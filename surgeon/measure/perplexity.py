@@ -1,0 +1,81 @@
+"""How well models predict texts: nats per token, bits per byte, on the same documents for every model.
+
+Bits per byte can be compared across tokenizers, nats per token and perplexity cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgeon.data.source import Document, parse_corpus
+from surgeon.errors import UsageError
+from surgeon.model_ref import resolve
+from surgeon.progress import SILENT, Progress
+from surgeon.train.load import Device, Dtype
+
+if TYPE_CHECKING:
+    from surgeon.train.score import Score
+
+
+def evaluate(
+    models: Sequence[str], data: Sequence[str], tokens: int | None = None, *, context: int | None = None,
+    device: Device = "auto", dtype: Dtype = "auto", text_field: str = "text", lines: bool = False,
+    trust_remote_code: bool = False, progress: Progress = SILENT,
+) -> dict[str, Any]:  # fmt: skip
+    """Every model on every corpus (`NAME=PATH` or `PATH`); the JSON of the `evaluate` command.
+
+    tokens: take documents of each corpus in order until the first model's tokenizer counts this many; documents are
+    taken whole, and the same ones serve every model. context: tokens of a window, at most the model's own
+    (default: the model's, up to 4096). Longer documents are read in windows that overlap by half.
+    """
+    from surgeon.train.load import load_model, load_tokenizer, resolve_device, resolve_dtype
+    from surgeon.train.score import score_documents, take
+
+    if not models or not data:
+        raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")
+    corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
+    _distinct([c.name for c in corpora])
+    place = resolve_device(device)
+    found: list[dict[str, Any]] = []
+    chosen: list[list[Document]] = []
+    for text in models:
+        ref = resolve(text)
+        tokenizer = load_tokenizer(ref.path, trust_remote_code)
+        chosen = chosen or [take(corpus, tokenizer, tokens) for corpus in corpora]
+        model = load_model(
+            ref.path,
+            device=place,
+            dtype=resolve_dtype(dtype, place),
+            adapter=ref.adapter.path if ref.adapter else None,
+            trust_remote_code=trust_remote_code,
+        )
+        scores = []
+        with progress.task(f"evaluating {ref.name}", len(corpora), "documents") as advance:
+            for corpus, held in zip(corpora, chosen, strict=True):
+                result = score_documents(model, tokenizer, held, context)
+                scores.append({"name": corpus.name} | as_json(result))
+                advance(1)
+        found.append({"model": text, "corpora": scores})
+    return {"models": found}
+
+
+def as_json(score: Score) -> dict[str, Any]:
+    """The fields of one corpus in the JSON of `evaluate`."""
+    return {
+        "documents": score.documents,
+        "bytes": score.num_bytes,
+        "tokens": score.tokens,
+        "nats_per_token": score.nats_per_token,
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": math.exp(min(score.nats_per_token, 700.0)),
+        "tokens_per_word": score.tokens / max(score.words, 1),
+        "tokens_per_byte": score.tokens / score.num_bytes,
+    }
+
+
+def _distinct(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two corpora are called {name!r}", "--data", "name them: NAME=PATH")

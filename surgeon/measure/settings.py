@@ -1,0 +1,38 @@
+"""The settings of `surgeon evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from surgeon.data.numbers import parse_count
+from surgeon.progress import SILENT, Progress
+
+
+class EvaluateSettings(BaseModel):
+    """Models and corpora to measure; see surgeon.measure.perplexity.evaluate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: list[str] = Field(description="Models: folders or hub ids, MODEL+ADAPTER.")
+    data: list[str] = Field(description="A corpus, NAME=CORPUS; repeatable.")
+    tokens: int | None = Field(None, gt=0, description="Whole documents until this many tokens (k, M, B).")
+    context: int | None = Field(None, gt=1, description="Tokens of a window, at most the model's own.")
+    text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
+    lines: bool = Field(False, description="A .txt file holds a document a line.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What to compute in.")
+    trust_remote_code: bool = Field(False, description="Run code that the model brings along.")
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return parse_count(value) if isinstance(value, str) else value
+
+
+def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dict[str, Any]:
+    """The JSON of `surgeon evaluate`."""
+    from surgeon.measure.perplexity import evaluate
+
+    return evaluate(**settings.model_dump(), progress=progress)

@@ -1,0 +1,36 @@
+"""The weighted average of models (no base): a soup."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from surgeon.errors import UsageError
+
+ROWWISE = True
+COMMUTATIVE = True
+
+
+def linear(tensors: list[Tensor], weights: list[float], *, normalize: bool = True) -> Tensor:
+    """Sum of weight x tensor in float64; normalize: divided by the sum of the weights.
+
+    Source: Wortsman et al. 2022, Model soups (arXiv 2203.05482), section 2.
+    """
+    shares = _shares(weights, normalize)
+    merged = tensors[0] * shares[0]
+    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
+        merged.add_(tensor, alpha=share)
+    return merged
+
+
+def same_as(weights: list[float], place: dict[str, object] | None, *, normalize: bool = True) -> int | None:
+    """The number of the input that the result equals exactly, where there is one."""
+    shares = _shares(weights, normalize)
+    held = [i for i, share in enumerate(shares) if share != 0]
+    return held[0] if len(held) == 1 and shares[held[0]] == 1 else None
+
+
+def _shares(weights: list[float], normalize: bool) -> list[float]:
+    total = sum(weights)
+    if normalize and total == 0:
+        raise UsageError("the weights sum to 0", "MODEL=WEIGHT", "give weights with another sum, or normalize=false")
+    return [w / total for w in weights] if normalize else list(weights)

@@ -1,0 +1,62 @@
+"""A model as a person names it: a local folder, else org/name[@revision] of the hub; `+` adds an adapter."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgeon.errors import SurgeonError
+
+_HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """`name` as given (hub id or folder name), the local folder, the hub revision that was resolved, an adapter."""
+
+    name: str
+    path: Path
+    revision: str | None = None
+    adapter: ModelRef | None = None
+
+
+def resolve(text: str) -> ModelRef:
+    """Find the folder of a reference; a path that exists wins, a hub id is downloaded (or taken from its cache).
+
+    Raises SurgeonError when it is neither, or the hub cannot be reached.
+    """
+    if Path(text).exists():
+        return _local(text)
+    model, plus, adapter = text.rpartition("+")
+    if plus and model and adapter:
+        found = resolve(model)
+        return ModelRef(found.name, found.path, found.revision, resolve(adapter))
+    if _HUB.match(text):
+        return _download(text)
+    raise SurgeonError("there is no such folder", text, "give a local folder, or org/name[@revision] of the hub")
+
+
+def _local(text: str) -> ModelRef:
+    path = Path(text)
+    if not path.is_dir():
+        raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
+    return ModelRef(path.absolute().name, path)
+
+
+def _download(text: str) -> ModelRef:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    name, _, revision = text.partition("@")
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SurgeonError(
+            f"there is no folder {text!r}, and the hub does not give such a model: {reason}",
+            text,
+            "check the path or the name; set HF_TOKEN for a gated model",
+        ) from error
+    return ModelRef(text, Path(path), Path(path).name)

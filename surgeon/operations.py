@@ -1,0 +1,107 @@
+"""The operations by name: settings, how they are planned or run; what the command line and recipes share."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from surgeon.errors import UsageError, did_you_mean
+from surgeon.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`settings` and `function` are "module:name", imported when used. `planned`: the function returns a Plan."""
+
+    name: str
+    settings: str
+    function: str
+    planned: bool
+    describe: str | None = None  # for those that are not planned: what --dry-run prints
+
+    def settings_class(self) -> type[BaseModel]:
+        found: type[BaseModel] = _load(self.settings)
+        return found
+
+    def call(self, settings: BaseModel, progress: Progress, **more: Any) -> Any:
+        return _load(self.function)(settings, progress, **more)
+
+
+OPERATIONS: dict[str, Operation] = {
+    o.name: o
+    for o in (
+        Operation("expand-layers", "surgeon.expand.plan:ExpandSettings", "surgeon.expand.plan:plan_expand", True),
+        Operation(
+            "extend-vocab", "surgeon.vocab.plan:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
+        ),
+        Operation(
+            "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
+        ),
+        Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),
+        Operation("merge-task-vectors", "surgeon.merge.plan:MergeSettings", "surgeon.merge.plan:plan_merge", True),
+        Operation("merge", "surgeon.merge.models:MergeModelsSettings", "surgeon.merge.models:plan_merge_models", True),
+        Operation(
+            "cpt", "surgeon.train.settings:CptSettings", "surgeon.train.run:run_cpt", False,
+            "surgeon.train.run:describe_cpt",
+        ),
+        Operation(
+            "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",
+            False,
+        ),
+    )
+}  # fmt: skip
+
+
+def operation(name: str) -> Operation:
+    if name not in OPERATIONS:
+        raise UsageError(f"there is no operation {name!r}", "run", did_you_mean(name, OPERATIONS))
+    return OPERATIONS[name]
+
+
+def perform(
+    name: str,
+    settings: BaseModel,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Carry an operation out; gives the JSON that its command prints."""
+    chosen = operation(name)
+    if not chosen.planned:
+        # what is not planned commits its output itself, if it has one (and so can describe it)
+        result = chosen.call(settings, progress, **({"force": force} if chosen.describe else {}))
+        return result if isinstance(result, dict) else result.to_json()
+    from surgeon.ops.execute import execute
+
+    out = Path(getattr(settings, "out"))  # noqa: B009 - every planned operation's settings have it
+    from surgeon.checkpoint.commit import check_out
+
+    check_out(out, force)
+    plan = chosen.call(settings, progress)
+    return execute(plan, out, force=force, threads=threads, progress=progress).to_json()
+
+
+def described(name: str, settings: BaseModel, progress: Progress = SILENT) -> dict[str, Any]:
+    """What `--dry-run` prints; nothing is written."""
+    chosen = operation(name)
+    if chosen.planned:
+        from surgeon.ops.check import check
+        from surgeon.ops.describe import describe
+
+        plan = chosen.call(settings, progress)
+        check(plan, Path(getattr(settings, "out")))  # noqa: B009
+        return describe(plan)
+    if chosen.describe is None:
+        raise UsageError(f"{name} writes nothing", "--dry-run", "run it without --dry-run")
+    result: dict[str, Any] = _load(chosen.describe)(settings)
+    return result
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

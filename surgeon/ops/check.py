@@ -1,0 +1,156 @@
+"""What must hold before the first byte is written: names, inputs, shapes, dtypes, rows, room, a valid config."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from surgeon.checkpoint.header import StoredTensor, num_bytes
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.writer import lay_out
+from surgeon.errors import SurgeonError
+from surgeon.ops.memory import memory_budget
+from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
+
+
+def check(plan: Plan, out: Path | None = None) -> None:
+    """Raise SurgeonError on the first thing that would go wrong."""
+    inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
+    seen: dict[str, None] = {}
+    for tensor in plan.tensors:
+        if tensor.name in seen:
+            raise SurgeonError(f"the plan writes {tensor.name!r} twice", plan.operation, "report this")
+        seen[tensor.name] = None
+        _check_source(tensor.source, tensor, inputs, exact=True)
+    for name, role in plan.carried.items():
+        if not (inputs[role].path / name).is_file():
+            raise SurgeonError(f"the file {name} is gone", str(inputs[role].path), "restore it and plan again")
+    if plan.kind == "model":
+        from surgeon.arch.meta import check_config
+
+        check_config(dict(plan.config), {t.name: t.shape for t in plan.tensors})
+    if out is not None:
+        _check_room(plan, out, inputs)
+
+
+def check_inputs(plan: Plan) -> None:
+    """The inputs of a saved plan are still the ones it was made for."""
+    for entry in plan.inputs:
+        if Checkpoint.open(entry.path).digest != entry.digest:
+            raise SurgeonError(
+                f"the input {entry.role!r} is not the one the plan was made for",
+                str(entry.path),
+                "plan it again",
+            )
+
+
+def working_bytes(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
+    """An estimate of the memory that computing this tensor takes at its peak (float64 and temporaries)."""
+    from surgeon.ops.evaluate import chunk_rows, rowwise
+
+    elements = math.prod(out.shape)
+    if out.shape and rowwise(out.source):
+        elements = min(elements, chunk_rows(out.shape) * math.prod(out.shape[1:]))
+        return elements * 8 * (2 + _num_leaves(out.source))
+    return elements * 8 * 3 + sum(t.nbytes * 8 // num_bytes(t.dtype, ()) for t in _leaves(out.source, inputs))
+
+
+def _check_source(
+    source: Source, out: OutTensor, inputs: Mapping[str, Checkpoint], exact: bool, whole: bool = True
+) -> None:
+    """exact: bytes go out as they are. whole: the source has the rows of the output (a kernel's input may not)."""
+    match source:
+        case Copy(model, tensor):
+            stored = _stored(inputs, model, tensor)
+            if exact and (stored.dtype != out.dtype or stored.shape != out.shape):
+                raise _mismatch(out, stored)
+        case Zeros():
+            pass
+        case Rows(pieces):
+            covered = sorted(run for piece in pieces for run in piece.ids)
+            position = 0
+            for start, stop in covered:
+                if start != position or stop <= start:
+                    raise SurgeonError(
+                        f"rows of {out.name!r} are not covered exactly once", f"row {position}", "report this"
+                    )
+                position = stop
+            if not out.shape or (whole and position != out.shape[0]):
+                raise SurgeonError(
+                    f"rows of {out.name!r} are not covered exactly once", f"row {position}", "report this"
+                )
+            for piece in pieces:
+                if isinstance(piece.source, Copy):
+                    stored = _stored(inputs, piece.source.model, piece.source.tensor)
+                    last = max(stop for _, stop in piece.ids)
+                    same = not exact or stored.dtype == out.dtype
+                    if not same or stored.shape[1:] != out.shape[1:] or last > stored.shape[0]:
+                        raise _mismatch(out, stored)
+                else:
+                    _check_source(piece.source, out, inputs, exact=False, whole=False)
+        case Apply(method, sources):
+            from surgeon import registry
+            from surgeon.ops.evaluate import rowwise
+
+            kind, _, name = method.partition(":")
+            registry.get(kind, name)
+            for inner in sources:
+                _check_source(inner, out, inputs, exact=False, whole=whole and rowwise(source))
+
+
+def _stored(inputs: Mapping[str, Checkpoint], model: str, tensor: str) -> StoredTensor:
+    if model not in inputs:
+        raise SurgeonError(f"the plan reads {model!r}, which is not an input", tensor, "report this")
+    return inputs[model].tensor(tensor)
+
+
+def _mismatch(out: OutTensor, stored: StoredTensor) -> SurgeonError:
+    return SurgeonError(
+        f"{out.name!r} would be {out.dtype} {list(out.shape)}, its source {stored.name!r} is "
+        f"{stored.dtype} {list(stored.shape)}",
+        str(stored.path),
+        "the checkpoint's tensors do not fit its config.json: restore both from one revision",
+    )
+
+
+def _leaves(source: Source, inputs: Mapping[str, Checkpoint]) -> list[StoredTensor]:
+    match source:
+        case Copy(model, tensor):
+            return [inputs[model].tensor(tensor)]
+        case Rows(pieces):
+            return [leaf for piece in pieces for leaf in _leaves(piece.source, inputs)]
+        case Apply(_, sources):
+            return [leaf for inner in sources for leaf in _leaves(inner, inputs)]
+    return []
+
+
+def _num_leaves(source: Source) -> int:
+    match source:
+        case Rows(pieces):
+            return max(_num_leaves(p.source) for p in pieces)
+        case Apply(_, sources):
+            return 1 + sum(_num_leaves(s) for s in sources)
+    return 1
+
+
+def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None:
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    layout = lay_out([(t.name, t.dtype, t.shape) for t in plan.tensors], plan.shard_bytes)
+    need = layout.num_bytes + (1 << 20)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise SurgeonError(
+            f"the output needs {need:,} bytes and the disk has {free:,} left", str(folder), "free some space"
+        )
+    computed = [t for t in plan.tensors if not isinstance(t.source, Copy | Zeros)]
+    largest = max(computed, key=lambda t: working_bytes(t, inputs), default=None)
+    if largest is not None and working_bytes(largest, inputs) > 2 * memory_budget():
+        raise SurgeonError(
+            f"computing {largest.name!r} needs about {working_bytes(largest, inputs):,} bytes of memory",
+            f"{2 * memory_budget():,} bytes are available",
+            "use a machine with more memory",
+        )

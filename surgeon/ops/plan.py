@@ -1,0 +1,240 @@
+"""A plan is data: for every output tensor its dtype, shape and source; it can be printed, hashed, saved, applied."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from surgeon.checkpoint.digest import json_digest
+from surgeon.checkpoint.header import num_bytes
+from surgeon.checkpoint.lineage import Lineage
+
+FORMAT = 1
+DEFAULT_SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The bytes of `tensor` of the input with the role `model`, never decoded where they go out unchanged."""
+
+    model: str
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """All bytes zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of a matrix: `ids` are output rows as half-open runs ((start, stop), ...), in order.
+
+    The k-th id of the piece takes row k of `source` evaluated with the piece's own number of rows; a Copy inside a
+    piece is taken at the same row ids of its tensor.
+    """
+
+    ids: tuple[tuple[int, int], ...]
+    source: Source
+
+    @property
+    def count(self) -> int:
+        return sum(stop - start for start, stop in self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A matrix (or vector) put together from pieces that cover every row exactly once."""
+
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """`method` ("kind:name" in the registry) on the tensors of `inputs`, with plain-data `options`.
+
+    The function gets the input tensors positionally as one list, in float64 unless its module says
+    COMPUTE = "float32", and returns the output unrounded; the executor rounds once to the output's dtype.
+    `attachment` names a table of the plan (see Plan.attachments) that the function gets as `table`.
+    """
+
+    method: str
+    inputs: tuple[Source, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    attachment: str | None = None
+
+
+Source = Copy | Zeros | Rows | Apply
+
+
+@dataclass(frozen=True, slots=True)
+class OutTensor:
+    name: str
+    dtype: str  # safetensors code
+    shape: tuple[int, ...]
+    source: Source
+
+    @property
+    def nbytes(self) -> int:
+        return num_bytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A checkpoint that the plan reads: `role` is how sources name it."""
+
+    role: str
+    path: Path
+    digest: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an output will be, before a byte of it is written.
+
+    files: text of files to write, by name (config.json excluded). carried: sidecars copied unchanged, name ->
+    role of the input. attachments: small safetensors files, by name, written to surgeon/NAME of the output.
+    """
+
+    operation: str
+    settings: Mapping[str, Any]
+    seed: int
+    inputs: tuple[Input, ...]
+    tensors: tuple[OutTensor, ...]
+    config: Mapping[str, Any]
+    lineage: Lineage
+    files: Mapping[str, str] = field(default_factory=dict)
+    binary: Mapping[str, bytes] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    kind: str = "model"  # "model", or "adapter" for a PEFT folder
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors)
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the output's bytes; paths do not."""
+        value = to_json(self)
+        for entry in value["inputs"]:
+            del entry["path"], entry["name"]
+        return json_digest(value)
+
+    def input(self, role: str) -> Input:
+        return next(i for i in self.inputs if i.role == role)
+
+
+# --- plain data -----------------------------------------------------------------------------------------------------
+
+
+def source_to_json(source: Source) -> dict[str, Any]:
+    match source:
+        case Copy(model, tensor):
+            return {"copy": [model, tensor]}
+        case Zeros():
+            return {"zeros": True}
+        case Rows(pieces):
+            return {"rows": [[[list(run) for run in p.ids], source_to_json(p.source)] for p in pieces]}
+        case Apply(method, inputs, options, attachment):
+            value = {"apply": method, "inputs": [source_to_json(i) for i in inputs], "options": dict(options)}
+            return value if attachment is None else value | {"attachment": attachment}
+
+
+def source_from_json(value: Mapping[str, Any]) -> Source:
+    match value:
+        case {"copy": [model, tensor]}:
+            return Copy(model, tensor)
+        case {"zeros": True}:
+            return Zeros()
+        case {"rows": pieces}:
+            return Rows(tuple(Piece(tuple((a, b) for a, b in ids), source_from_json(s)) for ids, s in pieces))
+        case {"apply": method}:
+            inputs = tuple(source_from_json(i) for i in value["inputs"])
+            return Apply(method, inputs, value["options"], value.get("attachment"))
+    raise ValueError(f"not a source: {value!r}")
+
+
+def map_copies(source: Source, change: Any) -> Source:
+    """The same source with every Copy replaced by `change(copy)`."""
+    match source:
+        case Copy():
+            return change(source)
+        case Rows(pieces):
+            return Rows(tuple(replace(p, source=map_copies(p.source, change)) for p in pieces))
+        case Apply(_, inputs):
+            return replace(source, inputs=tuple(map_copies(i, change) for i in inputs))
+    return source
+
+
+def leaves(source: Source) -> list[Copy]:
+    """Every Copy in the source, in order."""
+    match source:
+        case Copy():
+            return [source]
+        case Rows(pieces):
+            return [leaf for piece in pieces for leaf in leaves(piece.source)]
+        case Apply(_, inputs):
+            return [leaf for inner in inputs for leaf in leaves(inner)]
+    return []
+
+
+def runs(ids: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending row ids as half-open runs: [3, 4, 5, 9] -> ((3, 6), (9, 10))."""
+    found: list[list[int]] = []
+    for i in ids:
+        if found and found[-1][1] == i:
+            found[-1][1] = i + 1
+        else:
+            found.append([i, i + 1])
+    return tuple((a, b) for a, b in found)
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "operation": plan.operation,
+        "kind": plan.kind,
+        "settings": dict(plan.settings),
+        "seed": plan.seed,
+        "inputs": [{"role": i.role, "path": str(i.path), "digest": i.digest, "name": i.name} for i in plan.inputs],
+        "tensors": [[t.name, t.dtype, list(t.shape), source_to_json(t.source)] for t in plan.tensors],
+        "config": dict(plan.config),
+        "lineage": plan.lineage.model_dump(mode="json", exclude_defaults=True),
+        "files": dict(plan.files),
+        "binary": {name: base64.b64encode(raw).decode() for name, raw in plan.binary.items()},
+        "carried": dict(plan.carried),
+        "attachments": {name: base64.b64encode(raw).decode() for name, raw in plan.attachments.items()},
+        "shard_bytes": plan.shard_bytes,
+    }
+
+
+def from_json(value: Mapping[str, Any]) -> Plan:
+    """The inverse of to_json; raises KeyError, TypeError or ValueError on anything else."""
+    if value["format"] != FORMAT:
+        raise ValueError(f"plan format {value['format']}, this version reads {FORMAT}")
+    return Plan(
+        operation=value["operation"],
+        settings=value["settings"],
+        seed=value["seed"],
+        inputs=tuple(Input(i["role"], Path(i["path"]), i["digest"], i["name"]) for i in value["inputs"]),
+        tensors=tuple(OutTensor(n, d, tuple(s), source_from_json(x)) for n, d, s, x in value["tensors"]),
+        config=value["config"],
+        lineage=Lineage.model_validate(value["lineage"]),
+        files=value["files"],
+        binary={name: base64.b64decode(raw) for name, raw in value["binary"].items()},
+        carried=value["carried"],
+        attachments={name: base64.b64decode(raw) for name, raw in value["attachments"].items()},
+        shard_bytes=value["shard_bytes"],
+        kind=value["kind"],
+    )
+
+
+def dump_plan(plan: Plan) -> str:
+    return json.dumps(to_json(plan), indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,168 @@
+"""A method is a file: discovery by name, options from the signature, a user's own by `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from surgeon.errors import UsageError, did_you_mean
+
+# kind -> the package whose files are its methods
+KINDS: dict[str, str] = {
+    "selector": "surgeon.expand.selectors",
+    "fill": "surgeon.expand.fills",
+    "init": "surgeon.vocab.inits",
+    "adapter": "surgeon.adapters.kinds",
+    "merge": "surgeon.merge.methods",
+    "schedule": "surgeon.train.schedules",
+    "objective": "surgeon.train.objectives",
+    "regularizer": "surgeon.train.regularizers",
+    "optimizer": "surgeon.train.optimizers",
+    "kernel": "surgeon.ops.kernels",
+}
+_REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword-only argument of a method: what a person may set with `--option NAME=VALUE`."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is _REQUIRED
+
+
+@dataclass(frozen=True)
+class Method:
+    """A function found by kind and name. `supplied` are its positional arguments, which surgeon gives by name."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    supplied: tuple[str, ...]
+    options: dict[str, Option]
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").split("\n")[0]
+
+    @property
+    def source(self) -> str:
+        """The literature reference: the docstring's line that starts with `Source:`, or empty."""
+        text = "\n".join(
+            filter(None, (inspect.getdoc(self.function), inspect.getdoc(inspect.getmodule(self.function))))
+        )
+        lines = [line.strip() for line in text.split("\n") if line.strip().startswith("Source:")]
+        return lines[0].removeprefix("Source:").strip() if lines else ""
+
+    def trait(self, name: str, default: Any = None) -> Any:
+        """A declaration in the method's module, upper case (for example ROWWISE = True)."""
+        return getattr(inspect.getmodule(self.function), name, default)
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments from words or values; an unknown, missing or ill-typed one is refused."""
+        for key in given:
+            if key not in self.options:
+                known = list(self.options)
+                hint = did_you_mean(key, known) if known else "it takes no options"
+                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", f"--option {key}", hint)
+        bound = {key: _coerce(self, self.options[key], value) for key, value in given.items()}
+        for option in self.options.values():
+            if option.required and option.name not in bound:
+                raise UsageError(
+                    f"{self.kind} {self.name!r} needs the option {option.name!r}",
+                    f"--option {option.name}",
+                    f"add --option {option.name}=VALUE",
+                )
+        return {name: bound.get(name, option.default) for name, option in self.options.items()}
+
+    def call(self, supply: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """The method on the supplied arguments it names; `options` are checked and typed first."""
+        missing = [name for name in self.supplied if name not in supply]
+        if missing:
+            raise UsageError(
+                f"{self.kind} {self.name!r} asks for {', '.join(missing)}, which surgeon does not supply here",
+                f"{self.function.__module__}.{self.function.__qualname__}",
+                did_you_mean(missing[0], supply),
+            )
+        return self.function(*(supply[name] for name in self.supplied), **self.bind(options))
+
+
+def names(kind: str) -> list[str]:
+    """All method names of a kind, sorted, without importing any of them."""
+    package = importlib.import_module(KINDS[kind])
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+@cache
+def get(kind: str, name: str) -> Method:
+    """The method of this kind and name; `module:function` names a person's own."""
+    if ":" in name:
+        module_name, _, function_name = name.partition(":")
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{kind} {name!r} cannot be imported: {error}", name, "check PYTHONPATH") from error
+        return _method(kind, name, function)
+    if name not in names(kind):
+        raise UsageError(f"there is no {kind} {name!r}", f"surgeon methods {kind}", did_you_mean(name, names(kind)))
+    module = importlib.import_module(f"{KINDS[kind]}.{name}")
+    function = getattr(module, name, None)
+    if function is None:
+        raise UsageError(f"{module.__name__} defines no function {name!r}", str(module.__file__), "name it so")
+    return _method(kind, name, function)
+
+
+def _method(kind: str, name: str, function: Callable[..., Any]) -> Method:
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    supplied = tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
+    options = {
+        p.name: Option(p.name, hints.get(p.name, str), p.default)
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return Method(kind, name, function, supplied, options)
+
+
+def _coerce(method: Method, option: Option, value: Any) -> Any:
+    """A word (from the command line) or a value (from a recipe) as the annotated type; nothing is guessed."""
+    import pydantic
+
+    # YAML 1.1 reads 3e-4 as text, and the shell gives text: numbers and truth values are read from words
+    annotation = option.annotation
+    if isinstance(value, str) and _is_sequence(annotation):
+        value = [part for part in value.split(",") if part]
+    if isinstance(value, str) and value.lower() in ("none", "null") and _optional(annotation):
+        return None
+    try:
+        return pydantic.TypeAdapter(annotation).validate_python(value)
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UsageError(
+            f"{method.kind} {method.name!r}: {option.name}={value!r} is not valid: {reason}",
+            f"--option {option.name}",
+            f"give a value of type {getattr(annotation, '__name__', annotation)}",
+        ) from error
+
+
+def _optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _is_sequence(annotation: Any) -> bool:
+    candidates = (annotation,)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        candidates = typing.get_args(annotation)
+    return any(typing.get_origin(c) in (list, tuple) for c in candidates)

@@ -1,0 +1,123 @@
+"""`surgeon report`: one offline HTML file with plots, and its numbers as JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgeon.checkpoint.commit import write_atomically
+from surgeon.errors import SurgeonError
+from surgeon.report import words
+from surgeon.report.block_map import strips
+from surgeon.report.curves import Training, curves
+from surgeon.report.gather import Content, gather
+from surgeon.report.plots import drawable, eval_svg, training_svg
+from surgeon.report.table import change
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The two files of a report."""
+
+    html: Path
+    json: Path
+
+
+def write_report(folder: Path, *, out: Path | None = None) -> ReportPaths:
+    """Write report.html and report.json into the folder `out` (by default `folder`), replacing an older report.
+
+    folder: one that `surgeon run` wrote (run.json), or a checkpoint with surgeon.json. The same content gives the
+    same bytes: the report adds neither the time nor the place of its making. Raises SurgeonError on what cannot be
+    read, and where the report cannot be written.
+    """
+    content = gather(folder)
+    target = folder if out is None else out
+    paths = ReportPaths(target / "report.html", target / "report.json")
+    numbers = json.dumps(finite(content.to_json()), indent=1, allow_nan=False) + "\n"
+    page = render(content)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(paths.json, numbers)
+        write_atomically(paths.html, page)
+    except OSError as error:
+        raise SurgeonError(
+            f"the report cannot be written: {error.strerror}", str(target), "give another folder with --out"
+        ) from error
+    return paths
+
+
+def render(content: Content) -> str:
+    """The page. Every text of the inputs is escaped by the template engine, and made visible before that."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(words=words, strips=strips, change=change)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    about = [" ".join(paragraph.split()) for paragraph in content.about.split("\n\n")]
+    return template.render(
+        content=content,
+        about=[paragraph for paragraph in about if paragraph],
+        trainings=[_drawn(training, i) for i, training in enumerate(content.trainings)],
+        versions=_versions(content),
+    )
+
+
+def finite(value: Any) -> Any:
+    """JSON has no word for numbers that are not finite: they become "nan", "inf" and "-inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> Any:
+    """What the template prints of a value: markup as it is, text made visible, nothing as a dash."""
+    if value is None:
+        return words.ABSENT
+    return words.visible(value) if type(value) is str else value
+
+
+def _drawn(training: Training, number: int) -> dict[str, Any]:
+    """A training as the template takes it: its plots (None where there is nothing to draw), first and last values."""
+    drawing = curves(training)
+    has_steps = drawable(drawing.loss) or drawable(drawing.lr)
+    name = f"t{number}"
+    last = training.steps[-1] if training.steps else None
+    losses = [s.loss for s in training.steps if s.loss is not None]
+    return {
+        "title": training.title,
+        "curves": drawing,
+        "loss": training_svg(drawing, f"{name}-loss", f"Training loss of {training.title}") if has_steps else None,
+        "eval": eval_svg(drawing, f"{name}-eval", f"Held-out corpora during {training.title}")
+        if any(drawable(line) for line in drawing.evals)
+        else None,
+        "facts": [
+            ("steps", words.plain(last.step if last else None)),
+            ("tokens", words.plain(last.tokens if last else None)),
+            ("first loss", words.fixed(losses[0], 4) if losses else words.ABSENT),
+            ("last loss", words.fixed(losses[-1], 4) if losses else words.ABSENT),
+        ],
+        "gaps": sum(not math.isfinite(loss) for loss in losses),
+        "settings": words.pairs(training.settings),
+    }
+
+
+def _versions(content: Content) -> list[tuple[list[str], dict[str, str]]]:
+    """Versions of the software, each set once with the checkpoints it made."""
+    groups: list[tuple[list[str], dict[str, str]]] = []
+    for checkpoint in content.checkpoints:
+        for names, found in groups:
+            if found == checkpoint.lineage.versions:
+                names.append(checkpoint.title)
+                break
+        else:
+            groups.append(([checkpoint.title], checkpoint.lineage.versions))
+    return groups

@@ -1,0 +1,132 @@
+"""Plots as inline SVG: matplotlib draws, the page colours (so that one file is read in light and in dark)."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from surgeon.report.curves import Curves, Line
+from surgeon.report.words import short, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = 3  # held-out corpora side by side
+LONGEST_TITLE = 28  # characters of a corpus's name over its panel
+# Stand-in colours that the page's variables replace.
+_INK, _GRID, _LOSS, _LR, _EVAL = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _GRID: "var(--grid)",
+    _LOSS: "var(--loss)",
+    _LR: "var(--lr)",
+    _EVAL: "var(--eval)",
+}
+
+
+def drawable(line: Line) -> bool:
+    """Has the curve a point at all?"""
+    return any(map(math.isfinite, line.y))
+
+
+def training_svg(curves: Curves, name: str, label: str) -> Markup:
+    """Loss over learning rate on one axis. name: prefix of the ids, unique on the page. label: for screen readers."""
+
+    def draw(figure: Figure) -> None:
+        panels = [(curves.loss, "loss, nats per token", _LOSS, 3.0), (curves.lr, "learning rate", _LR, 1.2)]
+        shown = [panel for panel in panels if drawable(panel[0])]
+        axes: list[Axes] = figure.subplots(
+            len(shown), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [panel[3] for panel in shown]}
+        ).ravel().tolist()  # fmt: skip
+        for (line, unit, colour, _), ax in zip(shown, axes, strict=True):
+            _line(ax, line, colour, marker=False)
+            _title(ax, unit)
+            _axis(ax)
+        axes[-1].set_xlabel(curves.axis)
+
+    return _svg(draw, (7.2, 3.8), name, label)
+
+
+def eval_svg(curves: Curves, name: str, label: str) -> Markup:
+    """A panel for every held-out corpus, each with its own scale: a small loss shows beside a large gain."""
+    lines = [line for line in curves.evals if drawable(line)]
+    num_rows = math.ceil(len(lines) / PANELS)
+    num_columns = min(PANELS, len(lines))
+
+    def draw(figure: Figure) -> None:
+        axes: list[Axes] = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
+        for line, ax in zip(lines, axes, strict=False):
+            _line(ax, line, _EVAL, marker=True)
+            text = visible(line.name)
+            _title(ax, text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…")
+            _axis(ax, ticks=4)
+            ax.set_xlabel(curves.eval_axis)
+        for ax in axes[len(lines) :]:
+            ax.set_axis_off()
+
+    return _svg(draw, (7.2, 2.1 * num_rows), name, label)
+
+
+def _line(ax: Axes, line: Line, colour: str, marker: bool) -> None:
+    finite = sum(map(math.isfinite, line.y))
+    ax.plot(
+        line.x, line.y, color=colour, linewidth=1.4, marker="o" if marker or finite < 3 else "", markersize=3,
+    )  # fmt: skip
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, loc="left", color=_INK, fontsize=9, parse_math=False)
+
+
+def _axis(ax: Axes, ticks: int = 6) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    ax.grid(True, color=_GRID, linewidth=0.6)
+    ax.tick_params(colors=_INK, labelsize=8, length=0)
+    ax.xaxis.label.set_color(_INK)
+    ax.xaxis.label.set_fontsize(8)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_GRID)
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}"))
+
+
+def _svg(draw: Any, size: tuple[float, float], name: str, label: str) -> Markup:
+    """Draw on a fresh figure and give an inline <svg>: same numbers, same bytes, whatever the user's matplotlibrc."""
+    import io
+
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "axes.axisbelow": True})
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        text = io.StringIO()
+        nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return Markup(_inline(text.getvalue(), name, label))
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """The drawing as part of an HTML page: no prolog, no name spaces, own ids, the page's colours and font."""
+    found = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>(.*)</svg>', svg, re.DOTALL)
+    assert found, "matplotlib writes one svg element with a viewBox"
+    box, body = found.groups()
+    body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub("|".join(_VARIABLES), lambda m: _VARIABLES[m.group()], body)
+    opening = Markup('<svg class="plot" role="img" aria-label="{}" viewBox="{}">').format(visible(label), box)
+    return f"{opening}{body}</svg>"

@@ -1,0 +1,194 @@
+"""Carrying out a recipe: a finished stage is not done again, a killed run goes on where it was.
+
+The folder of a run holds stages/NAME-KEY (outputs), results/NAME-KEY.json, run.json (all of it), report.html and
+report.json. KEY is the digest of a stage's operation, settings, input files and the keys of the stages it uses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgeon import __version__
+from surgeon.checkpoint.commit import write_atomically
+from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.digest import file_digest, json_digest
+from surgeon.checkpoint.lineage import read_lineage
+from surgeon.errors import SurgeonError
+from surgeon.operations import operation, perform
+from surgeon.progress import SILENT, Progress
+from surgeon.recipe import Loaded, Stage, stage_settings, used
+from surgeon.settings import resolve
+
+FORMAT = 1
+
+
+@dataclass
+class Runner:
+    """One recipe in one folder."""
+
+    loaded: Loaded
+    folder: Path
+    progress: Progress = SILENT
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, stage in self.loaded.recipe.stages.items():
+            self.keys[name] = self._key(stage)
+
+    def plan(self) -> list[dict[str, Any]]:
+        """The stages with their state: done, begun (a training to resume), or to do."""
+        return [
+            {"name": name, "operation": stage.run, "key": self.keys[name], "state": self._state(name, stage)}
+            for name, stage in self.loaded.recipe.stages.items()
+        ]
+
+    def run(self, threads: int | None = None) -> dict[str, Any]:
+        """Do what is left to do; gives the content of run.json."""
+        (self.folder / "stages").mkdir(parents=True, exist_ok=True)
+        (self.folder / "results").mkdir(exist_ok=True)
+        with _locked(self.folder):
+            records = []
+            with self.progress.task(self.loaded.recipe.title, len(self.keys), "stages") as advance:
+                for name, stage in self.loaded.recipe.stages.items():
+                    records.append(self._stage(name, stage, threads))
+                    self._write(records)
+                    advance(1)
+            return self._write(records)
+
+    def _write(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        recipe = self.loaded.recipe
+        value = {
+            "format": FORMAT,
+            "recipe": self.loaded.name,
+            "title": recipe.title,
+            "about": recipe.about,
+            "surgeon": __version__,
+            "stages": records,
+        }
+        write_atomically(self.folder / "run.json", dump_json(value))
+        return value
+
+    def _stage(self, name: str, stage: Stage, threads: int | None) -> dict[str, Any]:
+        state = self._state(name, stage)
+        result_path = self._result_path(name)
+        if state == "done":
+            self.progress.say(f"{name}: done before")
+            return read_json_object(result_path) if result_path.is_file() else self._recovered(name, stage)
+        self.progress.say(f"{name}: {stage.run}" + (" (resuming)" if state == "begun" else ""))
+        started = time.perf_counter()
+        settings = self._settings(name, stage)
+        if state == "begun":
+            settings["resume"] = True
+        resolved, _ = resolve(operation(stage.run).settings_class(), recipe=settings)
+        result = perform(stage.run, resolved, threads=threads, progress=self.progress)
+        record = self._record(name, stage, round(time.perf_counter() - started, 2), self._named(result))
+        write_atomically(result_path, dump_json(record))
+        return record
+
+    def _record(self, name: str, stage: Stage, seconds: float | None, result: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "operation": stage.run,
+            "key": self.keys[name],
+            "out": f"stages/{self._folder_name(name)}" if _has_out(stage) else None,
+            "seconds": seconds,
+            "settings": stage.settings | {k: v for k, v in stage.uses.items() if k not in stage.settings},
+            "uses": stage.uses,
+            "result": result,
+        }
+
+    def _recovered(self, name: str, stage: Stage) -> dict[str, Any]:
+        """Killed between the output's commit and the result's: the output is whole and says what made it."""
+        lineage = read_lineage(self._out(name))
+        plan = None if lineage is None else lineage.plan
+        return self._record(name, stage, None, {"out": str(self._out(name)), "plan_digest": plan, "recovered": True})
+
+    def _state(self, name: str, stage: Stage) -> str:
+        if _has_out(stage):
+            if self._out(name).is_dir():
+                return "done"
+            return "begun" if self._out(name).with_name(self._out(name).name + ".run").is_dir() else "to do"
+        return "done" if self._result_path(name).is_file() else "to do"
+
+    def _settings(self, name: str, stage: Stage) -> dict[str, Any]:
+        settings = stage_settings(stage, self._place)
+        return settings | ({"out": str(self._out(name))} if _has_out(stage) else {})
+
+    def _named(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result with models called by the names of the recipe."""
+        names = {self._place(n): n for n in (*self.loaded.recipe.inputs, *self.keys)}
+        for model in result.get("models", []):
+            if isinstance(model, dict):
+                model["model"] = names.get(model["model"], model["model"])
+        return result
+
+    def _place(self, name: str) -> str:
+        inputs = self.loaded.recipe.inputs
+        return inputs[name] if name in inputs else str(self._out(name))
+
+    def _folder_name(self, name: str) -> str:
+        return f"{name}-{self.keys[name][:12]}"
+
+    def _out(self, name: str) -> Path:
+        return self.folder / "stages" / self._folder_name(name)
+
+    def _result_path(self, name: str) -> Path:
+        return self.folder / "results" / f"{self._folder_name(name)}.json"
+
+    def _key(self, stage: Stage) -> str:
+        inputs = self.loaded.recipe.inputs
+        used_keys = {n: fingerprint(inputs[n]) if n in inputs else self.keys[n] for n in used(stage)}
+        value = {
+            "operation": stage.run,
+            "settings": fingerprint(stage.settings),
+            "uses": stage.uses,
+            "used": used_keys,
+            "surgeon": __version__,
+        }
+        return json_digest(value).removeprefix("sha256:")
+
+
+def fingerprint(value: Any) -> Any:
+    """Settings with every path that exists replaced by the digest of what is there (`NAME=PATH:WEIGHT` included)."""
+    if isinstance(value, dict):
+        return {k: fingerprint(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [fingerprint(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(?P<name>[\w-]+=)?(?P<path>.+?)(?P<weight>[:=]\d+(\.\d+)?)?", value)
+    if match is None:
+        return value
+    path = Path(match["path"])
+    if not path.is_absolute() or not path.exists():
+        return value
+    return f"{match['name'] or ''}{_path_digest(path)}{match['weight'] or ''}"
+
+
+def _path_digest(path: Path) -> str:
+    if path.is_file():
+        return file_digest(path)
+    return json_digest({str(p.relative_to(path)): file_digest(p) for p in sorted(path.rglob("*")) if p.is_file()})
+
+
+def _has_out(stage: Stage) -> bool:
+    return "out" in operation(stage.run).settings_class().model_fields
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SurgeonError(
+                "another process is running this recipe here", str(folder), "wait for it, or give another --out"
+            ) from error
+        yield

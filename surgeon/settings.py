@@ -1,0 +1,100 @@
+"""Settings from several places, strict and frozen: default < recipe < `--set key=value` < flag."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel
+
+from surgeon.errors import UsageError, did_you_mean
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def resolve(
+    model: type[S],
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[S, dict[str, str]]:
+    """The settings and where each value came from ("default", "recipe", "--set", "flag").
+
+    Raises UsageError on an unknown key (with a suggestion) and on a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(model.model_fields, "default")
+    layers = [("recipe", dict(recipe or {})), ("--set", dict(key_value(s) for s in sets)), ("flag", dict(flags or {}))]
+    for origin, layer in layers:
+        for key, value in layer.items():
+            field = key.replace("-", "_")
+            if field not in model.model_fields:
+                known = [name.replace("_", "-") for name in model.model_fields]
+                raise UsageError(f"there is no setting {key!r}", f"{origin} {key}", did_you_mean(key, known))
+            values[field] = split_list(model, field, value)
+            origins[field] = origin
+    try:
+        return model.model_validate(values), origins
+    except pydantic.ValidationError as error:
+        raise _refusal(error, origins) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that must hold a mapping (yaml.safe_load; note that YAML 1.1 reads 3e-4 as text)."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError("there is no such file", str(path), "`surgeon recipes ls` lists those that ship") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the file is not valid YAML: {reason}", str(path), "mend the file") from error
+    if not isinstance(value, dict):
+        raise UsageError("the file does not hold a mapping", str(path), "write `key: value` lines")
+    return value
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """`key=value`; the value is read as YAML would read it."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text!r} is not KEY=VALUE", "--set", "write --set KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"the value of {key!r} is not valid YAML", f"--set {text}", "quote it") from error
+
+
+def split_list(model: type[BaseModel], field: str, value: Any) -> Any:
+    """`3,7,11` for a field that is a list of numbers; any single value for a field that is a list."""
+    item = list_item(model.model_fields[field].annotation)
+    if item is None or isinstance(value, list | tuple):
+        return value
+    if isinstance(value, str) and item in (int, float):
+        return [part.strip() for part in value.split(",")]
+    return [value]
+
+
+def list_item(annotation: Any) -> Any:
+    """The item type of `list[X]` or `list[X] | None`, else None."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(candidate) in (list, tuple):
+            return typing.get_args(candidate)[0]
+    return None
+
+
+def _refusal(error: pydantic.ValidationError, origins: Mapping[str, str]) -> UsageError:
+    first = error.errors()[0]
+    name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
+    given = origins.get(name.replace("-", "_"), "default")
+    where = f"--{name}" if given in ("flag", "default") else f"{given} {name}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return UsageError(f"{name} is needed", where, f"give {name}")
+    shown = f" (given: {first['input']!r})" if first["type"] != "value_error" else ""
+    more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return UsageError(f"{name}: {message}{shown}{more}", where, "see --help for what it takes")

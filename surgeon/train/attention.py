@@ -1,0 +1,103 @@
+"""Attention that never crosses a document: three ways, and a probe on the model itself that says which ones hold.
+
+mask: the library's own packed mask, found from positions that start again (needs no cache).
+segments: a registered attention function that takes the lengths of the segments; no mask is built at all.
+rows: a document a row; slower, but it cannot leak.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surgeon.train.batch import Batch, by_segment, flat
+from surgeon.train.segments import NAME, register, segment_arguments
+
+Mode = Literal["mask", "segments", "rows"]
+_PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
+
+
+def choose(model: Any, seq_len: int) -> Mode:
+    """The fastest way that keeps documents apart on this model, by trying it; sets the model's attention to it.
+
+    On a GPU `segments` comes first (a flash kernel for variable lengths), on the CPU `mask`.
+    """
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    order: tuple[Mode, ...] = ("segments", "mask") if on_gpu else ("mask", "segments")
+    if _windowed(model, seq_len):
+        order = ("mask",)
+    stock = model.config._attn_implementation
+    for mode in order:
+        if mode == "segments":
+            register()
+            model.set_attn_implementation(NAME)
+        if holds(model, mode):
+            return mode
+        model.set_attn_implementation(stock)
+    return "rows"
+
+
+def logits(model: Any, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
+    """(logits [rows, tokens, V], labels [rows, tokens]) of a batch; rows and tokens are those of the mode."""
+    if mode == "segments":
+        batch = flat(batch)
+        extra = segment_arguments(batch.lengths, batch.ids.device)
+    elif mode == "rows":
+        batch, extra = by_segment(batch), {}
+    else:
+        extra = {}
+    positions = {} if mode == "rows" else {"position_ids": batch.positions}
+    # without a cache: with one, the library does not look for packed documents
+    output = model(input_ids=batch.ids, use_cache=False, **positions, **extra)
+    return output.logits, batch.labels
+
+
+@torch.no_grad()
+def holds(model: Any, mode: Mode) -> bool:
+    """Whether packed logits equal those of each document alone, on random tokens through this very model.
+
+    A function that the model's code cannot work with raises one of a few known errors, which count as no.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        packed = logits(model, _probe(model), mode)[0].float()
+        alone = logits(model, _probe(model), "rows")[0].float() if mode == "mask" else _alone(model)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, KeyError):
+        return False
+    finally:
+        model.train(was_training)
+    lengths = [n for row in _PROBE for n in row]
+    alone = torch.cat([alone[row, :length] for row, length in enumerate(lengths)])
+    # what a leak changes is a hundred times above these (measured: 0.02 to 0.7 of the logits' scale)
+    half = next(model.parameters()).dtype != torch.float32 or torch.is_autocast_enabled(packed.device.type)
+    bound = (2e-2 if half else 1e-5) * float(alone.abs().max())
+    return bool((packed.reshape(alone.shape) - alone).abs().max() <= bound)
+
+
+def _alone(model: Any) -> Tensor:
+    name = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        return logits(model, _probe(model), "rows")[0].float()
+    finally:
+        model.set_attn_implementation(name)
+
+
+def _probe(model: Any) -> Batch:
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    count, size = len(_PROBE), sum(_PROBE[0])
+    vocab = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(0, vocab, (count, size), generator=generator).to(device)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in _PROBE]).to(device)
+    return Batch(ids, positions, torch.full_like(ids, -100), tuple(n for row in _PROBE for n in row))
+
+
+def _windowed(model: Any, seq_len: int) -> bool:
+    """Whether some block sees less than a whole row: such windows are in the library's masks only."""
+    config = model.config.get_text_config()
+    spans = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
+    return any(span is not None and span < seq_len for span in spans)

@@ -1,0 +1,57 @@
+"""Windows as tensors, in the three forms in which documents of a row can be kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgeon.data.pack import IGNORED, Window
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of S tokens. ids, positions, labels: int64 [B, S] on the device; lengths: of the segments in order,
+    over all rows (a segment never crosses a row)."""
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    lengths: tuple[int, ...]
+
+
+def collate(windows: Sequence[Window], device: torch.device) -> Batch:
+    """A row a window, as they are."""
+    import numpy as np
+
+    def tensor(rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows).astype(np.int64)).to(device, non_blocking=True)
+
+    return Batch(
+        tensor([w.ids for w in windows]),
+        tensor([w.positions for w in windows]),
+        tensor([w.labels for w in windows]),
+        tuple(n for w in windows for n in w.lengths),
+    )
+
+
+def flat(batch: Batch) -> Batch:
+    """All rows one behind the other in a single row of B * S tokens."""
+    return Batch(batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1), batch.lengths)
+
+
+def by_segment(batch: Batch) -> Batch:
+    """A row a segment, the rest of a row without labels; behind a text, padding cannot reach a causal model."""
+    size = max(batch.lengths)
+    count = len(batch.lengths)
+    ids = batch.ids.new_zeros((count, size))
+    labels = batch.labels.new_full((count, size), IGNORED)
+    at = 0
+    for row, length in enumerate(batch.lengths):
+        ids[row, :length] = batch.ids.view(-1)[at : at + length]
+        labels[row, :length] = batch.labels.view(-1)[at : at + length]
+        at += length
+    positions = torch.arange(size, device=ids.device).expand(count, -1)
+    return Batch(ids, positions, labels, batch.lengths)

@@ -1,0 +1,56 @@
+"""What a training run would do, for --dry-run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgeon.train.flops import flops_per_token
+from surgeon.train.job import Job, prepare
+from surgeon.train.settings import CptSettings
+from surgeon.train.trainable import Trainable
+
+
+def describe_cpt(settings: CptSettings) -> dict[str, Any]:
+    """Plain data: sizes, corpora, what is trained and what it costs. Reads the inputs, writes nothing."""
+    job = prepare(settings, dry=True)
+    shape = job.shape
+    flops = flops_per_token(job.model, job.trainable, shape.seq_len)
+    full = flops_per_token(job.model, Trainable(dict(job.model.named_parameters())), shape.seq_len)
+    return {
+        "operation": "cpt",
+        "out": settings.out,
+        "train": settings.train,
+        "parameters": sum(p.numel() for p in job.model.parameters()),
+        "trainable_parameters": job.trainable.num_parameters,
+        "trainable_tensors": list(job.trainable.parameters),
+        "lowest_trained_block": job.trainable.lowest_block,
+        "seq_len": shape.seq_len,
+        "batch_tokens": shape.rows * shape.seq_len,
+        "micro_batch": shape.micro_batch,
+        "steps": shape.steps,
+        "tokens": shape.steps * shape.rows * shape.seq_len,
+        "data": job.data.as_json(shape.steps),
+        "flops_per_token": flops,
+        "flops_per_token_full": full,
+        "flops": flops * shape.steps * shape.rows * shape.seq_len,
+        "memory_bytes": memory_bytes(job),
+        "plan_digest": job.digest,
+    }
+
+
+def memory_bytes(job: Job) -> dict[str, int]:
+    """An estimate by part. Weights: float32. Training: gradient and two moments of what is trained. Activations: of
+    one micro-batch, 16 hidden and 4 intermediate vectors a block with a graph; logits with their gradient."""
+    config = job.model.config.get_text_config()
+    tokens = job.shape.micro_batch * job.shape.seq_len
+    lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = 4 if str(job.dtype) == "torch.float32" else 2
+    blocks = config.num_hidden_layers - lowest
+    parts = {
+        "weights": 4 * sum(p.numel() for p in job.model.parameters()),
+        "training": 12 * sum(p.numel() for p in job.trainable.parameters.values()),
+        "activations": tokens * blocks * (16 * config.hidden_size + 4 * inner) * width,
+        "logits": tokens * config.vocab_size * (8 + width),
+    }
+    return parts | {"total": sum(parts.values())}

@@ -1,0 +1,102 @@
+"""A trained model as a checkpoint with the names, types and files of the one it started from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgeon.checkpoint.header import StoredTensor, read_header
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.reader import TORCH, read, to_bytes
+from surgeon.checkpoint.writer import Writer, lay_out
+from surgeon.errors import SurgeonError
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES
+
+
+def trained_tensors(model: Any, checkpoint: Checkpoint, trained: Iterable[str]) -> dict[str, Tensor]:
+    """The trained tensors under their names in the checkpoint, float32; a tied one under each name it is stored.
+
+    Names that transformers changes on loading (fused experts) are changed back by its own save_pretrained.
+    Raises SurgeonError where names or shapes would differ from the checkpoint's.
+    """
+    wanted = set(trained)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if name not in wanted:
+            continue
+        stored = [s for alias in aliases[id(parameter)] if (s := _stored_name(alias, parameter, model, checkpoint))]
+        if not stored:
+            return _saved(model, checkpoint)
+        found |= dict.fromkeys(stored, parameter.detach())
+    return found
+
+
+def write_tensors(
+    folder: Path, stored: Mapping[str, StoredTensor], trained: Mapping[str, Tensor], single: str = "model.safetensors"
+) -> int:
+    """Shards with every tensor of `stored`: trained ones rounded once to their stored type, the others' bytes as
+    they are. Gives the number of bytes of data."""
+    entries = [(t.name, t.dtype, t.shape) for t in stored.values()]
+    writer = Writer(folder, lay_out(entries, DEFAULT_SHARD_BYTES, single))
+    try:
+        for name, tensor in stored.items():
+            if name in trained:
+                writer.write(name, to_bytes(trained[name].to("cpu", torch.float32).to(TORCH[tensor.dtype])))
+            else:
+                writer.copy(name, tensor)
+        writer.finish()
+    finally:
+        writer.close()
+    return sum(t.nbytes for t in stored.values())
+
+
+def adapter_tensors(model: Any, stored: Mapping[str, StoredTensor], adapter: Path) -> dict[str, Tensor]:
+    """The adapter's tensors as peft names them in its files."""
+    from peft import get_peft_model_state_dict
+
+    found = {name: t.detach() for name, t in get_peft_model_state_dict(model).items()}
+    if found.keys() != stored.keys():
+        odd = sorted(found.keys() ^ stored.keys())[0]
+        raise SurgeonError(
+            f"peft names the adapter's tensors otherwise: {odd}", str(adapter), "make the adapter again"
+        )
+    return found
+
+
+def _stored_name(name: str, parameter: Tensor, model: Any, checkpoint: Checkpoint) -> str | None:
+    # old checkpoints of GPT-2 and others hold the bare base model: the library adds its prefix on loading
+    prefix = f"{model.base_model_prefix}."
+    for candidate in (name, name.removeprefix(prefix), prefix + name):
+        held = checkpoint.tensors.get(candidate)
+        if held is not None and held.shape == tuple(parameter.shape):
+            return candidate
+    return None
+
+
+def _saved(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every tensor by way of save_pretrained, whose conversion is the inverse of the one on loading."""
+    with tempfile.TemporaryDirectory(prefix="surgeon-") as scratch:
+        model.save_pretrained(scratch)
+        held: dict[str, StoredTensor] = {}
+        for path in sorted(Path(scratch).glob("*.safetensors")):
+            held |= read_header(path)[0]
+        wrong = sorted(
+            name for name, t in held.items()
+            if name not in checkpoint.tensors or checkpoint.tensors[name].shape != t.shape
+        )  # fmt: skip
+        missing = sorted(checkpoint.tensors.keys() - held.keys())
+        if wrong or missing:
+            raise SurgeonError(
+                f"transformers saves other tensors than it loaded: {(wrong + missing)[0]}",
+                str(checkpoint.path),
+                "this architecture cannot be exported under its own names",
+            )
+        return {name: read(t) for name, t in held.items()}

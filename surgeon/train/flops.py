@@ -1,0 +1,55 @@
+"""Floating point operations of a training token, and what share of a device's peak that is.
+
+Per token at sequence length s, with matrices P_l of block l, head P_h = V h (counted whether tied or not) and
+attention A = 4 s n_h d_h a block (without the causal half):
+forward 2 (sum P_l + P_h) + L A; gradients of activations 2 P_h + sum over blocks from the lowest trained one of
+2 P_l + 2 A; gradients of weights 2 P of every trained matrix. Full training: 6 N + 12 L n_h d_h s.
+Source: Chowdhery et al. 2022 (2204.02311), appendix B
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from surgeon.train.trainable import Trainable, block_prefix
+
+H200_PEAK = 989e12  # dense bfloat16, per second
+
+
+def flops_per_token(model: Any, trainable: Trainable, seq_len: int) -> float:
+    """Forward and backward of one token. Of experts only the share that a token visits counts."""
+    config = model.config.get_text_config()
+    inside = re.compile(re.escape(block_prefix(model)) + r"(\d+)\.(.*)")
+    visited = _visited(config)
+    blocks = [0.0] * config.num_hidden_layers
+    weights = 0.0
+    for name, parameter in model.named_parameters():
+        match = inside.search(name)
+        if parameter.ndim < 2 or (match is None and name not in trainable.parameters):
+            continue
+        size = parameter.numel() * (visited if ".experts." in name else 1.0)
+        if match:
+            blocks[int(match[1])] += size
+            weights += 2 * size if name in trainable.parameters else 0.0
+    head_module = model.get_output_embeddings()
+    head = float(head_module.weight.numel()) if head_module is not None else 0.0
+    if head_module is not None and head_module.weight.requires_grad:
+        weights += 2 * head
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 4.0 * seq_len * config.num_attention_heads * head_dim
+    forward = 2 * (sum(blocks) + head) + len(blocks) * attention
+    lowest = len(blocks) if trainable.lowest_block is None else trainable.lowest_block
+    backward = 2 * head + sum(2 * p + 2 * attention for p in blocks[lowest:])
+    return forward + backward + weights
+
+
+def utilisation(flops: float, tokens_per_second: float, device: str) -> float | None:
+    """Model FLOPs utilisation of one H200; None on a CPU, whose peak is not known."""
+    return flops * tokens_per_second / H200_PEAK if device == "cuda" else None
+
+
+def _visited(config: Any) -> float:
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    return chosen / experts if experts and chosen else 1.0

@@ -1,0 +1,180 @@
+"""A training run ready to start: settings resolved, inputs read, model loaded, trainable set chosen."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgeon.checkpoint.digest import json_digest
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.data.source import parse_corpus
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.model_ref import ModelRef, resolve
+from surgeon.registry import Method
+from surgeon.train import attention, corpora
+from surgeon.train.load import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
+from surgeon.train.score import Item, take
+from surgeon.train.score import prepare as score_items
+from surgeon.train.settings import CptSettings, methods
+from surgeon.train.trainable import Trainable, select
+
+MAX_DEFAULT_SEQ_LEN = 2048
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a run. rows: windows of a step; micro_batch: windows of a forward pass."""
+
+    seq_len: int
+    rows: int
+    micro_batch: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the loop needs. `chosen`: methods by kind with their options; `record`: what decides the result."""
+
+    settings: CptSettings
+    ref: ModelRef
+    checkpoint: Checkpoint
+    adapter: Path | None
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    shape: Shape
+    data: corpora.Data
+    trainable: Trainable
+    mode: attention.Mode
+    chosen: dict[str, list[tuple[Method, dict[str, Any]]]]
+    evals: tuple[tuple[str, tuple[Item, ...]], ...]
+    record: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return json_digest(self.record)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The type of the arithmetic; master weights stay float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def factor(self, step: int) -> float:
+        """The schedule at update `step`, from 1 to the last."""
+        method, options = self.chosen["schedule"][0]
+        return float(method.call({"step": step, "total": self.shape.steps}, options))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        method, options = self.chosen["objective"][0]
+        result: Tensor = method.call({"logits": logits, "labels": labels, "model": self.model}, options)
+        return result
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        method, options = self.chosen["optimizer"][0]
+        groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay)
+        result: torch.optim.Optimizer = method.call({"groups": groups, "betas": self.settings.betas}, options)
+        return result
+
+
+def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
+    """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe."""
+    chosen = methods(settings)
+    ref = resolve(settings.model)
+    checkpoint = Checkpoint.open(ref.path)
+    adapter = ref.adapter.path if ref.adapter else None
+    if (settings.train == "adapter") != (adapter is not None):
+        raise UsageError(
+            "an adapter is trained with --train adapter on MODEL+ADAPTER, and only so",
+            f"--train {settings.train}",
+            "name the adapter, or fold it first with `surgeon fold-adapter`",
+        )
+    device = resolve_device(settings.device)
+    tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
+    code = settings.trust_remote_code
+    place = torch.device("cpu") if dry else device
+    model = load_model(
+        ref.path, device=place, dtype=torch.float32, adapter=adapter, trainable_adapter=True, trust_remote_code=code
+    )
+    shape = resolve_shape(settings, context_length(model), device)
+    vocab = model.get_input_embeddings().weight.shape[0]
+    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
+    trainable = select(model, settings.train, checkpoint.lineage)
+    record = _record(settings, shape, checkpoint, adapter, data)
+    evals = tuple(_evals(settings, tokenizer))
+    dtype = resolve_dtype(settings.dtype, device)
+    job = Job(
+        settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable, "rows",
+        chosen, evals, record,
+    )  # fmt: skip
+    job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
+    if dry:
+        return job
+    with job.autocast():
+        mode = attention.choose(model, shape.seq_len)
+    return replace(job, mode=mode)
+
+
+def resolve_shape(settings: CptSettings, context: int | None, device: torch.device) -> Shape:
+    """Rows, steps and micro-batches; what does not divide is refused, not rounded."""
+    seq_len = settings.seq_len or min(context or MAX_DEFAULT_SEQ_LEN, MAX_DEFAULT_SEQ_LEN)
+    if context is not None and seq_len > context:
+        raise UsageError(
+            f"rows of {seq_len} tokens are longer than the model's context of {context}", "--seq-len", "shorten them"
+        )
+    if seq_len < 2:
+        raise UsageError("a row needs at least two tokens", "--seq-len", "give a number from 2 on")
+    batch = settings.batch_tokens or 32 * seq_len
+    rows, rest = divmod(batch, seq_len)
+    if rest:
+        near = " or ".join(str(n * seq_len) for n in (rows, rows + 1) if n)
+        raise UsageError(
+            f"a batch of {batch} tokens is not a whole number of rows of {seq_len}", "--batch-tokens", f"give {near}"
+        )
+    micro = settings.micro_batch or max(1, min(rows, MICRO_BATCH_TOKENS[device.type] // seq_len))
+    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / batch))
+
+
+def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:
+    found: list[tuple[str, tuple[Item, ...]]] = []
+    for text in settings.eval:
+        corpus = parse_corpus(text, text_field=settings.text_field, lines=settings.lines, weighted=False)
+        if any(corpus.name == name for name, _ in found):
+            raise UsageError(f"two eval corpora are called {corpus.name!r}", "--eval", "name them: NAME=PATH")
+        held = take(corpus, tokenizer, settings.eval_tokens)
+        found.append((corpus.name, tuple(score_items(held, tokenizer))))
+    return found
+
+
+def _record(
+    settings: CptSettings, shape: Shape, checkpoint: Checkpoint, adapter: Path | None, data: corpora.Data
+) -> dict[str, Any]:
+    """What decides the result: settings with paths replaced by digests; the same wherever the files lie."""
+    record = settings.deciding() | {
+        "model": checkpoint.digest,
+        "seq_len": shape.seq_len,
+        "batch_tokens": shape.rows * shape.seq_len,
+        "micro_batch": shape.micro_batch,
+    }
+    for key, replay in (("data", False), ("replay", True)):
+        sources = [s for s in data.sources if s.replay is replay]
+        record[key] = [{"name": s.corpus.name, "weight": s.corpus.weight, "digest": s.digest} for s in sources]
+    if adapter is not None:
+        record["adapter"] = _adapter_digest(adapter)
+    return record
+
+
+def _adapter_digest(adapter: Path) -> str:
+    from surgeon.checkpoint.digest import file_digests
+
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    for name in names:
+        if not (adapter / name).is_file():
+            raise SurgeonError(f"there is no {name}", str(adapter), "give a PEFT folder in safetensors")
+    return json_digest(dict(zip(names, file_digests(adapter / n for n in names), strict=True)))

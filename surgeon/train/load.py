@@ -1,0 +1,114 @@
+"""Models and tokenizers through transformers' Auto classes, with refusals where the library would only warn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from surgeon.errors import SurgeonError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_device(device: Device) -> torch.device:
+    """`auto` is the GPU where there is one; `cuda` without one is refused."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device", "--device cuda", "use --device auto or cpu")
+    wanted = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """The type of the arithmetic: `auto` is float32 on the CPU and bfloat16 on a GPU."""
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.float32 if dtype == "float32" else torch.bfloat16
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint folder."""
+    from transformers import AutoTokenizer
+
+    with _quiet():
+        try:
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise _refused("the tokenizer cannot be loaded", folder, error) from error
+
+
+def load_model(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, adapter: Path | None = None,
+    trainable_adapter: bool = False, trust_remote_code: bool = False,
+) -> Any:  # fmt: skip
+    """A causal language model in eval mode; refused if the checkpoint lacks a tensor or has one of another shape.
+
+    adapter: a PEFT folder to put on it. Weights are read in `dtype` (bfloat16 to float32 is exact).
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _quiet():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise _refused("transformers cannot load the model", folder, error) from error
+        for what in ("missing_keys", "mismatched_keys"):
+            if info[what]:
+                first = sorted(map(str, info[what]))[0]
+                raise SurgeonError(
+                    f"the checkpoint does not fit its configuration: {what.split('_')[0]} tensor {first}"
+                    + (f" (and {len(info[what]) - 1} more)" if len(info[what]) > 1 else ""),
+                    str(folder),
+                    "restore config.json and the shards from one source",
+                )
+        if adapter is not None:
+            model = _with_adapter(model, adapter, trainable_adapter)
+    return model.to(device).eval()
+
+
+def _with_adapter(model: Any, adapter: Path, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _refused("peft cannot load the adapter", adapter, error) from error
+
+
+def context_length(model: Any) -> int | None:
+    """The longest text that the configuration promises, in tokens; None where it says nothing."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def _refused(problem: str, folder: Path, error: Exception) -> SurgeonError:
+    reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
+    hint = "check the folder" if "trust_remote_code" not in reason else "read its code, then --trust-remote-code"
+    return SurgeonError(f"{problem}: {reason}", str(folder), hint)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and warnings of the library while loading; what they warn of is checked here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,18 @@
+"""A pull back to where the run started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def l2_to_base(parameters: Mapping[str, Tensor], anchors: Mapping[str, Tensor], *, strength: float = 0.01) -> Tensor:
+    """strength / 2 times the squared distance from the model at the start of the run; zero there.
+
+    parameters, anchors: trained tensors by name, float32. Result: a scalar added to the mean loss of a step.
+    Source: Xuhong et al. 2018 (1802.01483), L2-SP
+    """
+    terms = [(parameters[name] - anchors[name]).square().sum() for name in parameters]
+    return 0.5 * strength * torch.stack(terms).sum()

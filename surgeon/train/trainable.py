@@ -1,0 +1,182 @@
+"""Which tensors of a model are trained, which rows of them, and how fast."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.checkpoint.lineage import BlockMap, Lineage, RowMap
+from surgeon.errors import SurgeonError, UsageError
+
+SETS = ("full", "new-blocks", "new-rows", "adapter")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """parameters: trained ones by name, a tied one once. rows: bool [rows] by name, where only some rows may move.
+    multipliers: of the learning rate, by name (1 where absent). lowest_block: the first block that holds a trained
+    tensor, 0 where something below the blocks is trained, None where only what is above them is."""
+
+    parameters: dict[str, nn.Parameter]
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    multipliers: dict[str, float] = field(default_factory=dict)
+    lowest_block: int | None = 0
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements that may move."""
+        return sum(
+            int(self.rows[n].sum()) * p[0].numel() if n in self.rows else p.numel() for n, p in self.parameters.items()
+        )
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups: matrices decay, vectors (norms and biases) do not; one group a multiplier."""
+        found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            key = (parameter.ndim >= 2, self.multipliers.get(name, 1.0))
+            found.setdefault(key, []).append(parameter)
+        return [
+            {"params": held, "lr": lr * scale, "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
+            for (decays, scale), held in found.items()
+        ]
+
+
+def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
+    """Freeze everything but the chosen set (sets requires_grad) and describe it.
+
+    Nothing below the lowest trained block gets a graph, because nothing there requires a gradient.
+    Raises SurgeonError where the lineage has no new blocks or rows, or the expression matches nothing.
+    """
+    named = dict(model.named_parameters())
+    prefix = block_prefix(model)
+    rows: dict[str, Tensor] = {}
+    multipliers: dict[str, float] = {}
+    if what == "full":
+        chosen = set(named)
+    elif what == "adapter":
+        chosen = {name for name, p in named.items() if p.requires_grad}
+        if not hasattr(model, "peft_config"):
+            raise UsageError("there is no adapter to train", "--train adapter", "write the model as MODEL+ADAPTER")
+    elif what == "new-blocks":
+        chosen, multipliers = _new_blocks(named, prefix, new_blocks(lineage))
+    elif what == "new-rows":
+        rows = _new_rows(model, named, new_rows(lineage))
+        chosen = set(rows)
+    else:
+        chosen = _matching(named, what)
+    for name, parameter in named.items():
+        parameter.requires_grad_(name in chosen)
+    held = {name: p for name, p in named.items() if name in chosen}  # in the model's order
+    return Trainable(held, rows, multipliers, _lowest(held, prefix))
+
+
+def block_prefix(model: Any) -> str:
+    """Where the blocks are: the name of the module list whose length is the configured depth, with a dot."""
+    depth = model.config.get_text_config().num_hidden_layers
+    found = [
+        n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth and ".experts" not in n
+    ]
+    found = [n for n in found if not any(n != other and n.startswith(other + ".") for other in found)]
+    if len(found) != 1:
+        raise SurgeonError(
+            f"the blocks of {type(model).__name__} are not one list of {depth} modules",
+            model.config.model_type,
+            "this architecture is not supported by cpt",
+        )
+    return found[0] + "."
+
+
+def new_blocks(lineage: Lineage | None) -> BlockMap:
+    """The block map of the nearest deepening; training and vocabulary surgery after it do not move blocks."""
+    for record in lineage.chain() if lineage else ():
+        if record.blocks is not None and record.blocks.new:
+            return record.blocks
+        if record.blocks is not None:
+            break  # blocks were rearranged without additions: what was new before is not known here
+    raise SurgeonError(
+        "the lineage knows of no new blocks",
+        "--train new-blocks",
+        "run `surgeon expand-layers` first, or --train full",
+    )
+
+
+def new_rows(lineage: Lineage | None) -> RowMap:
+    """The row map of the nearest extension of the vocabulary."""
+    for record in lineage.chain() if lineage else ():
+        if record.rows is not None and record.rows.new:
+            return record.rows
+    raise SurgeonError(
+        "the lineage knows of no new rows", "--train new-rows", "run `surgeon extend-vocab` first, or --train full"
+    )
+
+
+def _new_blocks(named: Mapping[str, nn.Parameter], prefix: str, blocks: BlockMap) -> tuple[set[str], dict[str, float]]:
+    chosen: set[str] = set()
+    multipliers: dict[str, float] = {}
+    for new in blocks.new:
+        inside = {name for name in named if name.startswith(f"{prefix}{new.block}.")}
+        if not inside:
+            raise SurgeonError(
+                f"the model has no block {new.block}", "surgeon.json", "the lineage is of another model"
+            )
+        chosen |= inside
+        for part, factor in new.lr_multipliers.items():
+            start = f"{prefix}{new.block}.{part}"
+            hit = [n for n in inside if n == start or n.startswith(start + ".")]
+            if not hit:
+                raise SurgeonError(
+                    f"the model has no part {part!r}", f"block {new.block}", "the lineage is of another model"
+                )
+            multipliers |= dict.fromkeys(hit, factor)
+    return chosen, multipliers
+
+
+def _new_rows(model: Any, named: Mapping[str, nn.Parameter], row_map: RowMap) -> dict[str, Tensor]:
+    matrices = [model.get_input_embeddings().weight]
+    if model.get_output_embeddings() is not None:
+        matrices.append(model.get_output_embeddings().weight)
+    ids = torch.tensor([row.id for row in row_map.new])
+    found = {}
+    for name, parameter in named.items():
+        if any(parameter is m for m in matrices):
+            mask = torch.zeros(parameter.shape[0], dtype=torch.bool)
+            mask[ids] = True
+            found[name] = mask.to(parameter.device)
+    return found
+
+
+def _matching(named: Mapping[str, nn.Parameter], expression: str) -> set[str]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UsageError(
+            f"{expression!r} is neither one of {', '.join(SETS)} nor a regular expression: {error}",
+            "--train",
+            "mend it",
+        ) from error
+    chosen = {name for name in named if pattern.search(name)}
+    if not chosen:
+        raise UsageError(
+            f"no tensor's name matches {expression!r}",
+            "--train",
+            f"known sets: {', '.join(SETS)}; names look like {next(iter(named))}",
+        )
+    return chosen
+
+
+def _lowest(held: Mapping[str, nn.Parameter], prefix: str) -> int | None:
+    inside = re.compile(re.escape(prefix) + r"(\d+)\.")
+    lowest: int | None = None
+    order = list(held)
+    for name in order:
+        match = inside.search(name)
+        if match:
+            lowest = int(match[1]) if lowest is None else min(lowest, int(match[1]))
+        elif "embed" in name or "wte" in name or "wpe" in name:
+            return 0
+    return lowest

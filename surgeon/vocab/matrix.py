@@ -1,0 +1,112 @@
+"""The rows of one matrix of the vocabulary: what stays, what an init gives, what pads, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from surgeon import registry
+from surgeon.checkpoint.header import FLOATS, StoredTensor
+from surgeon.errors import SurgeonError
+from surgeon.ops.plan import Apply, Copy, Piece, Rows, Source, runs
+from surgeon.vocab.tokens import NewTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COMBINE, STORED = "kernel:combine", "kernel:stored"
+
+
+@dataclass
+class Tables:
+    """What the kernels read, gathered over all matrices; the sources name the attachment once it is known."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        clash = next((name for name in tensors if name in self.tensors), None)
+        assert clash is None, clash
+        self.tensors |= tensors
+
+    def encode(self) -> tuple[str, bytes]:
+        """(name, bytes) of the attachment; the name follows from the content."""
+        import hashlib
+
+        from safetensors.torch import save
+
+        raw = save(dict(sorted(self.tensors.items())))
+        return f"rows-{hashlib.sha256(raw).hexdigest()[:8]}.safetensors", raw
+
+
+def run_init(name: str, options: Mapping[str, Any], supply: Mapping[str, Any], num_old: int) -> Any:
+    """What the init gives for `supply`, checked: a Combination of the hull, or a finite float64 tensor [N, D]."""
+    import torch
+
+    from surgeon.vocab.hull import Combination
+
+    method = registry.get("init", name)
+    given = method.call(supply, options)
+    where = f"init {name!r}"
+    count = len(supply["new"])
+    if isinstance(given, Combination):
+        if len(given) != count:
+            raise SurgeonError(f"{len(given)} rows for {count} new tokens", where, "give one row a token")
+        given.check(num_old, where)
+    elif not isinstance(given, torch.Tensor) or given.ndim != 2 or len(given) != count:
+        raise SurgeonError("the init gives neither a Combination nor a tensor [N, D]", where, "give one row a token")
+    elif not bool(torch.isfinite(given).all()):
+        raise SurgeonError("the init gives values that are not finite", where, "check its options")
+    return given
+
+
+def matrix_source(stored: StoredTensor, new: NewTokens, given: Any, num_rows: int, tables: Tables, key: str) -> Source:
+    """Old rows copied, new rows from `given`, rows beyond both the mean of the usable ones. Attachments come later.
+
+    Padding holds the mean and not zeros: a zero row of the output matrix wins wherever all logits are negative.
+    """
+    from surgeon.checkpoint.reader import TORCH
+    from surgeon.checkpoint.rounding import round_once
+    from surgeon.vocab.hull import Combination
+
+    if stored.dtype not in FLOATS:
+        raise SurgeonError(
+            f"{stored.name!r} is stored as {stored.dtype}, in which rows cannot be computed",
+            str(stored.path),
+            "convert the model to F32, BF16 or F16 first",
+        )
+    pieces = []
+    chosen = set(new.ids)
+    kept = [i for i in range(stored.shape[0]) if i not in chosen]
+    pieces.append(Piece(runs(kept), Copy("model", stored.name)))
+    if new.ids:
+        if isinstance(given, Combination):
+            tables.add(given.tables(key))
+            source = Apply(COMBINE, (Copy("model", stored.name),), {"matrix": key})
+        else:
+            tables.add({f"{key}.rows": round_once(given, TORCH[stored.dtype]).contiguous()})
+            source = Apply(STORED, (), {"matrix": key})
+        pieces.append(Piece(runs(new.ids), source))
+    padding = [i for i in range(stored.shape[0], num_rows) if i not in chosen]
+    if padding:
+        tables.add(mean_rows(new, len(padding)).tables(f"{key}_padding"))
+        pad = Apply(COMBINE, (Copy("model", stored.name),), {"matrix": f"{key}_padding"})
+        pieces.append(Piece(runs(padding), pad))
+    return Rows(tuple(pieces))
+
+
+def mean_rows(new: NewTokens, count: int) -> Any:
+    """`count` times the mean of the usable rows, as a Combination."""
+    from surgeon.vocab.hull import Combination
+
+    return Combination.of([[]] * count, [1.0] * count, new.usable)
+
+
+def attached(source: Source, name: str) -> Source:
+    """The source with every computed piece reading its tables from the attachment `name`."""
+    match source:
+        case Rows(pieces):
+            return Rows(tuple(Piece(p.ids, attached(p.source, name)) for p in pieces))
+        case Apply(method, inputs, options, _):
+            return Apply(method, inputs, options, name)
+    return source

@@ -1,0 +1,31 @@
+"""Between a token as the vocabulary writes it and the text it stands for."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from surgeon.vocab.tokenizer_json import SPACE, TokenizerFile
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable Latin-1 for themselves, the rest from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def token_text(file: TokenizerFile, token: str) -> str:
+    """The text of a token, a leading space included; bytes that are not whole characters become U+FFFD."""
+    if file.byte_level:
+        alphabet = _byte_alphabet()
+        return bytes(alphabet[letter] for letter in token).decode("utf-8", errors="replace")
+    return token.replace(SPACE, " ")
+
+
+def text_token(file: TokenizerFile, text: str) -> str:
+    """How the vocabulary would write `text` as one token: the inverse of token_text on whole characters."""
+    if file.byte_level:
+        letters = {byte: letter for letter, byte in _byte_alphabet().items()}
+        return "".join(letters[byte] for byte in text.encode("utf-8"))
+    return text.replace(" ", SPACE)

@@ -1,0 +1,161 @@
+"""Bad input of every kind: three lines on stderr, the right exit code, nothing at OUT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from run_cli import surgeon
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def here(tmp_path: Path, stories: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(stories, tmp_path / "base")
+    (tmp_path / "text.jsonl").write_text('{"text": "Once upon a time there was a little dog who ran."}\n' * 20)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(here: Path, code: int, *words: str, out: str = "out") -> str:
+    before = (here / out).exists()
+    done = surgeon(*words)
+    assert done.code == code, (words, done.out, done.err)
+    lines = done.err.rstrip("\n").split("\n")
+    errors = lines[-3:]
+    assert errors[0].startswith("error: ") and errors[1].startswith("where: ") and errors[2].startswith(" mend: "), (
+        lines
+    )
+    assert all(len(line) > 7 for line in errors)
+    assert "Traceback" not in done.err and done.out == ""
+    assert (here / out).exists() == before
+    assert not list(here.glob(".out*")) and not list(here.glob("out.run"))
+    return done.err
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+EXPAND = ("expand-layers", "base", "out", "--add", "1")
+CPT = ("cpt", "base", "out", "--data", "text.jsonl", "--tokens", "256", "--seq-len", "32", "--batch-tokens", "64")
+SURGERY = (
+    EXPAND,
+    ("extend-vocab", "base", "out", "--corpus", "text.jsonl", "--add", "4"),
+    ("attach-adapter", "base", "out"),
+    CPT,
+    ("merge-task-vectors", "base", "out", "--add", "base=0.5"),
+)
+
+
+@pytest.mark.parametrize("words", SURGERY, ids=lambda w: w[0])
+def test_damaged_checkpoints(here: Path, words: tuple[str, ...]) -> None:
+    shard = here / "base" / "model.safetensors"
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-100])
+    assert "damaged" in refused(here, 1, *words)
+    shard.unlink()
+    assert "model.safetensors" in refused(here, 1, *words)
+    shard.write_bytes(raw)
+    config = (here / "base" / "config.json").read_text()
+    (here / "base" / "config.json").write_text(config[:-10])
+    assert "not valid JSON" in refused(here, 1, *words)
+    (here / "base" / "config.json").write_text(config)
+    edit_config(here / "base", model_type="unheard_of", architectures=["UnheardOfForCausalLM"])
+    assert "unheard" in refused(here, 1, *words).lower()
+
+
+@pytest.mark.parametrize("words", SURGERY, ids=lambda w: w[0])
+def test_an_index_that_names_an_absent_tensor(here: Path, words: tuple[str, ...]) -> None:
+    base = here / "base"
+    tensors = load_file(base / "model.safetensors")
+    names = sorted(tensors)
+    (base / "model.safetensors").unlink()
+    save_file(tensors, base / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    weight_map = dict.fromkeys([*names, "model.ghost.weight"], "model-00001-of-00001.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "ghost" in refused(here, 1, *words)
+
+
+def test_shape_mismatch_between_config_and_weights(here: Path) -> None:
+    edit_config(here / "base", intermediate_size=180)
+    for words in (EXPAND, CPT):
+        refused(here, 1, *words)
+
+
+def test_existing_output(here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "mine").write_text("1")
+    for words in SURGERY:
+        assert "exists already" in refused(here, 1, *words)
+    assert (here / "out" / "mine").read_text() == "1"
+    assert surgeon(*EXPAND, "--force").code == 0
+    assert not (here / "out" / "mine").exists() and (here / "out" / "surgeon.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b'{"text": "good"}\n{"text": "\xff\xfe"}\n', "UTF-8"),
+        (b"", "no"),
+        (b'{"text": ""}\n{"text": "  "}\n', "empty"),
+        (b'{"text": "good"}\n{broken\n', "JSON"),
+        (b'{"body": "no such field"}\n', "text"),
+    ],
+    ids=["utf8", "empty", "blank", "json", "field"],
+)
+def test_bad_corpora(here: Path, raw: bytes, what: str) -> None:
+    (here / "text.jsonl").write_bytes(raw)
+    for words in (CPT, SURGERY[1], ("evaluate", "base", "--data", "text.jsonl")):
+        assert what in refused(here, 1, *words)
+
+
+def test_absent_corpus_and_model(here: Path) -> None:
+    words = [w if w != "text.jsonl" else "absent.jsonl" for w in CPT]
+    assert "absent.jsonl" in refused(here, 1, *words)
+    assert "absent" in refused(here, 1, "expand-layers", "absent", "out", "--add", "1")
+
+
+def test_wrong_words(here: Path) -> None:
+    assert "--add" in refused(here, 2, "expand-layers", "base", "out", "--ad", "1")
+    refused(here, 2, "expand-layers", "base", "out", "--add", "many")
+    refused(here, 2, "expand-layers", "base", "out", "--add", "-1")
+    refused(here, 2, "expand-layers", "base")
+    refused(here, 2, "expand-lairs", "base", "out")
+    assert "did you mean 'uniform'" in refused(here, 2, *EXPAND, "--select", "unifrom")
+    assert "did you mean 'zero'" in refused(here, 2, *EXPAND, "--fill", "zeros")
+    assert "option" in refused(here, 2, *EXPAND, "--option", "depth=3")
+    refused(here, 2, *CPT, "--schedule", "cosinus")
+    refused(here, 2, *CPT, "--set", "learning-rate=1")
+    refused(here, 2, "methods", "fil")
+    refused(here, 2, "recipes", "show", "quickstrat")
+
+
+def test_expand_out_of_range(here: Path) -> None:
+    for words in (("--at", "5"), ("--at", "-1"), ("--add", "0"), ()):
+        done = surgeon("expand-layers", "base", "out", *words)
+        assert done.code in (1, 2) and not (here / "out").exists()
+        assert done.err.count("\n") == 3
+
+
+def test_pickles(here: Path) -> None:
+    (here / "base" / "model.safetensors").rename(here / "base" / "pytorch_model.bin")
+    assert "save_pretrained" in refused(here, 1, *EXPAND)
+
+
+def test_full_disk_is_a_refusal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check before the first byte, with the free space that the system reports replaced by little."""
+    import collections
+    import shutil as system
+
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(system, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
+    assert "disk" in refused(here, 1, *EXPAND)
+
+
+def test_debug_adds_the_traceback(here: Path) -> None:
+    done = surgeon("expand-layers", "absent", "out", "--add", "1", "--debug")
+    assert done.code == 1 and "Traceback" in done.err

@@ -1,0 +1,62 @@
+"""Every example of every --help is executed, in the order of the journey, in one folder."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from run_cli import surgeon
+
+from surgeon.cli import commands
+
+ORDER = (
+    "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "merge_task_vectors", "merge",
+    "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods", "apply", "recipes", "run",
+)  # fmt: skip
+CODES = {"surgeon diff base instruct": 3}
+
+
+def head(source: Path, target: Path, lines: int) -> None:
+    target.write_text("".join(source.open(encoding="utf-8").readlines()[:lines]), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(stories, folder / "base")
+    head(stories.parent / "domain.train.jsonl", folder / "domain.jsonl", 20)
+    head(stories.parent / "general.valid.jsonl", folder / "general.jsonl", 20)
+    head(stories.parent / "instruct.valid.jsonl", folder / "instruct.jsonl", 40)
+    return folder
+
+
+def test_all_examples(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {m.name for m in pkgutil.iter_modules(commands.__path__)}
+    assert found == set(ORDER), "a new command has examples too: put it into ORDER"
+    monkeypatch.chdir(workplace)
+    for name in ORDER:
+        examples = importlib.import_module(f"surgeon.cli.commands.{name}").EXAMPLES
+        assert examples
+        for line in examples:
+            program, *words = shlex.split(line)
+            assert program == "surgeon"
+            done = surgeon(*words)
+            assert done.code == CODES.get(line, 0), f"{line}\n{done.out}\n{done.err}"
+            assert done.out.strip(), line
+            assert not list(workplace.glob(".*.partial")), line
+
+
+@pytest.mark.parametrize("name", [n.replace("_", "-") for n in ORDER])
+def test_help_shows_the_examples(name: str) -> None:
+    done = surgeon(name, "--help")
+    module = importlib.import_module(f"surgeon.cli.commands.{name.replace('-', '_')}")
+    flat = " ".join(done.out.split())
+    assert done.code == 0 and "Examples:" in flat
+    for line in module.EXAMPLES:
+        assert " ".join(line.split())[:60] in flat
+    if name != "recipes":
+        assert "--json" in flat and "--quiet" in flat and "--debug" in flat

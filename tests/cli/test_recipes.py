@@ -1,0 +1,118 @@
+"""Recipes: those that ship are valid, a finished run is not done again, a killed one goes on, changes are noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_cli import surgeon
+
+from surgeon.errors import UsageError
+from surgeon.recipe import find, load, recipes_dir
+from surgeon.run import Runner
+
+SMALL = ("--set", "instruct.tokens=8k", "--set", "domain.tokens=8k", "--set", "wide.add=16")
+
+
+@pytest.mark.parametrize("path", sorted(recipes_dir().rglob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_recipes_are_valid_and_run_small(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = surgeon("run", str(path), *SMALL, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert Path(result["report"]).is_file() and Path(result["numbers"]).is_file()
+    times = {s: p.stat().st_mtime_ns for s, p in ((q.name, q) for q in (tmp_path / "runs").rglob("*.safetensors"))}
+    started = time.perf_counter()
+    again = surgeon("run", str(path), *SMALL, "--json")
+    assert again.code == 0 and time.perf_counter() - started < 15
+    assert json.loads(again.out)["stages"] == result["stages"]
+    assert times == {q.name: q.stat().st_mtime_ns for q in (tmp_path / "runs").rglob("*.safetensors")}
+    table = next(s for s in result["stages"] if s["operation"] == "evaluate")["result"]
+    assert [m["model"] for m in table["models"]] == ["base", "instruct", "domain", "merged"]
+    # another setting of a late stage leaves the earlier ones as they are
+    changed = json.loads(surgeon("run", str(path), *SMALL, "--set", "merged.scale=0.5", "--dry-run", "--json").out)
+    states = {s["name"]: s["state"] for s in changed["stages"]}
+    assert states["domain"] == "done" and states["merged"] == "to do" and states["table"] == "to do"
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Killed in the middle of a training; the resumed run gives the bytes of one that was never killed."""
+    words = ["run", "quickstart", *SMALL, "--set", "domain.save-every=2", "--set", "domain.batch-tokens=512"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "surgeon", *words, "--out", str(tmp_path / out)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )  # fmt: skip
+
+    process = start("killed")
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "killed").glob("stages/domain-*.run/state/*")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not [p for p in (tmp_path / "killed").glob("stages/domain-*") if not p.name.endswith(".run")]
+    assert list((tmp_path / "killed").glob("stages/wide-*"))
+    process = start("killed")
+    output = process.communicate()[0]
+    assert process.returncode == 0 and "resuming" in output and "wide: done before" in output, output
+    process = start("whole")
+    assert process.wait() == 0
+    for name in ("domain", "merged"):
+        killed, whole = (next((tmp_path / o).glob(f"stages/{name}-*/model.safetensors")) for o in ("killed", "whole"))
+        assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+
+    def message(text: str, *sets: str) -> str:
+        path.write_text(text)
+        with pytest.raises(UsageError) as caught:
+            load(path, sets)
+        return f"{caught.value.problem} {caught.value.hint}"
+
+    stage = "title: t\ninputs: {base: m}\nstages:\n  deep: {run: expand-layers, uses: {model: base}, with: {add: 1}}\n"
+    assert "stages" in message("title: t\n")
+    assert "nowhere" in message(stage.replace("model: base", "model: nowhere"))
+    assert "did you mean 'expand-layers'" in message(stage.replace("expand-layers", "expand-layer"))
+    assert "did you mean 'add'" in message(stage.replace("add: 1", "ad: 1"))
+    assert "variable" in message(stage.replace("add: 1", "add: '${much}'"))
+    assert "twice" in message(stage.replace("deep:", "base:"))
+    assert "did you mean 'deep'" in message(stage, "deeep.add=2")
+    assert "YAML" in message("a: [")
+    with pytest.raises(UsageError):
+        find("no-such-recipe")
+    path.write_text(stage)
+    assert load(path, ["deep.add=3"]).recipe.stages["deep"].settings == {"add": 3}
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        done = surgeon("run", "quickstart", "--out", str(tmp_path / "run"))
+    assert done.code == 1 and "another process" in done.err
+
+
+def test_keys_follow_the_inputs_bytes(tmp_path: Path) -> None:
+    done = surgeon("recipes", "cp", "quickstart", str(tmp_path / "mine"))
+    assert done.code == 0
+    path = tmp_path / "mine" / "quickstart.yaml"
+    before = Runner(load(path), tmp_path / "run").keys
+    assert before == Runner(load(find("quickstart")), tmp_path / "elsewhere").keys
+    corpus = tmp_path / "mine" / "quickstart" / "domain.train.jsonl"
+    corpus.write_text(corpus.read_text() + '{"text": "more"}\n')
+    after = Runner(load(path), tmp_path / "run").keys
+    assert [n for n in before if before[n] != after[n]] == ["wide", "domain", "merged", "table"]

@@ -1,0 +1,52 @@
+"""Precedence of settings, and refusals that name the place."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from surgeon.cli.words import SHAPES, spread
+from surgeon.errors import UsageError
+from surgeon.settings import key_value, resolve
+
+
+class Example(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    lr: float = 1.0
+    seq_len: int = 8
+    blocks: list[int] | None = None
+    data: list[str] = []
+
+
+def test_default_recipe_set_flag() -> None:
+    settings, origins = resolve(
+        Example, recipe={"lr": "3e-4", "seq-len": 16}, sets=["seq-len=32"], flags={"blocks": "1,2"}
+    )
+    assert (settings.lr, settings.seq_len, settings.blocks) == (3e-4, 32, [1, 2])
+    assert origins == {"lr": "recipe", "seq_len": "--set", "blocks": "flag", "data": "default"}
+
+
+def test_unknown_and_ill_typed() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(Example, recipe={"seq-lenn": 1})
+    assert "seq-len" in caught.value.hint and "recipe" in caught.value.where
+    with pytest.raises(UsageError) as caught:
+        resolve(Example, flags={"seq_len": "many"})
+    assert caught.value.where == "--seq-len" and "many" in caught.value.problem
+    with pytest.raises(UsageError):
+        key_value("no-equals")
+
+
+def test_several_values_after_one_option() -> None:
+    SHAPES["example"] = (2, ["--data"])
+    try:
+        assert spread(["example", "A", "B", "--data", "x", "y", "--lr", "1", "--data", "z"]) == (
+            ["example", "A", "B", "--data", "x", "--data", "y", "--lr", "1", "--data", "z"]
+        )
+        assert spread(["example", "--data", "x", "A", "B"]) == ["example", "--data", "x", "A", "B"]
+        assert spread(["example", "A", "B", "--json", "--data", "x", "y", "--quiet"]) == (
+            ["example", "A", "B", "--json", "--data", "x", "--data", "y", "--quiet"]
+        )
+        assert spread(["example", "A", "B", "--data=x", "y"]) == ["example", "A", "B", "--data=x", "y"]
+    finally:
+        del SHAPES["example"]

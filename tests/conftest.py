@@ -1,0 +1,54 @@
+"""Fixtures: the small real model of the quickstart, the shared material where it is, tiny random models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MATERIAL = ROOT.parent / "shared" / "material"
+
+
+@pytest.fixture(scope="session")
+def stories() -> Path:
+    """The 260K-parameter story model that ships with the quickstart (Llama architecture, tied, 512 tokens)."""
+    return ROOT / "recipes" / "quickstart" / "model"
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """Real models, corpora and tokenizers beside the repository."""
+    if not MATERIAL.is_dir():
+        pytest.skip("needs ../shared/material, which is not here")
+    return MATERIAL
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny(family, dtype="float32", **config)`: the folder of a tiny random model, built once a session."""
+    import tiny as builders
+
+    built: dict[str, Path] = {}
+
+    def of(family: str, dtype: str = "float32", seed: int = 0, **config: Any) -> Path:
+        key = repr((family, dtype, seed, sorted(config.items())))
+        if key not in built:
+            folder = tmp_path_factory.mktemp(family) / "model"
+            built[key] = builders.build(family, folder, dtype, seed, **config)
+        return built[key]
+
+    return of

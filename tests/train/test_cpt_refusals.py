@@ -1,0 +1,77 @@
+"""Every mistake gets its three lines, and leaves nothing at the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from surgeon.errors import SurgeonError
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"train": "new-blocks"}, "no new blocks"),
+    ({"train": "new-rows"}, "no new rows"),
+    ({"train": "adapter"}, "adapter"),
+    ({"train": "layers[.9"}, "regular expression"),
+    ({"train": "decoder"}, "no tensor's name matches"),
+    ({"seq_len": 65}, "longer than the model's context"),
+    ({"batch_tokens": 100}, "whole number of rows"),
+    ({"option": {"warmpu": 0.1}}, "no method of this run has the option"),
+    ({"option": {"warmup": 2000}}, "does not fit into a run"),
+    ({"schedule": "cosin"}, "no schedule"),
+    ({"objective": "nowhere:function"}, "cannot be imported"),
+    ({"replay_ratio": 0.5}, "without a replay corpus"),
+    ({"device": "cuda"}, "CUDA"),
+    ({"eval": ("a={corpus}", "a={corpus}")}, "two eval corpora"),
+    ({"replay": ("texts={corpus}",)}, "two corpora are called"),
+]
+
+
+@pytest.mark.parametrize(("changes", "problem"), CASES, ids=[p for _, p in CASES])
+def test_wrong_settings(tiny: Callable[..., Path], corpus: Path, changes: dict[str, Any], problem: str) -> None:
+    import torch
+
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    for key in ("eval", "replay"):
+        if key in changes:
+            changes = {key: tuple(t.format(corpus=corpus) for t in changes[key])}
+    out = corpus.parent / "out"
+    options: dict[str, Any] = {"tokens": 64, "seq_len": 16, "batch_tokens": 64}
+    with pytest.raises(SurgeonError, match=problem):
+        run_cpt(CptSettings(model=str(tiny("llama")), out=str(out), data=(str(corpus),), **(options | changes)))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tokens": 0}, {"tokens": "many"}, {"lr": -1}, {"replay_ratio": 1.0}, {"steps": 3}]
+)
+def test_settings_are_strict(changes: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        CptSettings(**({"model": "m", "out": "o", "data": ("d",), "tokens": 1} | changes))
+
+
+def test_options_of_two_methods_with_one_name_need_their_kind(corpus: Path) -> None:
+    from surgeon.train.settings import methods
+
+    settings = CptSettings(model="m", out="o", data=("d",), tokens=1, option={"schedule.min_ratio": "0.5"})
+    assert methods(settings)["schedule"][0][1]["min_ratio"] == 0.5
+
+
+def test_a_model_whose_tokenizer_is_larger_is_refused(tiny: Callable[..., Path], corpus: Path) -> None:
+    model = tiny("llama", vocab_size=300)
+    with pytest.raises(SurgeonError, match="the model has 300 rows"):
+        run_cpt(CptSettings(model=str(model), out=str(corpus.parent / "out"), data=(str(corpus),), tokens=64))
+
+
+def test_a_loss_that_leaves_the_numbers_stops_the_run(tiny: Callable[..., Path], corpus: Path) -> None:
+    out = corpus.parent / "out"
+    options: dict[str, Any] = {"seq_len": 16, "batch_tokens": 64, "lr": 1e30, "option": {"warmup": 0}, "clip": 0.0}
+    with pytest.raises(SurgeonError, match="no longer finite"):
+        run_cpt(CptSettings(model=str(tiny("llama")), out=str(out), data=(str(corpus),), tokens=6400, **options))
+    assert not out.exists()

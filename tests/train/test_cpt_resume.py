@@ -1,0 +1,133 @@
+"""A run that was killed ends with the same bytes as one that was not; what would change them is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surgeon.errors import SurgeonError
+from surgeon.train import state
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
+
+# an objective of a user's own that kills its process, at a call that the environment names
+OBJECTIVE = '''
+import os, signal
+from surgeon.train.objectives.next_token import next_token
+
+CALLS = [0]
+
+def fatal(logits, labels):
+    """next_token, until it is time to die."""
+    CALLS[0] += 1
+    if CALLS[0] == int(os.environ.get("DIE_AT", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return next_token(logits, labels)
+'''
+PROGRAM = """
+import json, sys, torch
+torch.set_num_threads(1)
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
+run_cpt(CptSettings(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def options(
+    tiny: Callable[..., Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    (tmp_path / "fatal_objective.py").write_text(OBJECTIVE)
+    monkeypatch.syspath_prepend(tmp_path)
+    # dropout: the random numbers of a step must not depend on where the run began
+    model = tiny("llama", "bfloat16", tie_word_embeddings=True, attention_dropout=0.1)
+    return {
+        "model": str(model), "data": (str(corpus),), "replay": (f"old={corpus}",), "replay_ratio": 0.3,
+        "tokens": 640, "seq_len": 16, "batch_tokens": 64, "micro_batch": 2, "lr": 1e-2, "save_every": 3,
+        "objective": "fatal_objective:fatal", "regularize": ("l2_to_base",), "eval": (f"own={corpus}",),
+        "eval_every": 4,
+        "device": "cpu",
+    }  # fmt: skip
+
+
+def files(out: Path) -> dict[str, bytes | list[Any]]:
+    found: dict[str, bytes | list[Any]] = {
+        p.name: p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith("metrics")
+    }
+    lines = [json.loads(x) for x in (out / "surgeon" / "metrics-1.jsonl").read_text().splitlines()]
+    found["metrics"] = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return found
+
+
+def test_killed_and_resumed_is_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
+    run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
+    out = tmp_path / "killed"
+    # two micro-batches a step: call 15 is in step 8, and the newest state is that of step 6
+    environment = os.environ | {"DIE_AT": "15", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    words = [sys.executable, "-c", PROGRAM, json.dumps(options | {"out": str(out)})]
+    dead = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert not out.exists()
+    run_dir = tmp_path / "killed.run"
+    assert [p.name for p in (run_dir / "state").iterdir()] == ["step-00000006.pt"]
+    assert json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 7
+
+    with pytest.raises(SurgeonError, match="broken off") as refused:
+        run_cpt(CptSettings(**options, out=str(out)))
+    assert "--resume" in refused.value.hint and "--force" in refused.value.hint
+    with pytest.raises(SurgeonError, match=r"lr \(0.01 -> 0.02\)"):
+        run_cpt(CptSettings(**options | {"lr": 0.02}, out=str(out), resume=True))
+
+    run_cpt(CptSettings(**options, out=str(out), resume=True))
+    assert files(out) == files(tmp_path / "whole")
+    assert not run_dir.exists()
+
+
+def test_a_run_that_was_done_but_not_written_is_only_written(options: dict[str, Any], tmp_path: Path) -> None:
+    first = run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    (tmp_path / "one.run").rename(tmp_path / "two.run")
+    second = run_cpt(CptSettings(**options, out=str(tmp_path / "two"), resume=True))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert second.tokens == first.tokens
+
+
+def test_resume_with_nothing_there_begins(options: dict[str, Any], tmp_path: Path) -> None:
+    assert run_cpt(CptSettings(**options, out=str(tmp_path / "one"), resume=True)).steps == 10
+
+
+def test_other_data_are_refused(options: dict[str, Any], tmp_path: Path, corpus: Path) -> None:
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    (tmp_path / "one.run").rename(tmp_path / "two.run")
+    corpus.write_text(corpus.read_text() + '{"text": "One more."}\n')
+    with pytest.raises(SurgeonError, match="this changed: data"):
+        run_cpt(CptSettings(**options, out=str(tmp_path / "two"), resume=True))
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "step-00000001.pt").write_bytes(b"no")
+    with pytest.raises(SurgeonError, match="cannot be read"):
+        state.load(tmp_path / "step-00000001.pt")
+
+
+def test_force_replaces_a_finished_output_and_a_broken_run(options: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    run_cpt(CptSettings(**options, out=str(out), keep_state=True))
+    with pytest.raises(SurgeonError, match="exists already"):
+        run_cpt(CptSettings(**options, out=str(out)))
+    before = (out / "model.safetensors").read_bytes()
+    run_cpt(CptSettings(**options | {"seed": 5}, out=str(out)), force=True)
+    assert (out / "model.safetensors").read_bytes() != before
+
+
+def test_the_same_run_twice_is_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run_cpt(CptSettings(**options, out=str(tmp_path / name)))
+    assert files(tmp_path / "one") == files(tmp_path / "two")

@@ -1,0 +1,65 @@
+"""Given tokens: reachable, or refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from surgeon.errors import SurgeonError
+from surgeon.vocab.given import given_tokens, read_tokens
+from surgeon.vocab.token_text import text_token
+from surgeon.vocab.tokenizer_json import TokenizerFile, unreachable
+
+WORDS = [" haematologist", " haematology", "myocarditis", " καρδιά", "心筋炎", " abab", "ababab"]
+
+
+@pytest.mark.material
+@pytest.mark.parametrize("name", ["models/base", "tokenizers/gpt2", "tokenizers/mistral-v1"])
+def test_every_given_token_is_one_token(material: Path, name: str) -> None:
+    old = TokenizerFile.open(material / name)
+    words = [word for word in WORDS if text_token(old, word) not in old.vocab]
+    found = given_tokens(old, words)
+    new = old.extended(found.tokens, found.merges)
+    wanted = [text_token(old, word) for word in words]
+    assert unreachable(new, wanted) == []
+    assert set(found.tokens) == {*wanted, *found.helpers}
+    tokenizer = new.load()
+    for word in words:
+        ids = tokenizer.encode(f"see{word if word.startswith(' ') else ' x ' + word} here").ids
+        assert "\ufffd" not in tokenizer.decode(ids)
+        if word.startswith(" "):
+            assert new.vocab[text_token(old, word)] in ids
+
+
+def test_refusals_name_the_reason(stories: Path) -> None:
+    old = TokenizerFile.open(stories)
+    for words, reason in [
+        ([" the"], "a token already"),
+        ([" zqxj", " zqxj"], "stands twice"),
+        ([" "], "blank"),
+        (["two words"], "space inside"),
+    ]:
+        with pytest.raises(SurgeonError, match=reason):
+            given_tokens(old, words)
+
+
+@pytest.mark.material
+def test_what_the_tokenizer_always_splits_is_refused(material: Path) -> None:
+    old = TokenizerFile.open(material / "tokenizers" / "gpt2")
+    with pytest.raises(SurgeonError, match=r"always splits 'beta-blocker': 'beta' \| '-' \| 'blocker'"):
+        given_tokens(old, ["beta-blocker"])
+
+
+def test_the_file_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text(" one\ntwo\r\n", encoding="utf-8")
+    assert read_tokens(path) == [" one", "two"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SurgeonError, match="UTF-8"):
+        read_tokens(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(SurgeonError, match="no token"):
+        read_tokens(path)
+    with pytest.raises(SurgeonError, match="no such file"):
+        read_tokens(tmp_path / "absent")

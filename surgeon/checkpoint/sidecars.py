@@ -30,3 +30,8 @@ def sidecars(folder: Path) -> list[str]:
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     found += [f"additional_chat_templates/{path.name}" for path in templates]
     return sorted(found)
+
+
+def metrics_name(plan_digest: str) -> str:
+    """The file under surgeon/ with the metrics of the training that has this digest, beside its ancestors'."""
+    return f"metrics-{plan_digest.removeprefix('sha256:')[:12]}.jsonl"

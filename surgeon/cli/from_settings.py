@@ -125,6 +125,8 @@ def _metavar(kind: Any) -> str:
         return "|".join(str(a) for a in typing.get_args(kind))
     if typing.get_origin(kind) is dict:
         return "KEY=VALUE"
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
     item = list_item(kind)
     if item in (int, float):
         return "N,N,..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,9 +66,8 @@ class Training:
 
 
 def metrics_files(checkpoint: Path) -> list[Path]:
-    """The metrics files of a checkpoint, metrics-2 before metrics-10."""
-    found = (p for p in (checkpoint / SURGEON_DIR).glob("metrics-*.jsonl") if p.is_file())
-    return sorted(found, key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"([0-9]+)", p.name)])
+    """The metrics files of a checkpoint, by name."""
+    return sorted(p for p in (checkpoint / SURGEON_DIR).glob("metrics-*.jsonl") if p.is_file())
 
 
 def read_training(

@@ -122,7 +122,7 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
 
 
 def resolve_shape(settings: CptSettings, context: int | None, device: torch.device) -> Shape:
-    """Rows, steps and micro-batches; what does not divide is refused, not rounded."""
+    """Rows, steps and micro-batches. A batch is the whole rows that --batch-tokens holds: 4k of 256 give 15."""
     seq_len = settings.seq_len or min(context or MAX_DEFAULT_SEQ_LEN, MAX_DEFAULT_SEQ_LEN)
     if context is not None and seq_len > context:
         raise UsageError(
@@ -131,14 +131,15 @@ def resolve_shape(settings: CptSettings, context: int | None, device: torch.devi
     if seq_len < 2:
         raise UsageError("a row needs at least two tokens", "--seq-len", "give a number from 2 on")
     batch = settings.batch_tokens or 32 * seq_len
-    rows, rest = divmod(batch, seq_len)
-    if rest:
-        near = " or ".join(str(n * seq_len) for n in (rows, rows + 1) if n)
+    rows = batch // seq_len
+    if not rows:
         raise UsageError(
-            f"a batch of {batch} tokens is not a whole number of rows of {seq_len}", "--batch-tokens", f"give {near}"
+            f"a batch of {batch} tokens does not hold one row of {seq_len}",
+            "--batch-tokens",
+            f"give {seq_len} or more",
         )
     micro = settings.micro_batch or max(1, min(rows, MICRO_BATCH_TOKENS[device.type] // seq_len))
-    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / batch))
+    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / (rows * seq_len)))
 
 
 def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:

@@ -15,7 +15,7 @@ from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.header import StoredTensor, read_header
 from surgeon.checkpoint.index import CONFIG, SINGLE, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, read_lineage, versions
-from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
+from surgeon.checkpoint.sidecars import SURGEON_DIR, metrics_name, sidecars
 from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.progress import SILENT, Progress
@@ -99,9 +99,8 @@ def _commit(job: Job, outcome: Outcome, started: float, force: bool) -> CptResul
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
         before = _lineages(job)
-        number = 1 + sum(record.operation == OPERATION for record in (before[-1].chain() if before[-1] else ()))
         (folder / SURGEON_DIR).mkdir(exist_ok=True)
-        shutil.copyfile(job.settings.run_dir / state.METRICS, folder / SURGEON_DIR / f"metrics-{number}.jsonl")
+        shutil.copyfile(job.settings.run_dir / state.METRICS, folder / SURGEON_DIR / metrics_name(job.digest))
         shards = sorted(folder.glob("*.safetensors"))
         files = dict(zip([s.name for s in shards], file_digests(shards), strict=True))
         lineage = _lineage(job, outcome, out, before, files)

@@ -34,7 +34,7 @@ class CptSettings(BaseModel):
     )
     seq_len: Positive | None = Field(None, description="Tokens of a row [the model's context, at most 2048].")
     batch_tokens: Positive | None = Field(
-        None, description="Tokens of an optimiser step, a multiple of --seq-len [32 rows]."
+        None, description="Tokens of an optimiser step, at most: whole rows of --seq-len [32 rows]."
     )
     micro_batch: Positive | None = Field(
         None, description="Rows of one forward pass [about 4096 tokens on a CPU, 16384 on a GPU]."

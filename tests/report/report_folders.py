@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock, NewRow, Parent, RowMap, dump_lineage
+from surgeon.checkpoint.sidecars import metrics_name
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -74,12 +76,19 @@ def metrics(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def checkpoint(folder: Path, lineage: Lineage, lines: list[dict[str, Any]] | None = None, number: int = 1) -> Path:
+def metrics_path(folder: Path, lineage: Lineage) -> Path:
+    return folder / "surgeon" / metrics_name(lineage.plan)
+
+
+def checkpoint(
+    folder: Path, lineage: Lineage, lines: list[dict[str, Any]] | None = None, of: Lineage | None = None
+) -> Path:
+    """A folder with a lineage and, where lines are given, the metrics of that training (or of the training `of`)."""
     (folder / "surgeon").mkdir(parents=True)
     (folder / "surgeon.json").write_text(dump_lineage(lineage), encoding="utf-8")
     if lines is not None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "surgeon" / f"metrics-{number}.jsonl").write_text(text, encoding="utf-8")
+        metrics_path(folder, of or lineage).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -103,8 +112,9 @@ def extended(parent: Lineage) -> Lineage:
 
 
 def trained(parent: Lineage, settings: dict[str, Any] | None = None) -> Lineage:
+    plan = json_digest([parent.model_dump(mode="json"), settings])
     return Lineage(
-        operation="cpt", kind="training", settings=settings or {}, plan=DIGEST, versions={"torch": "2.13.0"},
+        operation="cpt", kind="training", settings=settings or {}, plan=plan, versions={"torch": "2.13.0"},
         parents=[Parent(role="model", name="wide", path="../wide", digest=DIGEST, lineage=parent)],
         training={"steps": 40},
     )  # fmt: skip

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_folders import DIGEST, HOSTILE, Page, checkpoint, corpus, deepened, extended, metrics, trained
+from report_folders import (
+    DIGEST,
+    HOSTILE,
+    Page,
+    checkpoint,
+    corpus,
+    deepened,
+    extended,
+    metrics,
+    metrics_path,
+    trained,
+)
 
 from surgeon.checkpoint.lineage import Lineage, Parent
 from surgeon.report.html import ReportPaths, write_report
@@ -135,9 +146,9 @@ def test_a_users_matplotlibrc_does_not_change_the_bytes(run: Path, report: Repor
 def test_carried_metrics_belong_to_the_stage_that_wrote_them(tmp_path: Path) -> None:
     """A second training carries the first one's metrics along: its curve is its own."""
     parent, second = metrics(3), [m | {"loss": 1.0} for m in metrics(4)]
-    checkpoint(tmp_path / "one", trained(deepened()), parent)
-    two = checkpoint(tmp_path / "two", trained(trained(deepened())), second, number=2)
-    shutil.copy(tmp_path / "one/surgeon/metrics-1.jsonl", two / "surgeon")
+    one = checkpoint(tmp_path / "one", trained(deepened()), parent)
+    two = checkpoint(tmp_path / "two", trained(trained(deepened())), second)
+    shutil.copy(metrics_path(one, trained(deepened())), two / "surgeon")
     stages = [{"name": n, "operation": "cpt", "out": n} for n in ("one", "two")]
     record = {"format": 1, "recipe": "r", "title": "t", "stages": stages}
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
@@ -147,38 +158,36 @@ def test_carried_metrics_belong_to_the_stage_that_wrote_them(tmp_path: Path) -> 
 
 def test_metrics_of_a_recipes_input_are_not_a_stages(tmp_path: Path) -> None:
     """The model that a run starts from may have been trained before: its curve was not made by the run."""
-    two = checkpoint(tmp_path / "two", trained(trained(deepened())), metrics(3), number=1)
+    checkpoint(tmp_path / "two", trained(trained(deepened())), metrics(3), of=trained(deepened()))
     stages = [{"name": "two", "operation": "cpt", "out": "two"}]
     record = {"format": 1, "recipe": "r", "title": "t", "stages": stages}
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    assert (two / "surgeon/metrics-1.jsonl").is_file()
     found = json.loads(write_report(tmp_path).json.read_text(encoding="utf-8"))
     assert [(t["file"], t["steps"]) for t in found["training"]] == [(None, [])]
 
 
-def test_merged_checkpoint_names_the_training_that_its_metrics_end_as(tmp_path: Path) -> None:
-    """Two parents were each trained once; the metrics carried along are those of the second. Without the numbers
-    that tell them apart, neither is named."""
+def test_merged_checkpoint_names_the_training_that_wrote_its_metrics(tmp_path: Path) -> None:
+    """Two parents were each trained once; the metrics carried along are those of the second. A file of a training
+    that the lineage does not know keeps its own name."""
     lines = metrics(4)
     lines.insert(0, {"step": 0, "tokens": 0, "eval": [{"step": 0, "name": "general", "bits_per_byte": 2.5}]})
-    for told_apart in (True, False):
-        parents = []
-        for name, loss in (("instruct", 9.0), ("domain", lines[-1]["loss"])):
-            record = {"steps": 4, "tokens": 2048} | ({"final_loss": loss} if told_apart else {})
-            lineage = trained(deepened(), {"note": name}).model_copy(update={"training": record})
-            parents.append(Parent(role=name, name=name, path="", digest=DIGEST, lineage=lineage))
-        merged = Lineage(operation="merge-task-vectors", kind="training", parents=parents)
-        folder = checkpoint(tmp_path / str(told_apart), merged, lines)
+    tuned = {name: trained(deepened(), {"note": name}) for name in ("instruct", "domain")}
+    parents = [Parent(role=n, name=n, path="", digest=DIGEST, lineage=lineage) for n, lineage in tuned.items()]
+    merged = Lineage(operation="merge-task-vectors", kind="training", parents=parents)
+    unknown = trained(deepened(), {"note": "another"})
+    for of, title, settings in (
+        (tuned["domain"], "cpt 1", {"note": "domain"}),
+        (unknown, metrics_path(tmp_path, unknown).stem, {}),
+    ):
+        folder = checkpoint(tmp_path / title, merged, lines, of=of)
         found = json.loads(write_report(folder).json.read_text(encoding="utf-8"))["training"]
-        assert [(t["title"], t["settings"]) for t in found] == (
-            [("cpt 1", {"note": "domain"})] if told_apart else [("metrics-1", {})]
-        )
+        assert [(t["title"], t["settings"]) for t in found] == [(title, settings)]
         assert found[0]["eval"] == lines[0]["eval"]
 
 
 def test_report_of_a_checkpoint(tmp_path: Path, stories: Path) -> None:
     lineage = trained(extended(deepened()), {"lr": 0.0003}).model_copy(
-        update={"training": {"metrics": "surgeon/metrics-1.jsonl", "final_loss": 3.001, "steps": 1000}}
+        update={"training": {"final_loss": 3.001, "steps": 1000}}
     )
     folder = checkpoint(tmp_path / "domain", lineage, metrics(1000))
     shutil.copy(stories / "tokenizer.json", folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report_folders import checkpoint, deepened, extended, metrics, trained
+from report_folders import checkpoint, deepened, extended, metrics, metrics_path, trained
 
 from surgeon.checkpoint.lineage import dump_lineage
 from surgeon.errors import SurgeonError
@@ -45,7 +45,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     with pytest.raises(SurgeonError, match=r"neither run\.json nor surgeon\.json"):
         write_report(tmp_path)
     folder = checkpoint(tmp_path / "m", trained(deepened()), metrics(2))
-    path = folder / "surgeon/metrics-1.jsonl"
+    path = metrics_path(folder, trained(deepened()))
     path.write_text(path.read_text(encoding="utf-8") + '{"step": 3, "lo', encoding="utf-8")
     with pytest.raises(SurgeonError, match="not a step") as caught:
         write_report(folder)

@@ -20,7 +20,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"train": "layers[.9"}, "regular expression"),
     ({"train": "decoder"}, "no tensor's name matches"),
     ({"seq_len": 65}, "longer than the model's context"),
-    ({"batch_tokens": 100}, "whole number of rows"),
+    ({"batch_tokens": 15}, "does not hold one row"),
     ({"option": {"warmpu": 0.1}}, "no method of this run has the option"),
     ({"option": {"warmup": 2000}}, "does not fit into a run"),
     ({"schedule": "cosin"}, "no schedule"),

@@ -51,7 +51,7 @@ def test_a_full_run(tiny: Tiny, corpus: Path, dtype: str) -> None:
     assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
     assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
     assert not out.with_name("trained.run").exists()
-    lines = [json.loads(x) for x in (out / "surgeon" / "metrics-1.jsonl").read_text().splitlines()]
+    lines = [json.loads(x) for x in next((out / "surgeon").glob("metrics-*.jsonl")).read_text().splitlines()]
     assert [x["step"] for x in lines] == [0, 1, 2, 3]
     assert lines[3]["tokens"] == 192 == result.tokens
     assert lines[3]["loss"] == result.final_loss < lines[1]["loss"]
@@ -67,7 +67,7 @@ def test_a_full_run(tiny: Tiny, corpus: Path, dtype: str) -> None:
 def test_a_second_run_adds_its_metrics(tiny: Tiny, corpus: Path) -> None:
     _, first = cpt(tiny("llama"), corpus, tokens=64)
     _, second = cpt(first, corpus, tokens=64, out="again")
-    assert sorted(p.name for p in (second / "surgeon").iterdir()) == ["metrics-1.jsonl", "metrics-2.jsonl"]
+    assert len(list((second / "surgeon").glob("metrics-*.jsonl"))) == 2
 
 
 def test_only_the_named_tensors_move(tiny: Tiny, corpus: Path) -> None:

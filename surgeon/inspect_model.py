@@ -10,6 +10,7 @@ from typing import Any
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
+from surgeon.errors import SurgeonError
 from surgeon.measure.scan import scan
 from surgeon.progress import SILENT, Progress
 
@@ -56,7 +57,13 @@ def vocab_size(folder: Path) -> int | None:
         return None
     from tokenizers import Tokenizer
 
-    return int(Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for a file it cannot read
+        raise SurgeonError(
+            f"tokenizer.json cannot be read: {error}", str(path), "restore the file from the model's source"
+        ) from error
+    return int(tokenizer.get_vocab_size(with_added_tokens=True))
 
 
 def lineage_tree(lineage: Lineage) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,14 @@ def perform(
     force: bool = False,
     threads: int | None = None,
     progress: Progress = SILENT,
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Carry an operation out; gives the JSON that its command prints."""
+    """Carry an operation out; gives the JSON that its command prints. inputs: the digests in a saved plan of an
+    operation that is not planned; it is refused where they have changed."""
     chosen = operation(name)
     if not chosen.planned:
         # what is not planned commits its output itself, if it has one (and so can describe it)
-        result = chosen.call(settings, progress, **({"force": force} if chosen.describe else {}))
+        result = chosen.call(settings, progress, **({"force": force, "inputs": inputs} if chosen.describe else {}))
         return result if isinstance(result, dict) else result.to_json()
     from surgeon.ops.execute import execute
 

@@ -27,6 +27,8 @@ from surgeon.recipe import Loaded, Stage, stage_settings, used
 from surgeon.settings import resolve
 
 FORMAT = 1
+# PATH, NAME=PATH, and either with a weight behind it
+_PATHS = (r"(?P<path>.+)", r"[\w.-]+=(?P<path>.+)", r"([\w.-]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -49,15 +51,15 @@ class Runner:
             for name, stage in self.loaded.recipe.stages.items()
         ]
 
-    def run(self, threads: int | None = None) -> dict[str, Any]:
-        """Do what is left to do; gives the content of run.json."""
+    def run(self, threads: int | None = None, force: bool = False) -> dict[str, Any]:
+        """Do what is left to do (force: everything, anew); gives the content of run.json."""
         (self.folder / "stages").mkdir(parents=True, exist_ok=True)
         (self.folder / "results").mkdir(exist_ok=True)
         with _locked(self.folder):
             records = []
             with self.progress.task(self.loaded.recipe.title, len(self.keys), "stages") as advance:
                 for name, stage in self.loaded.recipe.stages.items():
-                    records.append(self._stage(name, stage, threads))
+                    records.append(self._stage(name, stage, threads, force))
                     self._write(records)
                     advance(1)
             return self._write(records)
@@ -75,8 +77,8 @@ class Runner:
         write_atomically(self.folder / "run.json", dump_json(value))
         return value
 
-    def _stage(self, name: str, stage: Stage, threads: int | None) -> dict[str, Any]:
-        state = self._state(name, stage)
+    def _stage(self, name: str, stage: Stage, threads: int | None, force: bool) -> dict[str, Any]:
+        state = "to do" if force else self._state(name, stage)
         result_path = self._result_path(name)
         if state == "done":
             self.progress.say(f"{name}: done before")
@@ -87,7 +89,7 @@ class Runner:
         if state == "begun":
             settings["resume"] = True
         resolved, _ = resolve(operation(stage.run).settings_class(), recipe=settings)
-        result = perform(stage.run, resolved, threads=threads, progress=self.progress)
+        result = perform(stage.run, resolved, force=force, threads=threads, progress=self.progress)
         record = self._record(name, stage, round(time.perf_counter() - started, 2), self._named(result))
         write_atomically(result_path, dump_json(record))
         return record
@@ -156,20 +158,21 @@ class Runner:
 
 
 def fingerprint(value: Any) -> Any:
-    """Settings with every path that exists replaced by the digest of what is there (`NAME=PATH:WEIGHT` included)."""
+    """Settings with every path that exists replaced by the digest of what is there (`NAME=PATH:WEIGHT`,
+    `MODEL+ADAPTER=WEIGHT` included)."""
     if isinstance(value, dict):
         return {k: fingerprint(v) for k, v in value.items()}
     if isinstance(value, list):
         return [fingerprint(v) for v in value]
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"(?P<name>[\w-]+=)?(?P<path>.+?)(?P<weight>[:=]\d+(\.\d+)?)?", value)
-    if match is None:
-        return value
-    path = Path(match["path"])
-    if not path.is_absolute() or not path.exists():
-        return value
-    return f"{match['name'] or ''}{_path_digest(path)}{match['weight'] or ''}"
+    for match in filter(None, (re.fullmatch(pattern, value) for pattern in _PATHS)):
+        for parts in ([match["path"]], match["path"].split("+")):
+            # relative paths too: the stage will read them from the same folder
+            if all(part and Path(part).exists() for part in parts):
+                digests = "+".join(_path_digest(Path(part)) for part in parts)
+                return value[: match.start("path")] + digests + value[match.end("path") :]
+    return value
 
 
 def _path_digest(path: Path) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
-from surgeon.checkpoint.digest import json_digest
+from surgeon.checkpoint.digest import file_digest
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.operations import operation, perform
+from surgeon.operations import described, operation, perform
 from surgeon.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from surgeon.ops.plan import Plan
 
 FORMAT = 1
 
@@ -21,7 +24,8 @@ FORMAT = 1
 def save_plan(path: Path, name: str, settings: BaseModel, progress: Progress = SILENT) -> str:
     """Plan the operation and write it to `path`; gives the plan's digest.
 
-    A planned operation is saved tensor by tensor, with its inputs' digests; one that is not (cpt) as its settings.
+    A planned operation is saved tensor by tensor, one that is not (cpt) as its settings; both with their inputs'
+    digests.
     """
     chosen = operation(name)
     value: dict[str, Any] = {"format": FORMAT, "operation": name, "settings": settings.model_dump(mode="json")}
@@ -32,9 +36,11 @@ def save_plan(path: Path, name: str, settings: BaseModel, progress: Progress = S
         plan = chosen.call(settings, progress)
         check(plan)
         value["plan"] = to_json(plan)
+        value["carried"] = _carried(plan)
         digest = plan.digest
     else:
-        digest = json_digest(value["settings"])
+        description = described(name, settings, progress)  # refuses what would be refused at the start of the run
+        value["inputs"], digest = description["inputs"], description["plan_digest"]
     write_atomically(path, dump_json(value) if not chosen.planned else json.dumps(value, ensure_ascii=False) + "\n")
     return digest
 
@@ -46,6 +52,7 @@ def apply_plan(
     value = read_json_object(path)
     try:
         name, settings = value["operation"], value["settings"]
+        inputs = None if operation(name).planned else value["inputs"]
         if value["format"] != FORMAT:
             raise ValueError(f"format {value['format']}")
     except (KeyError, ValueError) as error:
@@ -54,7 +61,7 @@ def apply_plan(
     target = out if out is not None else Path(settings["out"])
     if not chosen.planned:
         resolved = chosen.settings_class().model_validate(settings | {"out": str(target)})
-        return perform(name, resolved, force=force, threads=threads, progress=progress)
+        return perform(name, resolved, force=force, threads=threads, progress=progress, inputs=inputs)
     from surgeon.checkpoint.commit import check_out
     from surgeon.ops.check import check_inputs
     from surgeon.ops.execute import execute
@@ -66,4 +73,12 @@ def apply_plan(
         raise SurgeonError(f"the plan is damaged ({error})", str(path), "write it again with --plan") from error
     check_out(target, force)
     check_inputs(plan)
+    for name, digest in _carried(plan).items():
+        if value.get("carried", {}).get(name) != digest:
+            raise SurgeonError(f"the file {name} is not the one the plan was made for", str(path), "plan it again")
     return execute(plan, target, force=force, threads=threads, progress=progress).to_json()
+
+
+def _carried(plan: Plan) -> dict[str, str]:
+    """The digests of the files that the plan copies unchanged: not all of them count in their checkpoint's digest."""
+    return {name: file_digest(plan.input(role).path / name) for name, role in plan.carried.items()}

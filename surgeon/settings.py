@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError("there is no such file", str(path), "`surgeon recipes ls` lists those that ship") from error
+        raise UsageError("there is no such file", str(path), "check the path") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the file is not valid YAML: {reason}", str(path), "mend the file") from error

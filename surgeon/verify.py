@@ -25,7 +25,7 @@ def verify(
 ) -> dict[str, Any]:
     """{"out", "operation", "holds", "checks": [{"check", "holds", "detail"}]}.
 
-    Bytes always: every weight file has the digest that the lineage recorded. With `function`, what the operation
+    Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
     promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), hull certificates and
     preserved rows (extend-vocab), the same bytes when it is planned again (merge, fold-adapter).
     `parent`: where the first parent is now, when it has moved. Raises SurgeonError without a lineage.
@@ -35,7 +35,14 @@ def verify(
         raise SurgeonError("there is no surgeon.json: nothing is recorded", str(out), "verify what surgeon wrote")
     checks = _bytes(out, lineage, progress)
     if function:
-        checks += _function(out, lineage, data, parent, progress)
+        try:
+            Checkpoint.open(out)
+            checks += _function(out, lineage, data, parent, progress)
+        except SurgeonError as error:
+            if isinstance(error, UsageError) or all(c["holds"] for c in checks):
+                raise
+            # what is damaged may not even open: that is a difference found, not a refusal
+            checks.append(_check("the promise of the operation", False, error.problem))
     return {
         "out": str(out),
         "operation": lineage.operation,
@@ -50,17 +57,16 @@ def _check(name: str, holds: bool, detail: str) -> dict[str, Any]:
 
 def _bytes(out: Path, lineage: Lineage, progress: Progress) -> list[dict[str, Any]]:
     checks = []
-    present = sorted(p.name for p in out.glob("*.safetensors"))
     with progress.task("digests", len(lineage.files), "files") as advance:
         for name, digest in lineage.files.items():
-            if name not in present:
+            if not (out / name).is_file():
                 checks.append(_check(f"bytes of {name}", False, "the file is missing"))
             else:
                 found = file_digest(out / name)
                 detail = found[:19] if found == digest else f"{found[:19]}, recorded {digest[:19]}"
                 checks.append(_check(f"bytes of {name}", found == digest, detail))
             advance(1)
-    extra = [name for name in present if name not in lineage.files]
+    extra = sorted(p.name for p in out.glob("*.safetensors") if p.name not in lineage.files)
     if extra:
         checks.append(_check("no other weight files", False, ", ".join(extra)))
     return checks

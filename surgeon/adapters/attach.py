@@ -26,17 +26,17 @@ class AttachSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    out: Path
-    kind: str = "lora"
-    rank: int = Field(default=16, gt=0)
-    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
-    scaling: Literal["standard", "rank-stabilized"] = "standard"
-    targets: str = "all-linear"
-    blocks: str = "all"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    option: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
+    model: str = Field(description="A local folder, or org/name[@revision] of the hub.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    kind: str = Field("lora", description="`surgeon methods adapter`.")
+    rank: int = Field(16, gt=0, description="Rank of the update.")
+    alpha: float = Field(32.0, gt=0, allow_inf_nan=False, description="Scale of the update, before it is divided.")
+    scaling: Literal["standard", "rank-stabilized"] = Field("standard", description="alpha/rank, or alpha/sqrt(rank).")
+    targets: str = Field("all-linear", description="all-linear, or roles: attention.q,mlp.down.")
+    blocks: str = Field("all", description="all, new, or numbers: 0-3,7.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapter, in training.")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the kind; repeatable.")
+    seed: int = Field(0, description="Seed of what is drawn.")
 
 
 def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:

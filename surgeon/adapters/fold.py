@@ -14,6 +14,7 @@ from surgeon.checkpoint.header import FLOATS
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import sidecars
+from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, Plan
@@ -25,11 +26,11 @@ class FoldSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    out: Path
-    dtype: str | None = None
-    seed: int = 0
-    shard_bytes: int | None = Field(default=None, gt=0)
+    model: str = Field(description="MODEL+ADAPTER.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_fold(settings: FoldSettings, progress: Progress = SILENT) -> Plan:

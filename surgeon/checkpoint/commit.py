@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +20,31 @@ def check_out(out: Path, force: bool = False) -> None:
     """Refuse an output path that is taken or cannot be made, before any work is done."""
     if (out.exists() or out.is_symlink()) and not force:
         raise SurgeonError("the output exists already", str(out), "choose another path, or --force to replace it")
+    if out.is_symlink():
+        raise SurgeonError("the output path is a link", str(out), "give the path of the folder itself")
     if out.exists() and not out.is_dir():
         raise SurgeonError("the output path is a file", str(out), "give the path of a folder")
+    if out.exists() and Path.cwd().is_relative_to(out.resolve()):
+        raise SurgeonError("the output would replace the current folder", str(out), "give a folder of its own")
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise SurgeonError("the output's folder cannot be written", str(parent), "choose another path")
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that would replace an input, or lie inside one: inputs are never changed."""
+    place = out.resolve()
+    for path in inputs:
+        held = path.resolve()
+        if held.is_relative_to(place) or place.is_relative_to(held):
+            inside = "is an input" if held == place else "holds an input" if held.is_relative_to(place) else ""
+            raise SurgeonError(
+                f"the output {inside or 'lies inside an input'}, which is never changed",
+                f"{out} and {path}",
+                "choose another path",
+            )
 
 
 @contextmanager

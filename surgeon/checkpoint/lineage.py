@@ -14,6 +14,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.digest import file_digests
+from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.errors import SurgeonError
 
 LINEAGE_FILE = "surgeon.json"
@@ -115,6 +117,15 @@ def read_lineage(folder: Path) -> Lineage | None:
             f"{path}: {'.'.join(map(str, first['loc']))}",
             "restore the file, or remove it to treat the checkpoint as one without lineage",
         ) from error
+
+
+def output_digests(folder: Path, threads: int = 4) -> dict[str, str]:
+    """What `files` records: the digest of every file of an output but surgeon.json itself, and but the metrics of
+    trainings, which hold speeds and so differ between two runs that give the same model."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    kept = [n for n in names if n != LINEAGE_FILE and not n.startswith(f"{SURGEON_DIR}/{METRICS_PREFIX}")]
+    return dict(zip(kept, file_digests((folder / n for n in kept), threads), strict=True))
 
 
 def dump_lineage(lineage: Lineage) -> str:

@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
 )
 _OTHERS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
 _LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
+METRICS_PREFIX = "metrics-"
 SURGEON_DIR = "surgeon"  # data that a lineage refers to, such as the weights of new rows
 
 
@@ -34,4 +35,4 @@ def sidecars(folder: Path) -> list[str]:
 
 def metrics_name(plan_digest: str) -> str:
     """The file under surgeon/ with the metrics of the training that has this digest, beside its ancestors'."""
-    return f"metrics-{plan_digest.removeprefix('sha256:')[:12]}.jsonl"
+    return f"{METRICS_PREFIX}{plan_digest.removeprefix('sha256:')[:12]}.jsonl"

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from surgeon.cli import options
 from surgeon.cli.output import Output
-from surgeon.cli.words import SHAPES, example_text
+from surgeon.cli.words import SHAPES, SWITCHES, Shape, example_text
 from surgeon.errors import UsageError
 from surgeon.settings import list_item, read_yaml, resolve
 
@@ -79,8 +79,10 @@ def command(
     call.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in [*parameters, *shared]}
     call.__doc__ = about
-    several = [_flag(f) for f in settings.model_fields if f not in positional and list_item(_type(settings, f))]
-    SHAPES[name] = (len(positional), several)
+    optional = [f for f in settings.model_fields if f not in positional]
+    several = frozenset(_flag(f) for f in optional if list_item(_type(settings, f)))
+    truths = [f for f in optional if _type(settings, f) is bool]
+    SHAPES[name] = Shape(len(positional), several, SWITCHES.union(*((_flag(f), _no_flag(f)) for f in truths)))
     app.command(name, help=about, epilog=example_text(examples))(call)
 
 
@@ -95,7 +97,7 @@ def _annotation(
     panel = panels.get(name, "Options")
     kind = _type(settings, name)
     if kind is bool:
-        return Annotated[bool | None, typer.Option(f"{_flag(name)}/--no-{name.replace('_', '-')}", help=_help(field),
+        return Annotated[bool | None, typer.Option(f"{_flag(name)}/{_no_flag(name)}", help=_help(field),
                          show_default=False, rich_help_panel=panel)]  # fmt: skip
     item = list_item(kind)
     several = typing.get_origin(kind) is dict or (item is not None and item not in (int, float))
@@ -110,6 +112,10 @@ def _annotation(
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _no_flag(name: str) -> str:
+    return "--no-" + name.replace("_", "-")
 
 
 def _type(settings: type[BaseModel], name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ class Output:
     def emit(self, data: Any, lines: Sequence[str] | None = None) -> None:
         """The result: JSON, or `lines` (by default one `key  value` line each)."""
         if self.as_json:
-            sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False) + "\n")
         elif lines is not None:
             sys.stdout.write("".join(line + "\n" for line in lines))
         else:
@@ -56,7 +57,18 @@ class Output:
     def progress(self) -> RichProgress | QuietProgress:
         if self.quiet:
             return QuietProgress()
-        return RichProgress(bars=sys.stderr.isatty() and not self.as_json)
+        return RichProgress(bars=sys.stderr.isatty())
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: what is not a number is null there."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
 
 
 def pairs(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-# command -> (number of positional arguments, names of options that take several values), filled when it is built
-SHAPES: dict[str, tuple[int, list[str]]] = {}
-_SWITCHES = ("--json", "--quiet", "--debug", "--dry-run", "--force", "--print-config", "--help")
+
+@dataclass(frozen=True)
+class Shape:
+    """positional: how many arguments stand for themselves. several: options that take several values. switches:
+    those that take none."""
+
+    positional: int
+    several: frozenset[str]
+    switches: frozenset[str]
+
+
+SHAPES: dict[str, Shape] = {}
+"""By command, filled when it is built."""
+SWITCHES = frozenset(
+    ("--json", "--quiet", "--debug", "--dry-run", "--force", "--print-config", "--help", "-h")
+)  # fmt: skip
+"""The switches that many commands share."""
 
 
 def example_text(examples: Sequence[str]) -> str:
@@ -18,12 +33,12 @@ def spread(words: list[str]) -> list[str]:
     """`--data A B` as `--data A --data B`, once the command's positional arguments have been given."""
     if not words or words[0] not in SHAPES:
         return words
-    count, several = SHAPES[words[0]]
+    shape = SHAPES[words[0]]
     result, seen, current, expects = [words[0]], 0, "", False
     for word in words[1:]:
         if word.startswith("-") and len(word) > 1:
-            current = word if word in several and seen >= count else ""
-            expects = "=" not in word and word not in _SWITCHES
+            current = word if word in shape.several and seen >= shape.positional else ""
+            expects = "=" not in word and word not in shape.switches
             result.append(word)
         elif expects:
             expects = False

@@ -15,6 +15,7 @@ from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock
 from surgeon.checkpoint.sidecars import sidecars
+from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.fill import Filled
 from surgeon.expand.layout import Layout, lay_out_blocks
@@ -39,7 +40,7 @@ class ExpandSettings(BaseModel):
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the selector; repeatable.")
     option_fill: dict[str, Any] = Field(default_factory=dict, description="A keyword of the fill; repeatable.")
     seed: int = Field(0, description="Seed of what is drawn.")
-    shard_bytes: int | None = Field(None, gt=0, description="The size that a shard does not exceed.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:

@@ -69,7 +69,7 @@ def as_json(score: Score) -> dict[str, Any]:
         "tokens": score.tokens,
         "nats_per_token": score.nats_per_token,
         "bits_per_byte": score.bits_per_byte,
-        "perplexity": math.exp(min(score.nats_per_token, 700.0)),
+        "perplexity": math.exp(score.nats_per_token),
         "tokens_per_word": score.tokens / max(score.words, 1),
         "tokens_per_byte": score.tokens / score.num_bytes,
     }

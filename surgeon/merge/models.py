@@ -13,6 +13,7 @@ from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import sidecars
+from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member
 from surgeon.merge.output import borrowed, is_float
@@ -28,13 +29,13 @@ class MergeModelsSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str
-    out: Path
-    models: list[str] = Field(min_length=1)
-    dtype: str | None = None
-    option: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
-    shard_bytes: int | None = Field(default=None, gt=0)
+    method: str = Field(description="linear, slerp, ... (`surgeon methods merge`).")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    models: list[str] = Field(min_length=1, description="Models of one shape, MODEL or MODEL=WEIGHT.")
+    dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the method; repeatable.")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT) -> Plan:

@@ -13,6 +13,7 @@ from surgeon import model_ref, registry
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
+from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.align import Alignment, NewRows
 from surgeon.merge.ancestry import Member, surgery_since
@@ -30,18 +31,20 @@ class MergeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str
-    out: Path
-    add: list[str] = Field(min_length=1)
-    method: str = "task_arithmetic"
-    scale: float = Field(default=1.0, allow_inf_nan=False)
-    onto: str | None = None
-    new_blocks: NewBlocks = "none"
-    new_rows: NewRows = "own"
-    dtype: str | None = None
-    option: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
-    shard_bytes: int | None = Field(default=None, gt=0)
+    base: str = Field(description="The model that all descend from.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    add: list[str] = Field(min_length=1, description="A model made from BASE, MODEL=WEIGHT; repeatable.")
+    method: str = Field("task_arithmetic", description="How deltas are combined (`surgeon methods merge`).")
+    scale: float = Field(1.0, allow_inf_nan=False, description="Factor of the combined delta (lambda).")
+    onto: str | None = Field(
+        None, description="The model whose shape and files the output has [the most operated-on]."
+    )
+    new_blocks: NewBlocks = Field("none", description="What new blocks get of a delta made without them.")
+    new_rows: NewRows = Field("own", description="New rows: the delta of their own model, or none.")
+    dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the method; repeatable.")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from surgeon.checkpoint.commit import check_apart
 from surgeon.checkpoint.header import StoredTensor, num_bytes
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.writer import lay_out
@@ -17,7 +18,12 @@ from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
 
 def check(plan: Plan, out: Path | None = None) -> None:
     """Raise SurgeonError on the first thing that would go wrong."""
+    if out is not None:
+        check_apart(out, [i.path for i in plan.inputs])
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
+    for name in (*plan.carried, *plan.files, *plan.binary, *plan.attachments):
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # a saved plan may come from anywhere
+            raise SurgeonError("the plan names a file outside the checkpoint", name, "do not apply this plan")
     seen: dict[str, None] = {}
     for tensor in plan.tensors:
         if tensor.name in seen:

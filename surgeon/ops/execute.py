@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 import time
@@ -17,10 +16,9 @@ from safetensors.torch import load as load_table
 
 from surgeon.checkpoint.commit import check_out, staged
 from surgeon.checkpoint.config_json import dump_json
-from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.header import num_bytes
-from surgeon.checkpoint.index import CONFIG, SINGLE, Checkpoint
-from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, versions
+from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SINGLE, Checkpoint
+from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
 from surgeon.checkpoint.reader import to_bytes
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.checkpoint.writer import Writer, lay_out
@@ -29,32 +27,13 @@ from surgeon.ops.check import check, working_bytes
 from surgeon.ops.evaluate import Evaluator, chunk_rows, rowwise
 from surgeon.ops.memory import memory_budget, peak_rss_bytes
 from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
+from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Advance, Progress
-
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What was done; the JSON of every writing command."""
-
-    out: str
-    operation: str
-    tensors: int
-    parameters: int
-    bytes_written: int
-    seconds: float
-    peak_rss_bytes: int
-    plan_digest: str
-    verified: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def execute(
     plan: Plan, out: Path, *, threads: int | None = None, force: bool = False, progress: Progress = SILENT
-) -> Report:
+) -> Result:
     """Carry out a checked plan: everything at `out`, or nothing. Raises SurgeonError with nothing left at `out`."""
     started = time.perf_counter()
     check_out(out, force)
@@ -64,12 +43,12 @@ def execute(
     evaluator = Evaluator(inputs, plan.seed, tables)
     threads = threads or min(os.cpu_count() or 1, 8)
     with staged(out, force) as folder:
-        shards = _write_shards(plan, folder, evaluator, threads, progress)
+        _write_shards(plan, folder, evaluator, threads, progress)
         _write_files(plan, folder, inputs)
-        digests = dict(zip([s.name for s in shards], file_digests(shards, threads), strict=True))
+        digests = output_digests(folder, threads)
         (folder / LINEAGE_FILE).write_text(dump_lineage(_lineage(plan, out, inputs, digests)), encoding="utf-8")
         verified = _verify(plan, folder)
-    return Report(
+    return Result(
         out=str(out),
         operation=plan.operation,
         tensors=len(plan.tensors),
@@ -87,7 +66,7 @@ def parameters(plan: Plan) -> int:
     return sum(t.nbytes // num_bytes(t.dtype, ()) for t in plan.tensors)
 
 
-def _write_shards(plan: Plan, folder: Path, evaluator: Evaluator, threads: int, progress: Progress) -> list[Path]:
+def _write_shards(plan: Plan, folder: Path, evaluator: Evaluator, threads: int, progress: Progress) -> None:
     single = ADAPTER_WEIGHTS if plan.kind == "adapter" else SINGLE
     writer = Writer(folder, lay_out([(t.name, t.dtype, t.shape) for t in plan.tensors], plan.shard_bytes, single))
     gate = MemoryGate(memory_budget())
@@ -103,7 +82,7 @@ def _write_shards(plan: Plan, folder: Path, evaluator: Evaluator, threads: int, 
                 job.cancel()
             for job in done:
                 job.result()
-        return writer.finish()
+        writer.finish()
     finally:
         writer.close()
 

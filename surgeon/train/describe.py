@@ -34,6 +34,7 @@ def describe_cpt(settings: CptSettings) -> dict[str, Any]:
         "flops_per_token_full": full,
         "flops": flops * shape.steps * shape.rows * shape.seq_len,
         "memory_bytes": memory_bytes(job),
+        "inputs": job.inputs,
         "plan_digest": job.digest,
     }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surgeon.checkpoint.digest import json_digest
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.model_ref import ModelRef, resolve
@@ -61,6 +61,11 @@ class Job:
     @property
     def digest(self) -> str:
         return json_digest(self.record)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the run reads, by digests."""
+        return {key: self.record[key] for key in ("model", "adapter", "data", "replay") if key in self.record}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The type of the arithmetic; master weights stay float32."""
@@ -174,7 +179,7 @@ def _record(
 def _adapter_digest(adapter: Path) -> str:
     from surgeon.checkpoint.digest import file_digests
 
-    names = ["adapter_config.json", "adapter_model.safetensors"]
+    names = [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
     for name in names:
         if not (adapter / name).is_file():
             raise SurgeonError(f"there is no {name}", str(adapter), "give a PEFT folder in safetensors")

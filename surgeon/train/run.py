@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.commit import check_out, staged
-from surgeon.checkpoint.digest import file_digests
+from surgeon.checkpoint.commit import check_apart, check_out, staged
 from surgeon.checkpoint.header import StoredTensor, read_header
-from surgeon.checkpoint.index import CONFIG, SINGLE, Checkpoint
-from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, read_lineage, versions
+from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SINGLE, Checkpoint
+from surgeon.checkpoint.lineage import (
+    LINEAGE_FILE,
+    Lineage,
+    Parent,
+    dump_lineage,
+    output_digests,
+    read_lineage,
+    versions,
+)
 from surgeon.checkpoint.sidecars import SURGEON_DIR, metrics_name, sidecars
 from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
+from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
 from surgeon.train import export, state
+from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.job import Job, prepare
 from surgeon.train.loop import Loop, Outcome
 from surgeon.train.settings import CptSettings
 
 OPERATION = "cpt"
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
-class CptResult:
+class CptResult(Result):
     """What was done; the JSON of `cpt`."""
 
-    out: str
-    operation: str
-    tensors: int
-    parameters: int
-    bytes_written: int
-    seconds: float
-    peak_rss_bytes: int
-    plan_digest: str
-    verified: dict[str, Any]
     steps: int
     tokens: int
     tokens_per_second: float
@@ -49,44 +48,69 @@ class CptResult:
     final_loss: float | None
     eval: list[dict[str, Any]]
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
-
-def run_cpt(settings: CptSettings, progress: Progress = SILENT, *, force: bool = False) -> CptResult:
+def run_cpt(
+    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False, inputs: Mapping[str, Any] | None = None
+) -> CptResult:
     """Train and write the result to OUT: everything there, or nothing.
 
     While it runs, OUT.run beside OUT holds settings.json, metrics.jsonl and the newest state; a run that was killed
     goes on from there with resume=True and ends with the same bytes as one that was not. force: replace OUT once the
-    new one is complete, and start anew where no resume is asked for. Raises SurgeonError.
+    new one is complete, and start anew where no resume is asked for. inputs: digests that a saved plan holds.
+    Raises SurgeonError.
     """
     started = time.perf_counter()
     check_out(settings.out_path, force)
     run_dir = settings.run_dir
-    waiting = state.latest(run_dir)
-    if waiting and not settings.resume and not force:
-        raise SurgeonError(
-            "a run to this output was broken off, and its state is kept",
-            str(run_dir),
-            "--resume goes on with it, --force starts anew",
-        )
-    progress.say("reading the model and the corpora")
-    job = prepare(settings)
-    begin = None
-    if waiting and settings.resume:
-        state.check_settings(run_dir, job.record)
-        begin = state.load(waiting)
-        progress.say(f"going on from step {begin.step} of {job.shape.steps}")
-    else:
-        shutil.rmtree(run_dir, ignore_errors=True)
-        state.record_settings(run_dir, job.record)
-    if job.mode == "rows":
-        progress.say("this architecture cannot keep packed documents apart: training with a document a row")
-    outcome = Loop(job).run(begin, progress)
-    result = _commit(job, outcome, started, force)
-    if not settings.keep_state:
-        shutil.rmtree(run_dir)
+    with state.owned(run_dir):
+        check_out(settings.out_path, force)  # again: the run that held the folder may have ended just now
+        waiting = state.latest(run_dir)
+        if waiting and not settings.resume and not force:
+            raise SurgeonError(
+                "a run to this output was broken off, and its state is kept",
+                str(run_dir),
+                "--resume goes on with it, --force starts anew",
+            )
+        progress.say("reading the model and the corpora")
+        job = prepare(settings)
+        _check_apart(job)
+        _check_inputs(job, inputs)
+        begin = None
+        if waiting and settings.resume:
+            state.check_settings(run_dir, job.record)
+            begin = state.load(waiting)
+            progress.say(f"going on from step {begin.step} of {job.shape.steps}")
+        else:
+            state.clear(run_dir)
+            state.record_settings(run_dir, job.record)
+        if job.mode == "rows":
+            progress.say("this architecture cannot keep packed documents apart: training with a document a row")
+        outcome = Loop(job).run(begin, progress)
+        result = _commit(job, outcome, started, force)
+        if not settings.keep_state:
+            state.clear(run_dir)
     return result
+
+
+def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
+    changed = [key for key in expected or {} if job.inputs.get(key) != (expected or {})[key]]
+    if changed:
+        raise SurgeonError(
+            f"the inputs are no longer those that the plan was made for: {', '.join(changed)}",
+            job.settings.out,
+            "plan again with --plan",
+        )
+
+
+def _check_apart(job: Job) -> None:
+    """No output (with --force) over a model or a corpus that is read."""
+    out = job.settings.out_path
+    check_apart(out, [job.ref.path, *([job.adapter] if job.adapter else [])])
+    for corpus, _ in corpora(job.settings):
+        if corpus.path.resolve().is_relative_to(out.resolve()):
+            raise SurgeonError(
+                "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
+            )
 
 
 def _commit(job: Job, outcome: Outcome, started: float, force: bool) -> CptResult:
@@ -101,9 +125,7 @@ def _commit(job: Job, outcome: Outcome, started: float, force: bool) -> CptResul
         before = _lineages(job)
         (folder / SURGEON_DIR).mkdir(exist_ok=True)
         shutil.copyfile(job.settings.run_dir / state.METRICS, folder / SURGEON_DIR / metrics_name(job.digest))
-        shards = sorted(folder.glob("*.safetensors"))
-        files = dict(zip([s.name for s in shards], file_digests(shards), strict=True))
-        lineage = _lineage(job, outcome, out, before, files)
+        lineage = _lineage(job, outcome, out, before, output_digests(folder))
         (folder / LINEAGE_FILE).write_text(dump_lineage(lineage), encoding="utf-8")
         verified = _verify(folder, stored, trained)
     return CptResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from surgeon.data.source import Corpus, Document, documents
 from surgeon.data.template import render
 from surgeon.data.tokens import answer_tokens, encode, specials
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.load import context_length
 
 MAX_CONTEXT = 4096  # windows are not longer than this unless asked for: attention and logits grow with them
@@ -150,6 +151,12 @@ def score(model: Any, items: Sequence[Item], context: int) -> Score:
             total += float(nats.double().sum())
     finally:
         model.train(was_training)
+    if not math.isfinite(total):
+        raise SurgeonError(
+            f"the model's loss is not a number ({total})",
+            str(model.config.name_or_path),
+            "`surgeon inspect` names tensors that hold NaN or infinity",
+        )
     return Score(
         documents=len(items),
         tokens=sum(i.num_tokens for i in items),

@@ -6,9 +6,12 @@ generators: every step seeds them from (seed, step).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 
-SETTINGS, METRICS, STATES = "settings.json", "metrics.jsonl", "state"
+SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
+_OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.partial"}
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,77 @@ class State:
     evals: list[dict[str, Any]]
 
 
+@contextmanager
+def owned(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder for this process alone; one in which no run was started is removed again.
+
+    Raises SurgeonError where another process trains into it, or where something that is no run has its name.
+    """
+    if run_dir.exists() and not (run_dir.is_dir() and {p.name for p in run_dir.iterdir()} <= _OURS):
+        raise SurgeonError(
+            "where the run would keep its state there is something else",
+            str(run_dir),
+            "move it away, or choose another output",
+        )
+    handle = _hold(run_dir)
+    try:
+        yield
+    finally:
+        if not (run_dir / SETTINGS).is_file():
+            clear(run_dir)
+            (run_dir / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: the next process has already made its own lock in it
+                run_dir.rmdir()
+        os.close(handle)
+
+
+def _hold(run_dir: Path) -> int:
+    """A handle on the folder's lock; the lock ends with the process, however it ends."""
+    while True:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        except FileNotFoundError:
+            continue  # whoever held the folder has just removed it
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise SurgeonError(
+                "another process is training to this output", str(run_dir), "wait for it, or choose another path"
+            ) from error
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # the lock of a folder that was removed in the meantime
+
+
+def clear(run_dir: Path) -> None:
+    """Forget the run in this folder; the lock stays."""
+    if (run_dir / STATES).is_dir():
+        shutil.rmtree(run_dir / STATES)
+    for name in sorted(_OURS - {STATES, LOCK}):
+        (run_dir / name).unlink(missing_ok=True)
+
+
 def save(run_dir: Path, state: State) -> None:
     """The newest state in one file, complete before it takes its name; older ones are removed after that."""
     folder = run_dir / STATES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:08d}.pt"
     temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        torch.save(vars(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(vars(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch turns what the system says into a RuntimeError of its own
+        temporary.unlink()
+        free = shutil.disk_usage(folder).free
+        raise SurgeonError(
+            f"the state cannot be written ({free:,} bytes are free)",
+            str(path),
+            "free some space and go on with --resume: the state before this one is kept",
+        ) from error
     temporary.replace(path)
     for other in folder.iterdir():
         if other != path:
@@ -75,8 +141,7 @@ def restore(state: State, parameters: Mapping[str, Tensor], optimizer: torch.opt
 
 def record_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write down what the run was started with."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / SETTINGS).write_text(dump_json(dict(record)), encoding="utf-8")
+    write_atomically(run_dir / SETTINGS, dump_json(dict(record)))
 
 
 def check_settings(run_dir: Path, record: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap
 from surgeon.checkpoint.sidecars import sidecars
+from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
@@ -38,22 +39,22 @@ class ExtendVocabSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    out: Path
-    corpus: list[str] | None = None
-    add: int | None = Field(default=None, gt=0)
-    tokens: Path | None = None
-    init: str = "subword_mean"
-    init_output: str | None = None
-    option: dict[str, Any] = Field(default_factory=dict)
-    option_output: dict[str, Any] | None = None
-    pad_to_multiple_of: int | None = Field(default=None, gt=0)
-    min_count: int = Field(default=2, gt=0)
-    max_length: int | None = Field(default=None, gt=0)
-    text_field: str = "text"
-    lines: bool = False
-    seed: int = 0
-    shard_bytes: int | None = Field(default=None, gt=0)
+    model: str = Field(description="A local folder, or org/name[@revision] of the hub.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    corpus: list[str] | None = Field(None, description="A corpus to learn tokens from, NAME=PATH; repeatable.")
+    add: Count | None = Field(None, gt=0, description="How many tokens to learn.")
+    tokens: Path | None = Field(None, description="A file of given tokens, one a line, instead of learning.")
+    init: str = Field("subword_mean", description="What new input rows start as (`surgeon methods init`).")
+    init_output: str | None = Field(None, description="The same for the output matrix [as --init].")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the init; repeatable.")
+    option_output: dict[str, Any] | None = Field(None, description="A keyword of the output init; repeatable.")
+    pad_to_multiple_of: int | None = Field(None, gt=0, description="Add padding rows up to a multiple of this.")
+    min_count: int = Field(2, gt=0, description="How often a pair must occur to become a token.")
+    max_length: int | None = Field(None, gt=0, description="The most characters of a new token.")
+    text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
+    lines: bool = Field(False, description="A .txt file holds a document a line.")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT) -> Plan:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES
 
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.inspect_model import inspect
 from surgeon.measure import scan as scanning
@@ -131,3 +132,10 @@ def test_a_new_block_that_training_left_silent_is_a_finding(stories: Path, tmp_p
     (out / "surgeon.json").write_text(json.dumps(lineage | {"kind": "training"}))
     found = inspect(Checkpoint.open(out))
     assert {kind for kind, _ in kinds(found)} == {"zero_tensor"} and len(found["warnings"]) == 2
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(stories: Path, tmp_path: Path) -> None:
+    shutil.copytree(stories, tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").write_text("junk")
+    with pytest.raises(SurgeonError, match=r"tokenizer.json cannot be read"):
+        inspect(Checkpoint.open(tmp_path / "m"))

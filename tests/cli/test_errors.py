@@ -159,3 +159,10 @@ def test_full_disk_is_a_refusal(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_debug_adds_the_traceback(here: Path) -> None:
     done = surgeon("expand-layers", "absent", "out", "--add", "1", "--debug")
     assert done.code == 1 and "Traceback" in done.err
+
+
+def test_a_model_that_gives_no_numbers_is_not_scored(here: Path) -> None:
+    tensors = load_file(here / "base" / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, here / "base" / "model.safetensors", metadata={"format": "pt"})
+    assert "not a number" in refused(here, 1, "evaluate", "base", "--data", "text.jsonl", "--json")

@@ -15,9 +15,13 @@ from run_cli import surgeon
 
 from surgeon.errors import UsageError
 from surgeon.recipe import find, load, recipes_dir
-from surgeon.run import Runner
+from surgeon.run import Runner, fingerprint
 
-SMALL = ("--set", "instruct.tokens=8k", "--set", "domain.tokens=8k", "--set", "wide.add=16")
+SMALL_SETTINGS = (
+    "instruct.tokens=8k", "instruct.eval-tokens=1k", "domain.tokens=8k", "domain.eval-tokens=1k", "wide.add=16",
+    "table.tokens=1k",
+)  # fmt: skip
+SMALL = tuple(word for setting in SMALL_SETTINGS for word in ("--set", setting))
 
 
 @pytest.mark.parametrize("path", sorted(recipes_dir().rglob("*.yaml")), ids=lambda p: p.name)
@@ -35,6 +39,11 @@ def test_shipped_recipes_are_valid_and_run_small(path: Path, tmp_path: Path, mon
     assert times == {q.name: q.stat().st_mtime_ns for q in (tmp_path / "runs").rglob("*.safetensors")}
     table = next(s for s in result["stages"] if s["operation"] == "evaluate")["result"]
     assert [m["model"] for m in table["models"]] == ["base", "instruct", "domain", "merged"]
+    # --force does every stage anew, and the same recipe gives the same bytes
+    whole = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "runs").rglob("*.safetensors")}
+    forced = surgeon("run", str(path), *SMALL, "--force", "--json")
+    assert forced.code == 0, forced.err
+    assert {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "runs").rglob("*.safetensors")} == whole
     # another setting of a late stage leaves the earlier ones as they are
     changed = json.loads(surgeon("run", str(path), *SMALL, "--set", "merged.scale=0.5", "--dry-run", "--json").out)
     states = {s["name"]: s["state"] for s in changed["stages"]}
@@ -116,3 +125,47 @@ def test_keys_follow_the_inputs_bytes(tmp_path: Path) -> None:
     corpus.write_text(corpus.read_text() + '{"text": "more"}\n')
     after = Runner(load(path), tmp_path / "run").keys
     assert [n for n in before if before[n] != after[n]] == ["wide", "domain", "merged", "table"]
+
+
+def test_keys_follow_relative_paths_and_every_way_to_write_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, folder = tmp_path / "text.jsonl", tmp_path / "model"
+    folder.mkdir()
+    values = [
+        "text.jsonl",
+        "new.v1=text.jsonl",
+        "n=text.jsonl:0.5",
+        "text.jsonl:1e-3",
+        "model+text.jsonl=0.5",
+        f"a.b={text}",
+    ]
+    seen = []
+    for content in ("one", "two"):
+        text.write_text(content)
+        seen.append(fingerprint(values))
+    assert all(before != after for before, after in zip(*seen, strict=True))
+    assert seen[0][2].startswith("n=sha256:") and seen[0][2].endswith(":0.5")
+    assert fingerprint(["uniform", "1e-3", "absent=absent.jsonl", "", 3]) == (
+        ["uniform", "1e-3", "absent=absent.jsonl", "", 3]
+    )
+
+
+def test_a_failing_stage_keeps_what_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("run", "quickstart", "--out", str(out), "--set", "instruct.tokens=2k", "--set", "deep.at=99")
+    done = surgeon(*words, "--json")
+    errors = done.err.splitlines()[-3:]
+    assert done.code in (1, 2) and done.out == "" and errors[0].startswith("error: "), done.err
+    assert [p.name.split("-")[0] for p in (out / "stages").iterdir()] == ["instruct"]
+    assert [s["name"] for s in json.loads((out / "run.json").read_text())["stages"]] == ["instruct"]
+    again = surgeon(*words)
+    assert "instruct: done before" in again.err and again.code == done.code
+
+
+def test_recipes_speak_json(tmp_path: Path) -> None:
+    for words in (("recipes", "--json"), ("recipes", "ls", "--json")):
+        assert [r["name"] for r in json.loads(surgeon(*words).out)["recipes"]] == (
+            [p.stem for p in sorted(recipes_dir().glob("*.yaml"))]
+        )

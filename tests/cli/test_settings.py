@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from surgeon.cli.words import SHAPES, spread
+from surgeon.cli.words import SHAPES, SWITCHES, Shape, spread
 from surgeon.errors import UsageError
 from surgeon.settings import key_value, resolve
 
@@ -38,7 +38,7 @@ def test_unknown_and_ill_typed() -> None:
 
 
 def test_several_values_after_one_option() -> None:
-    SHAPES["example"] = (2, ["--data"])
+    SHAPES["example"] = Shape(2, frozenset({"--data"}), SWITCHES | {"--resume"})
     try:
         assert spread(["example", "A", "B", "--data", "x", "y", "--lr", "1", "--data", "z"]) == (
             ["example", "A", "B", "--data", "x", "--data", "y", "--lr", "1", "--data", "z"]
@@ -46,6 +46,10 @@ def test_several_values_after_one_option() -> None:
         assert spread(["example", "--data", "x", "A", "B"]) == ["example", "--data", "x", "A", "B"]
         assert spread(["example", "A", "B", "--json", "--data", "x", "y", "--quiet"]) == (
             ["example", "A", "B", "--json", "--data", "x", "--data", "y", "--quiet"]
+        )
+        # a switch takes no value, wherever it stands
+        assert spread(["example", "A", "--resume", "B", "--data", "x", "y", "--resume"]) == (
+            ["example", "A", "--resume", "B", "--data", "x", "--data", "y", "--resume"]
         )
         assert spread(["example", "A", "B", "--data=x", "y"]) == ["example", "A", "B", "--data=x", "y"]
     finally:

@@ -105,8 +105,9 @@ def test_lineage_names_parents_and_files(stories: Path, tmp_path: Path) -> None:
     assert parent.path == "../a" and parent.digest == Checkpoint.open(tmp_path / "a").digest
     assert parent.lineage is not None and parent.lineage.parents[0].digest == Checkpoint.open(stories).digest
     assert parent.lineage.plan == plan.digest
-    raw = (tmp_path / "b" / "model.safetensors").read_bytes()
-    assert lineage.files == {"model.safetensors": "sha256:" + hashlib.sha256(raw).hexdigest()}
+    written = sorted(p for p in (tmp_path / "b").iterdir() if p.name != "surgeon.json")
+    assert "config.json" in lineage.files and "model.safetensors" in lineage.files
+    assert lineage.files == {p.name: "sha256:" + hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
 
 
 def test_a_saved_plan_is_the_same_plan(stories: Path, tmp_path: Path) -> None:

@@ -75,3 +75,17 @@ def test_a_loss_that_leaves_the_numbers_stops_the_run(tiny: Callable[..., Path],
     with pytest.raises(SurgeonError, match="no longer finite"):
         run_cpt(CptSettings(model=str(tiny("llama")), out=str(out), data=(str(corpus),), tokens=6400, **options))
     assert not out.exists()
+
+
+def test_force_does_not_replace_what_is_read(tiny: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = Path(shutil.copytree(tiny("llama"), tmp_path / "model"))
+    before = {p.name: p.read_bytes() for p in model.iterdir()}
+    for out, data in ((model, corpus), (tmp_path, corpus), (corpus.parent, corpus)):
+        settings = CptSettings(
+            model=str(model), out=str(out), data=[str(data)], tokens=64, seq_len=16, batch_tokens=64
+        )
+        with pytest.raises(SurgeonError, match="input|corpus"):
+            run_cpt(settings, force=True)
+    assert {p.name: p.read_bytes() for p in model.iterdir()} == before and corpus.is_file()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 from surgeon.errors import SurgeonError
+from surgeon.saved_plan import apply_plan, save_plan
 from surgeon.train import state
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
@@ -131,3 +135,85 @@ def test_the_same_run_twice_is_the_same_bytes(options: dict[str, Any], tmp_path:
     for name in ("one", "two"):
         run_cpt(CptSettings(**options, out=str(tmp_path / name)))
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_one_process_a_run(options: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    settings = CptSettings(**options, out=str(out), resume=True)
+    with state.owned(settings.run_dir):
+        for force in (False, True):
+            with pytest.raises(SurgeonError, match="another process is training"):
+                run_cpt(settings, force=force)
+    assert not settings.run_dir.exists()
+    run_cpt(settings)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(options: dict[str, Any], tmp_path: Path) -> None:
+    own = tmp_path / "one.run" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    for force in (False, True):
+        with pytest.raises(SurgeonError, match="something else"):
+            run_cpt(CptSettings(**options, out=str(tmp_path / "one")), force=force)
+    assert own.read_text() == "mine" and list(own.parent.iterdir()) == [own]
+
+
+def test_a_refused_run_leaves_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SurgeonError):
+        run_cpt(CptSettings(**options | {"data": ("absent.jsonl",)}, out=str(tmp_path / "one")))
+    assert not list(tmp_path.glob("one*"))
+
+
+def test_a_full_disk_keeps_the_state_before(options: dict[str, Any], tmp_path: Path) -> None:
+    """The kernel's own refusal to write on, by a limit on the size of files."""
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    path = state.latest(tmp_path / "one.run")
+    assert path is not None
+    held, size = state.load(path), path.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(SurgeonError, match="cannot be written"):
+            state.save(tmp_path / "one.run", dataclasses.replace(held, step=held.step + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_saved_plan_holds_its_inputs_to_their_bytes(options: dict[str, Any], tmp_path: Path, corpus: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "one"
+    digest = save_plan(plan, "cpt", CptSettings(**options, out=str(out)))
+    before = corpus.read_text()
+    corpus.write_text(before + '{"text": "One more."}\n')
+    with pytest.raises(SurgeonError, match="data, replay"):
+        apply_plan(plan, None)
+    assert not list(tmp_path.glob("one*"))
+    corpus.write_text(before)
+    assert apply_plan(plan, None)["plan_digest"] == digest
+
+
+def test_an_interrupted_command_says_so_and_goes_on(options: dict[str, Any], tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "surgeon",
+        "cpt",
+        options["model"],
+        str(tmp_path / "one"),
+        "--data",
+        options["data"][0],
+    ]
+    words += ["--tokens", "40k", "--seq-len", "16", "--batch-tokens", "64", "--save-every", "1"]
+    # shells start background processes with the interrupt ignored
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while not list((tmp_path / "one.run" / "state").glob("*.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err
+    assert not (tmp_path / "one").exists()
+    assert len(list((tmp_path / "one.run" / "state").glob("*.pt"))) == 1

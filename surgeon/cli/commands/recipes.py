@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
     recipes = typer.Typer(help=ABOUT, epilog=example_text(EXAMPLES), rich_markup_mode="rich")
 
     @recipes.callback(invoke_without_command=True)
-    def default(context: typer.Context) -> None:
+    def default(context: typer.Context, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
         if context.invoked_subcommand is None:
-            _list(Output())
+            _list(Output(json, quiet))
 
     @recipes.command("ls", help="List the recipes that ship.")
     def ls(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:

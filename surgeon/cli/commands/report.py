@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or a checkpoint.")],
         out: Annotated[
             Path | None,
-            typer.Option("--out", metavar="DIR", help="Where to write it [default: DIR].", show_default=False),
+            typer.Option("--out", metavar="DIR", help=r"Where to write it \[default: DIR].", show_default=False),
         ] = None,
         json: Json = False,
         quiet: Quiet = False,

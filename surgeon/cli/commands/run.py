@@ -13,7 +13,7 @@ from surgeon.cli.words import example_text
 
 EXAMPLES = (
     "surgeon run recipes/quickstart.yaml --dry-run",
-    "surgeon run quickstart --out small-run --set instruct.tokens=8k --set domain.tokens=8k --set wide.add=16",
+    "surgeon run quickstart --out small-run --set instruct.tokens=8k --set domain.tokens=8k --set table.tokens=2k",
 )
 ABOUT = "Carry out the stages of RECIPE; what is finished is not done again, what was killed goes on where it was."
 
@@ -23,12 +23,15 @@ def register(app: typer.Typer) -> None:
     def run(
         recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one that ships.")],
         out: Annotated[
-            Path | None, typer.Option("--out", help="The run's folder [default: runs/RECIPE].", show_default=False)
+            Path | None, typer.Option("--out", help=r"The run's folder \[default: runs/RECIPE].", show_default=False)
         ] = None,
         set_values: Annotated[
             list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")
         ] = None,
         dry_run: DryRun = False,
+        force: Annotated[
+            bool, typer.Option("--force", help="Do every stage anew, finished or not.", rich_help_panel="Output")
+        ] = False,
         threads: Threads = None,
         json: Json = False,
         quiet: Quiet = False,
@@ -48,7 +51,7 @@ def register(app: typer.Typer) -> None:
             rows = [(s["name"], s["operation"], s["state"], s["key"][:12]) for s in stages]
             output.table({"out": str(folder), "stages": stages}, "", ("stage", "operation", "state", "key"), rows)
             return
-        result = runner.run(threads)
+        result = runner.run(threads, force)
 
         from surgeon.report.html import write_report
         from surgeon.report.table import evaluation_table, rich_table

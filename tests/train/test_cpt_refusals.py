@@ -86,6 +86,6 @@ def test_force_does_not_replace_what_is_read(tiny: Callable[..., Path], corpus: 
         settings = CptSettings(
             model=str(model), out=str(out), data=[str(data)], tokens=64, seq_len=16, batch_tokens=64
         )
-        with pytest.raises(SurgeonError, match="input|corpus"):
+        with pytest.raises(SurgeonError, match=r"input|corpus"):
             run_cpt(settings, force=True)
     assert {p.name: p.read_bytes() for p in model.iterdir()} == before and corpus.is_file()

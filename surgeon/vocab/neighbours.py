@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surgeon.errors import SurgeonError
 
@@ -47,7 +48,7 @@ def neighbours(
         pairs = coo_array((np.ones(len(left)), (left, right)), shape=(size, size)).tocsr()
         total = total + pairs + pairs.T
     found = total.tocoo()
-    rows = np.asarray(total.sum(1)).ravel()
+    rows: NDArray[np.float64] = np.asarray(total.sum(1), dtype=np.float64).ravel()
     contexts = rows**_SMOOTHING
     value = np.log(found.data * contexts.sum() / (rows[found.row] * contexts[found.col]))
     keep = value > 0

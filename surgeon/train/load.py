@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +42,13 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
     with _quiet():
         try:
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise _refused("the tokenizer cannot be loaded", folder, error) from error
+    tokenizer.model_max_length = (
+        sys.maxsize
+    )  # texts are cut into windows here: a warning of their length would be wrong
+    return tokenizer
 
 
 def load_model(

@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Operation] = {
     for o in (
         Operation("expand-layers", "surgeon.expand.plan:ExpandSettings", "surgeon.expand.plan:plan_expand", True),
         Operation(
-            "extend-vocab", "surgeon.vocab.plan:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
+            "extend-vocab", "surgeon.vocab.settings:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
         ),
         Operation(
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True

@@ -51,7 +51,9 @@ class NewRow(_Strict):
 
 class RowMap(_Strict):
     """Vocabulary rows. Old rows keep their ids. `weights` names the file (under surgeon/) with the new rows'
-    initial weights over old rows; `method` is the init of the input and `method_output` of the output matrix."""
+    initial weights over old rows; `method` is the init of the input and `method_output` of the output matrix.
+    learning: how the tokens were found (curve: tokens added, tokens of the corpus then). calibration: what old text
+    loses to the new rows, as measured on the probe."""
 
     old: int
     rows: int
@@ -59,6 +61,9 @@ class RowMap(_Strict):
     method: str
     method_output: str
     weights: str | None = None
+    project: str | None = None
+    learning: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
 
 class Parent(_Strict):

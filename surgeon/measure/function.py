@@ -79,7 +79,7 @@ def _ids(a: Path, probe: Probe, documents: int, tokens: int) -> list[list[int]]:
     found = [list(entry)[:tokens] for entry in chosen if not isinstance(entry, str)]
     texts = [entry for entry in chosen if isinstance(entry, str)]
     if texts:
-        from surgeon.train.load import load_tokenizer
+        from surgeon.loading import load_tokenizer
 
         tokenizer = load_tokenizer(a)
         found += [tokenizer(text)["input_ids"][:tokens] for text in texts]
@@ -92,7 +92,7 @@ def _outputs(path: Path, ids: list[list[int]], dtype: str, generate: int) -> tup
     """Logits [positions, rows] of each document in `dtype`, and the tokens generated greedily after each."""
     import torch
 
-    from surgeon.train.load import load_model
+    from surgeon.loading import load_model
 
     model = load_model(path, device=torch.device("cpu"), dtype=getattr(torch, dtype))
     logits, generated = [], []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import UsageError
+from surgeon.loading import Device, Dtype
 from surgeon.model_ref import resolve
 from surgeon.progress import SILENT, Progress
-from surgeon.train.load import Device, Dtype
 
 if TYPE_CHECKING:
     from surgeon.train.score import Score
@@ -30,7 +30,7 @@ def evaluate(
     taken whole, and the same ones serve every model. context: tokens of a window, at most the model's own
     (default: the model's, up to 4096). Longer documents are read in windows that overlap by half.
     """
-    from surgeon.train.load import load_model, load_tokenizer, resolve_device, resolve_dtype
+    from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
     from surgeon.train.score import score_documents, take
 
     if not models or not data:

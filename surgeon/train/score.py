@@ -16,7 +16,7 @@ from surgeon.data.source import Corpus, Document, documents
 from surgeon.data.template import render
 from surgeon.data.tokens import answer_tokens, encode, specials
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.train.load import context_length
+from surgeon.loading import context_length
 
 MAX_CONTEXT = 4096  # windows are not longer than this unless asked for: attention and logits grow with them
 # elements of one batch of logits: what stays near a CPU's caches, and 1 GiB in float32 on a GPU

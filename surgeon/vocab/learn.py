@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from surgeon.errors import SurgeonError
 from surgeon.progress import SILENT, Progress
@@ -40,6 +41,10 @@ class Learned:
     tokens_before: int | None = None
     helpers: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """What the lineage remembers of the learning."""
+        return {"characters": self.num_characters, "tokens_before": self.tokens_before}
+
 
 def learn(
     file: TokenizerFile,
@@ -48,6 +53,9 @@ def learn(
     *,
     min_count: int = 2,
     max_length: int | None = None,
+    script: str | None = None,
+    keep: Iterable[str] | None = None,
+    stop_gain: float | None = None,
     progress: Progress = SILENT,
 ) -> Learned:
     """Exactly `add` new tokens from `documents`, read once.

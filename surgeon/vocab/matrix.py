@@ -40,15 +40,20 @@ class Tables:
 
 
 def run_init(name: str, options: Mapping[str, Any], supply: Mapping[str, Any], num_old: int) -> Any:
-    """What the init gives for `supply`, checked: a Combination of the hull, or a finite float64 tensor [N, D]."""
+    """What the init gives for `supply`, checked; of one that gives a pair, what it gives for the supplied role."""
+    method = registry.get("init", name)
+    given = method.call(supply, options)
+    if method.trait("PAIRED", False):
+        given = given[0 if supply["role"] == "input" else 1]
+    return checked(given, len(supply["new"]), num_old, f"init {name!r}")
+
+
+def checked(given: Any, count: int, num_old: int, where: str) -> Any:
+    """`given` if it is a Combination of the hull, or a finite float64 tensor [count, D]; else a refusal."""
     import torch
 
     from surgeon.vocab.hull import Combination
 
-    method = registry.get("init", name)
-    given = method.call(supply, options)
-    where = f"init {name!r}"
-    count = len(supply["new"])
     if isinstance(given, Combination):
         if len(given) != count:
             raise SurgeonError(f"{len(given)} rows for {count} new tokens", where, "give one row a token")

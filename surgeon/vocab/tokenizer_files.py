@@ -24,12 +24,14 @@ class TokenizerFiles:
     binary: dict[str, bytes] = field(default_factory=dict)
 
 
-def extend_files(folder: Path, old: TokenizerFile, tokens: Sequence[str], merges: Sequence[Merge]) -> TokenizerFiles:
+def extend_files(
+    folder: Path, old: TokenizerFile, tokens: Sequence[str], merges: Sequence[Merge], first: int | None = None
+) -> TokenizerFiles:
     """The extended files of the tokenizer in `folder`; refuses ones that contradict tokenizer.json."""
-    new = old.extended(tokens, merges)
+    new = old.extended(tokens, merges, first)
     out = TokenizerFiles(new, {TOKENIZER_JSON: new.text()})
     if (folder / TOKENIZER_MODEL).is_file():
-        out.binary[TOKENIZER_MODEL] = extend_model(folder / TOKENIZER_MODEL, old, tokens)
+        out.binary[TOKENIZER_MODEL] = extend_model(folder / TOKENIZER_MODEL, old, tokens, first)
     if (folder / VOCAB_JSON).is_file():
         vocab = read_json_object(folder / VOCAB_JSON)
         for token, i in vocab.items():

@@ -128,12 +128,13 @@ class TokenizerFile:
             data |= {"model": self.model | {"ignore_merges": False}}
         return Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
 
-    def extended(self, tokens: Sequence[str], merges: Sequence[Merge]) -> TokenizerFile:
-        """With `tokens` at the ids after the last one in use, in order, and `merges` below all old ones."""
+    def extended(self, tokens: Sequence[str], merges: Sequence[Merge], first: int | None = None) -> TokenizerFile:
+        """With `tokens` at the ids from `first` on [after the last one in use], in order, and `merges` below all old
+        ones."""
         vocab: dict[str, int] = dict(self.model["vocab"])
         for token in self.added:  # baked, at the ids they have
             vocab[token["content"]] = token["id"]
-        first = self.next_id
+        first = self.next_id if first is None else first
         for i, content in enumerate(tokens):
             if content in vocab:
                 raise ValueError(f"{content!r} is a token already")

@@ -12,10 +12,16 @@ from surgeon.errors import SurgeonError
 from surgeon.vocab.tokenizer_json import TokenizerFile
 
 TOKENIZER_MODEL = "tokenizer.model"
-_NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = (
+    1,
+    3,
+    4,
+    5,
+    6,
+)  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
 
 
-def extend_model(path: Path, file: TokenizerFile, tokens: Sequence[str]) -> bytes:
+def extend_model(path: Path, file: TokenizerFile, tokens: Sequence[str], first: int | None = None) -> bytes:
     """The protobuf with `tokens` appended, in order, as normal pieces; nothing else of it changes.
 
     `file` is the tokenizer.json before the extension. Added tokens whose ids follow the pieces (as in many fine-tuned
@@ -37,6 +43,8 @@ def extend_model(path: Path, file: TokenizerFile, tokens: Sequence[str]) -> byte
         if i not in file.ids:
             raise SurgeonError(f"tokenizer.json has no token at id {i}", str(file.path), "use one without holes")
         proto.pieces.add(piece=file.ids[i], score=0.0, type=_CONTROL if i in special else _USER_DEFINED)
+    for i in range(file.next_id, file.next_id if first is None else first):  # ids of padding rows, never produced
+        proto.pieces.add(piece=f"<unused_{i}>", score=0.0, type=_UNUSED)
     score = min((p.score for p in proto.pieces if p.type == _NORMAL), default=0.0)
     for token in tokens:
         score = _below(score)

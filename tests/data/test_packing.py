@@ -14,7 +14,7 @@ from surgeon.data.pack import IGNORED, Packed, Packing
 from surgeon.data.shuffle import keyed_permutation
 from surgeon.data.source import Corpus
 from surgeon.data.tokens import Tokens, specials, tokenise
-from surgeon.train.load import load_tokenizer
+from surgeon.loading import load_tokenizer
 
 
 def corpus_of(lengths: list[int], learn_all: bool = True) -> Tokens:

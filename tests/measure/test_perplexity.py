@@ -11,8 +11,8 @@ import torch
 
 from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.loading import load_model, load_tokenizer
 from surgeon.measure.perplexity import evaluate
-from surgeon.train.load import load_model, load_tokenizer
 from surgeon.train.score import prepare, score, take
 
 TEXTS = ("Once upon a time there was a cat.", "The dog ran — fast!", "A", "Lily went to the park with her mom. " * 6)

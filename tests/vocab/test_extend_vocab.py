@@ -18,7 +18,8 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.execute import execute
 from surgeon.ops.plan import dump_plan, from_json
 from surgeon.vocab.certificate import check_hull
-from surgeon.vocab.plan import ExtendVocabSettings, plan_extend_vocab
+from surgeon.vocab.plan import plan_extend_vocab
+from surgeon.vocab.settings import ExtendVocabSettings
 
 TEXT = """Haemoglobin carries oxygen; haemophilia is a disorder of clotting. The haematologist measured haemoglobin and
 haematocrit, found anaemia, and asked for a transfusion. Patients with haemophilia were given clotting factor. In
@@ -139,7 +140,7 @@ def test_padding_is_used_and_what_is_left_of_it_stays(stories: Path, tmp_path: P
     save_file(tensors, padded / "model.safetensors")
     config = json.loads((padded / "config.json").read_text())
     (padded / "config.json").write_text(json.dumps(config | {"vocab_size": 560}))
-    rows = extend(padded, tmp_path / "out", corpus=[corpus], add=20, init="mean")[EMBEDDING]
+    rows = extend(padded, tmp_path / "out", corpus=[corpus], add=20, init="mean", use_padding=True)[EMBEDDING]
     assert torch.equal(rows[:512], tensors[EMBEDDING][:512])
     assert torch.equal(rows[532:], tensors[EMBEDDING][532:])
     assert len(rows) == 560
@@ -159,7 +160,7 @@ def test_other_families_load_and_keep_their_logits(stories: Path, tmp_path: Path
     model, out = build(family, tmp_path / "model", vocab_size=520), tmp_path / "out"
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(stories / name, model / name)
-    extend(model, out, corpus=[corpus], add=20, init="convex_hull", pad_to_multiple_of=8)
+    extend(model, out, corpus=[corpus], add=20, init="convex_hull", pad_to_multiple_of=8, use_padding=True)
     prompt = list(range(5, 105, 7))
     before, after = logits(model, prompt), logits(out, prompt)
     assert after.shape[1] == 536
@@ -209,7 +210,7 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         ({"add": 5}, "learned from a corpus"),
         ({"add": 5, "tokens": tokens, "corpus": [corpus]}, "one of --add and --tokens"),
         ({"add": 5, "corpus": [corpus], "init": "meen"}, "no init 'meen'"),
-        ({"add": 5, "corpus": [corpus], "option": {"scale": 1}}, "no option 'scale'"),
+        ({"add": 5, "corpus": [corpus], "init": "mean", "option": {"scale": 1}}, "no option 'scale'"),
         ({"tokens": tokens, "init": "cw2v"}, "reads the target text"),
     ]
     for options, reason in cases:

@@ -15,7 +15,7 @@ ABOUT = "Learn new tokens on a corpus by continuing the tokenizer's own merges, 
 def register(app: typer.Typer) -> None:
     from surgeon.cli.from_settings import command
     from surgeon.cli.perform import performer
-    from surgeon.vocab.plan import ExtendVocabSettings
+    from surgeon.vocab.settings import ExtendVocabSettings
 
     command(
         app,

@@ -1,0 +1,136 @@
+"""The rows of the vocabulary's matrices: each init run, projected, calibrated, and turned into sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from surgeon import registry
+from surgeon.arch.family import Family
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import UsageError
+from surgeon.ops.plan import Source
+from surgeon.progress import SILENT, Progress
+from surgeon.vocab.matrix import Tables, attached, checked, matrix_source, mean_rows
+from surgeon.vocab.settings import ExtendVocabSettings, Use, budget, chosen_inits
+from surgeon.vocab.texts import Encoded, Texts
+from surgeon.vocab.tokenizer_json import TokenizerFile
+from surgeon.vocab.tokens import NewTokens
+from surgeon.vocab.usable import usable_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class NewRows:
+    """sources: of every tensor with a row a token. attachments: the tables they read. calibration: what the probe
+    measured (None without one). given: of each matrix, the Combination or the float64 rows, as they are stored."""
+
+    sources: dict[str, Source]
+    attachments: dict[str, bytes]
+    calibration: dict[str, Any] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def new_rows(
+    settings: ExtendVocabSettings,
+    checkpoint: Checkpoint,
+    family: Family,
+    old: TokenizerFile,
+    new: NewTokens,
+    num_rows: int,
+    progress: Progress = SILENT,
+) -> NewRows:
+    """Run the inits on the checkpoint's matrices; rows beyond the new ids and the old ones are padding."""
+    from surgeon.vocab.body import Body
+    from surgeon.vocab.hull import Combination
+
+    tied = family.head is None or family.tied
+    head = family.embedding if family.head is None or family.tied else family.head
+    body = Body(checkpoint.path, settings.device)
+    probe = Encoded(old, Texts(settings.probe, settings)) if settings.probe else None
+    matrices = _Matrices(checkpoint)
+    shared = {"old_file": old, "body": body, "probe": probe, "tied": tied, "progress": progress}
+    first, last = chosen_inits(settings, tied=tied)
+    if tied and (settings.init_output is not None or settings.option_output is not None) and first != last:
+        raise UsageError(
+            "the model's matrices are tied: there is one init", "--init-output", "leave it out, or give it as --init"
+        )
+    uses = [("input", family.embedding, first)] + ([] if tied else [("output", head, last)])
+    found: dict[str, Any] = {}
+    news: dict[str, NewTokens] = {}
+    pairs: dict[str, Any] = {}
+    for role, name, use in uses:
+        stored = checkpoint.tensor(name)
+        news[name] = replace(new, usable=usable_ids(old, stored))
+        supply = shared | {"new": news[name], "role": role} | _seeds(settings, name)
+        supply |= matrices.supplied(use, embed_VD=name, input_VD=family.embedding, output_VD=head)
+        given = _run(use, supply, pairs, role)
+        where = f"init {use.init!r}"
+        if settings.project == "hull" and not isinstance(given, Combination):
+            from surgeon.vocab.project import project_hull
+
+            checked(given, len(new), stored.shape[0], where)
+            given = project_hull(given, matrices[name], news[name].usable, progress)
+        found[name] = checked(given, len(new), stored.shape[0], where)
+    calibration = None
+    if probe is not None:
+        from surgeon.vocab.budget import calibrated
+
+        found[head], measured = calibrated(
+            body, found[head], matrices[head], news[head], probe, budget(settings), progress
+        )
+        calibration = measured.to_json()
+    tables = Tables()
+    sources: dict[str, Source] = {}
+    for role, name, _ in uses:
+        sources[name] = matrix_source(checkpoint.tensor(name), news[name], found[name], num_rows, tables, role)
+    if family.tied and family.head is not None:  # the same matrix stored twice
+        sources[family.head] = sources[family.embedding]
+    if family.head_bias is not None:  # mixed as the rows are; where they are no mixture, the mean bias
+        mixture = found[head] if isinstance(found[head], Combination) else mean_rows(news[head], len(new))
+        sources[family.head_bias] = matrix_source(
+            checkpoint.tensor(family.head_bias), news[head], mixture, num_rows, tables, "output_bias"
+        )
+    table, raw = tables.encode()
+    return NewRows({t: attached(s, table) for t, s in sources.items()}, {table: raw}, calibration, found)
+
+
+def _seeds(settings: ExtendVocabSettings, name: str) -> dict[str, int]:
+    """pair_seed is the same for both matrices: for an init that trains them together."""
+    from surgeon.ops.evaluate import tensor_seed
+
+    return {"seed": tensor_seed(settings.seed, name), "pair_seed": settings.seed}
+
+
+def _run(use: Use, supply: Mapping[str, Any], pairs: dict[str, Any], role: str) -> Any:
+    """What the init gives for this matrix; one that trains both together (PAIRED) is called once for both."""
+    method = registry.get("init", use.init)
+    if not method.trait("PAIRED", False):
+        return method.call(supply, use.options)
+    key = f"{use.init} {sorted(use.options.items())}"
+    if key not in pairs:
+        pairs[key] = method.call(supply, use.options)
+    given_input, given_output = pairs[key]
+    return given_input if role == "input" else given_output
+
+
+class _Matrices:
+    """Matrices of the vocabulary, each read once, and only if something asks for it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._read: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        from surgeon.checkpoint.reader import read
+
+        if name not in self._read:
+            self._read[name] = read(self.checkpoint.tensor(name))
+        return self._read[name]
+
+    def supplied(self, use: Use, **names: str) -> dict[str, Tensor]:
+        wanted = registry.get("init", use.init).supplied
+        return {word: self[name] for word, name in names.items() if word in wanted}

@@ -1,0 +1,120 @@
+"""The options of extend-vocab, and which of them need each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgeon import registry
+from surgeon.data.numbers import Count
+from surgeon.errors import UsageError
+from surgeon.loading import Device
+
+PLAIN, PLAIN_OPTION = "subword_mean", {"mean_share": 0.1}
+BUDGET = 0.02  # nats an old token may lose, where a probe text measures it
+
+
+class ExtendVocabSettings(BaseModel):
+    """The options of `surgeon extend-vocab`.
+
+    corpus with add: how many tokens to learn from which texts. tokens: a file of given tokens instead (a corpus is
+    then only read by inits that ask for one). script, keep_corpus, min_count, max_length, stop_gain: what may be
+    learned (surgeon.vocab.learn). init, init_output: of the embedding and of the output matrix; option, option_output:
+    theirs (option_output None: option where the init is the same). project: what is not convex is brought to the
+    nearest convex combination. probe, old_loss_budget: old text, and how many nats a token of it may lose to the new
+    output rows. text_field, lines: how the corpora are read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="A local folder, or org/name[@revision] of the hub.")
+    out: Path = Field(description="The folder to write; it must not exist yet.")
+    corpus: list[str] | None = Field(None, description="A corpus to learn tokens from, NAME=PATH; repeatable.")
+    add: Count | None = Field(None, gt=0, description="How many tokens to learn.")
+    tokens: Path | None = Field(None, description="A file of given tokens, one a line, instead of learning.")
+    script: str | None = Field(None, description="Learned tokens are of this script: Tamil, Greek, ...; or auto.")
+    keep_corpus: list[str] | None = Field(None, description="Text that must encode exactly as before; repeatable.")
+    min_count: int = Field(2, gt=0, description="How often a pair must occur to become a token.")
+    max_length: int | None = Field(None, gt=0, description="The most characters of a new token.")
+    stop_gain: float | None = Field(
+        None, gt=0, lt=100, description="Stop when the next 1,000 tokens save less than this per cent of the text's."
+    )
+    init: str | None = Field(
+        None, description="What new input rows start as (`surgeon methods init`) [from the old pieces]."
+    )
+    init_output: str | None = Field(None, description="The same for the output matrix [as --init].")
+    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the init; repeatable.")
+    option_output: dict[str, Any] | None = Field(None, description="A keyword of the output init; repeatable.")
+    project: Literal["hull"] | None = Field(
+        None, description="hull: rows that are not convex become the nearest convex combination of old rows."
+    )
+    probe: list[str] | None = Field(None, description="Old text that measures what the new rows cost it; repeatable.")
+    old_loss_budget: float | None = Field(
+        None, gt=0, description=f"Nats a token that the probe may lose [{BUDGET} for the default init]."
+    )
+    use_padding: bool = Field(False, description="New ids take the padding rows behind the last token first.")
+    pad_to_multiple_of: int | None = Field(None, gt=0, description="Add padding rows up to a multiple of this.")
+    text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
+    lines: bool = Field(False, description="A .txt file holds a document a line.")
+    device: Device = Field("auto", description="Where a model runs that an init or the probe asks for.")
+    seed: int = Field(0, description="Seed of what is drawn.")
+    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
+
+
+class Use(NamedTuple):
+    """An init with its options, as one matrix uses it."""
+
+    init: str
+    options: dict[str, Any]
+
+
+def chosen_inits(settings: ExtendVocabSettings, *, tied: bool) -> tuple[Use, Use]:
+    """What the input and the output matrix start from.
+
+    Nothing chosen, with a probe: the input row leans on the last piece, where the text goes on from, the output row on
+    the first, where the old model would have started the word; one matrix that serves as both, on all alike. Then the
+    output row is mixed with the mean until the probe is within the budget. Without a probe: the mean of the pieces,
+    with a share of the mean of all rows as the margin.
+    """
+    if settings.init is not None or settings.init_output is not None:
+        first = Use(settings.init or PLAIN, settings.option)
+        if settings.init_output is None:
+            return first, Use(
+                first.init, settings.option if settings.option_output is None else settings.option_output
+            )
+        same = settings.init_output == first.init and settings.option_output is None
+        return first, Use(settings.init_output, settings.option if same else settings.option_output or {})
+    if settings.option or settings.option_output:
+        raise UsageError("an option of an init that is not named", "--option", "name it with --init")
+    if settings.probe is None or tied:
+        return Use(PLAIN, PLAIN_OPTION if tied else {}), Use(PLAIN, PLAIN_OPTION)
+    return Use(PLAIN, {"lean": "last"}), Use(PLAIN, {"lean": "first"})
+
+
+def budget(settings: ExtendVocabSettings) -> float | None:
+    """Nats a token that old text may lose, or None where nothing is calibrated."""
+    if settings.old_loss_budget is not None:
+        return settings.old_loss_budget
+    return BUDGET if settings.probe is not None and settings.init is None and settings.init_output is None else None
+
+
+def check_settings(settings: ExtendVocabSettings) -> None:
+    """Refuse words that contradict each other, before anything is read."""
+    if (settings.add is None) == (settings.tokens is None):
+        raise UsageError("one of --add and --tokens is needed", "--add", "--corpus CORPUS --add N, or --tokens FILE")
+    if settings.add is not None and not settings.corpus:
+        raise UsageError("new tokens are learned from a corpus", "--add", "add --corpus CORPUS")
+    if settings.tokens is not None:
+        for name in ("script", "keep_corpus", "stop_gain", "max_length"):
+            if getattr(settings, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} is for tokens that are learned", "--tokens", f"leave out {flag}")
+    if settings.old_loss_budget is not None and not settings.probe:
+        raise UsageError("a budget needs old text to be measured on", "--old-loss-budget", "add --probe CORPUS")
+    for use in chosen_inits(settings, tied=False):
+        method = registry.get("init", use.init)
+        method.bind(use.options)
+        if method.trait("READS_TEXT", False) and not settings.corpus:
+            raise UsageError(f"the init {use.init!r} reads the target text", "--corpus", "add --corpus CORPUS")

@@ -112,6 +112,8 @@ def _warnings(checkpoint: Checkpoint, family: Family, vocab: int | None, progres
             role, unit = family.role(name), family.unit(name)
             # biases are often zero from the start; what silences a new block is zero until it is trained
             silent = family.is_residual_writer(unit.part) or unit.part in family.post_norms
+            # of a family that nobody declared an expansion may have silenced any norm
+            silent |= family.declaration.derived and role == "norm"
             if role != "buffer":
                 found += scan(
                     stored,

@@ -48,10 +48,9 @@ def peft_targets(checkpoint: Checkpoint, family: Family, targets: Sequence[Targe
 
     Not a regular expression: where experts are fused PEFT reduces one to the last names it matches, in all blocks.
     """
-    every = [t for block in range(family.depth) for t in _targets(checkpoint, family, block)]
     parts = {t.part for t in targets}
     # a last name (q_proj) where it names no other part, else the whole part (attn.c_proj)
-    others = {_last(t.part) for t in every if t.part not in parts}
+    others = {_last(part) for block in range(family.depth) for part in family.parts(block) if part not in parts}
     names = sorted({t.part if _last(t.part) in others else _last(t.part) for t in targets})
     blocks = sorted({t.block for t in targets})
     return {"target_modules": names} | ({} if len(blocks) == family.depth else {"layers_to_transform": blocks})

@@ -1,10 +1,10 @@
-"""The declared architectures, found as files of `surgeon/arch/families`; an unknown one is refused, never guessed."""
+"""The declared architectures, found as files of `surgeon/arch/families`; others are derived and have to be proved."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,17 @@ REFUSED: dict[str, tuple[str, str]] = {
         "its embeddings have columns for every block and blocks share keys and values",
         "use a model without per-layer embeddings",
     ),
-    "gemma4": ("its last blocks share keys and values with earlier ones", "use a model without shared caches"),
+    "gemma4": (
+        "it holds towers for images and sound beside the language model",
+        "save its text model with transformers, which writes gemma4_text",
+    ),
+    "llama4": (
+        "it holds a vision tower beside the language model",
+        "save its text model: Llama4ForCausalLM.from_pretrained(DIR).save_pretrained(NEW) writes llama4_text",
+    ),
+    "longcat_flash": ("each of its blocks holds two, which count as one", "use a model of one attention per block"),
+    "zamba": ("its blocks share one attention block, so they are no blocks of their own", "use another hybrid model"),
+    "zamba2": ("its blocks share attention blocks, so they are no blocks of their own", "use another hybrid model"),
 }
 
 
@@ -37,21 +47,28 @@ def declarations() -> dict[str, Declaration]:
     return {d.model_type: d for d in sorted(found, key=lambda d: d.model_type)}
 
 
-def declaration_of(config: Mapping[str, Any], where: str) -> Declaration:
-    """The declaration for a config.json; refuses an unknown model_type or a class that is no causal language model."""
+def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) -> Declaration:
+    """The declaration for a config.json: the written one, else one derived from the names of the tensors.
+
+    Refuses a model_type that transformers does not know, and a class that is no causal language model.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise SurgeonError("config.json names no model_type", where, "restore config.json from the model's source")
     if model_type in REFUSED:
         reason, hint = REFUSED[model_type]
         raise SurgeonError(f"models of type {model_type!r} are not operated on: {reason}", where, hint)
+    if config.get("quantization_config"):
+        raise SurgeonError(
+            "the weights are quantised, and surgery needs plain ones",
+            f"{where}: quantization_config",
+            "give the model in bfloat16, float16 or float32 (transformers: load with dequantize, then save)",
+        )
     known = declarations()
     if model_type not in known:
-        raise SurgeonError(
-            f"the architecture {model_type!r} is not known",
-            where,
-            f"known: {', '.join(known)} (others are not guessed)",
-        )
+        from surgeon.arch.generic import derive
+
+        return derive(config, tuple(names), where)
     declared = known[model_type]
     for architecture in config.get("architectures") or ():
         if architecture not in declared.architectures:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from surgeon.arch.configuration import settings_of
+from surgeon.arch.derived_lists import derived_list
 from surgeon.arch.family import Family
 from surgeon.errors import SurgeonError
 
@@ -30,14 +33,12 @@ def remap_blocks(config: Mapping[str, Any], source: Sequence[int], family: Famil
     if not source or any(not 0 <= block < old for block in source):
         raise SurgeonError("a block outside the model is named", f"{list(source)} of {old} blocks", "report this")
     declared = family.declaration
-    for key, reason in declared.refuse_if.items():
-        if config.get(key):
-            raise SurgeonError(f"blocks cannot be copied: {reason}", f"config.json: {key}", "use a model without it")
+    _refuse(config, family)
     result = _with_derived_lists(config, family)
     for key, value in list(result.items()):
         if not isinstance(value, list) or key in declared.index_lists or key in NOT_PER_BLOCK:
             continue
-        if key in PER_BLOCK:
+        if key in PER_BLOCK or key in declared.derived_lists:
             if len(value) != old:
                 raise SurgeonError(
                     f"{key} has {len(value)} entries for {old} blocks", f"config.json: {key}", "restore config.json"
@@ -57,19 +58,43 @@ def remap_blocks(config: Mapping[str, Any], source: Sequence[int], family: Famil
     for key, instead in declared.boundaries.items():
         if result.get(key) is not None:
             result[key] = _boundary(key, result[key], source, old, instead, result)
+    for key in declared.last_blocks:
+        if result.get(key, -1) != -1:
+            result[key] = _boundary(key, result[key] + 1, source, old, "", result) - 1
+    for key in declared.depth_scales:
+        if result.get(key) is not None:
+            result[key] = _depth_scale(result[key], old, new)
+    if isinstance(result.get("per_layer_config"), dict):
+        entries = {int(key): value for key, value in result["per_layer_config"].items()}
+        result["per_layer_config"] = {str(i): entries[block] for i, block in enumerate(source) if block in entries}
     result[family.depth_key] = new
     return result
+
+
+def _refuse(config: Mapping[str, Any], family: Family) -> None:
+    """Refuse a configuration under which a block computes something else at another place."""
+    declared = family.declaration
+    reasons = [(key, reason) for key, reason in declared.refuse_if.items() if config.get(key)]
+    reasons += [
+        (key, reason)
+        for key, (value, reason) in declared.refuse_unless.items()
+        if config.get(key, value) not in (value, None)
+    ]
+    for key, reason in reasons:
+        raise SurgeonError(f"blocks cannot be copied: {reason}", f"config.json: {key}", "use a model without it")
 
 
 def _with_derived_lists(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """`config` with the per-block lists that its class would derive from the block numbers written out."""
     result = dict(config)
+    for key in family.declaration.derived_lists:
+        if result.get(key) is None:
+            derived = derived_list(family.model_type, key, config, family.depth)
+            if derived is not None:
+                result[key] = derived
     absent = [key for key in family.declaration.derived_lists if result.get(key) is None]
     if absent:
-        from transformers import AutoConfig
-
-        values = {key: value for key, value in config.items() if key != "model_type"}
-        settings = AutoConfig.for_model(family.model_type, **values)
+        settings = settings_of(config)
         for key in absent:
             result[key] = list(getattr(settings, key))
     return result
@@ -81,6 +106,15 @@ def _explicit_dense_blocks(result: dict[str, Any], depth: int) -> None:
     dense = set(result.get("mlp_only_layers") or ())
     result["mlp_only_layers"] = [i for i in range(depth) if i in dense or (i + 1) % step]
     result["decoder_sparse_step"] = 1
+
+
+def _depth_scale(value: float, old: int, new: int) -> float:
+    """What, divided by the root of the new depth, is `value` divided by the root of the old one, to the last bit
+    where a float64 is."""
+    wanted = value / math.sqrt(old)
+    near = wanted * math.sqrt(new)
+    around = [near, *(math.nextafter(near, side) for side in (-math.inf, math.inf))]
+    return next((scale for scale in around if scale / math.sqrt(new) == wanted), near)
 
 
 def _boundary(key: str, value: int, source: Sequence[int], old: int, instead: str, config: Mapping[str, Any]) -> int:

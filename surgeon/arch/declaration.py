@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # roles of parts that many families share, by the names they have there
 ATTENTION: dict[str, str] = {
@@ -23,8 +24,34 @@ GATED_MLP: dict[str, str] = {
 }
 QK_NORMS: dict[str, str] = {"self_attn.q_norm": "norm", "self_attn.k_norm": "norm"}
 PRE_NORMS: dict[str, str] = {"input_layernorm": "norm", "post_attention_layernorm": "norm"}
+# experts, one matrix each as most checkpoints hold them, or those of a block in one tensor as transformers 5 does
+EXPERTS: dict[str, str] = {
+    "mlp.gate": "moe.router",
+    "mlp.experts.{n}.gate_proj": "moe.expert.gate",
+    "mlp.experts.{n}.up_proj": "moe.expert.up",
+    "mlp.experts.{n}.down_proj": "moe.expert.down",
+    "mlp.experts.gate_up_proj": "moe.expert.gate_up",
+    "mlp.experts.down_proj": "moe.expert.down",
+}
+# experts that every token passes
+SHARED_EXPERTS: dict[str, str] = {
+    "mlp.shared_experts.gate_proj": "moe.shared.gate",
+    "mlp.shared_experts.up_proj": "moe.shared.up",
+    "mlp.shared_experts.down_proj": "moe.shared.down",
+}
+# compressed queries, keys and values
+LATENT_ATTENTION: dict[str, str] = {
+    "self_attn.q_proj": "attention.q",
+    "self_attn.q_a_proj": "attention.q_a",
+    "self_attn.q_a_layernorm": "norm",
+    "self_attn.q_b_proj": "attention.q_b",
+    "self_attn.kv_a_proj_with_mqa": "attention.kv_a",
+    "self_attn.kv_a_layernorm": "norm",
+    "self_attn.kv_b_proj": "attention.kv_b",
+    "self_attn.o_proj": "attention.o",
+}
 # the roles of what a block adds to the residual stream
-WRITING_ROLES = ("attention.o", "mlp.down", "moe.expert.down")
+WRITING_ROLES = ("attention.o", "mixer.out", "mlp.down", "moe.expert.down", "moe.shared.down")
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,12 @@ class Declaration:
     (in `derived_lists`) takes precedence in transformers. sparse_step: "every n-th block has experts".
     buffers: names inside a block that old checkpoints hold and that models do not read.
     refuse_if: configuration key -> why a true value makes a block depend on its number.
+    refuse_unless: configuration key -> the only value (or absence) at which a block does not, and why.
+    last_blocks: keys that hold the number of the last block of a kind.
+    depth_scales: keys that the model divides by the root of its depth. neutral: part -> the value at which it leaves
+    what passes through a block as it is (a factor on the block's whole output).
+    outside: names of further tensors outside of the blocks -> role. derived: by `surgeon.arch.generic`, so that an
+    operation on the blocks has to prove it. plain_shapes: the matrices have the sizes that their roles say.
     """
 
     model_type: str
@@ -60,3 +93,10 @@ class Declaration:
     sparse_step: bool = False
     buffers: tuple[str, ...] = ("self_attn.rotary_emb.inv_freq",)
     refuse_if: Mapping[str, str] = field(default_factory=dict)
+    refuse_unless: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    last_blocks: tuple[str, ...] = ()
+    depth_scales: tuple[str, ...] = ()
+    neutral: Mapping[str, float] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    derived: bool = False
+    plain_shapes: bool = True

@@ -19,7 +19,8 @@ LEAVES = ("weight", "bias")
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Where a tensor belongs. block: its number, None outside the blocks. part: the module, such as
-    "mlp.down_proj". leaf: "weight" or "bias"; empty for a buffer, whose part is its whole name."""
+    "mlp.down_proj". leaf: "weight" or "bias"; empty for a tensor that is named otherwise ("self_attn.sinks", fused
+    experts, a buffer), whose part is its whole name."""
 
     block: int | None
     part: str
@@ -101,12 +102,13 @@ class Family:
 
     def role(self, name: str) -> str:
         """embedding, head, final_norm, position, norm, attention.q|k|v|o|qkv, mlp.gate|up|down|gate_up, moe.router,
-        moe.expert.gate|up|down, or buffer. A bias has the role of its part. Raises SurgeonError on any other name."""
+        moe.expert|shared.gate|up|down|gate_up, mixer.in|out|conv (of a block without attention), other, or buffer.
+        A bias has the role of its part. Raises SurgeonError on any other name."""
         unit = self.unit(name)
         if unit.block is not None:
             if unit.part in self.declaration.buffers:
                 return "buffer"
-            role = self.part_role(unit.part) if unit.leaf else None
+            role = self.part_role(unit.part)
         else:
             role = self._outside.get(name)
         if role is None:
@@ -123,7 +125,8 @@ class Family:
         found = {name: role for role, name in roles.items() if name is not None}
         if self.final_norm is not None:
             found[self.final_norm.removesuffix("weight") + "bias"] = "final_norm"
-        return found | {f"{self.declaration.head}.{leaf}": "head" for leaf in LEAVES}
+        found |= {f"{self.declaration.head}.{leaf}": "head" for leaf in LEAVES}
+        return found | dict(self.declaration.outside)
 
     def part_role(self, part: str) -> str | None:
         """The role of a part of a block, None for an unknown one."""
@@ -168,8 +171,8 @@ def family_of(checkpoint: Checkpoint) -> Family:
 
 def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str = "config.json") -> Family:
     """The family for a configuration and the names of all tensors."""
-    declared = declaration_of(config, where)
     names = tuple(names)
+    declared = declaration_of(config, where, names)
     base = declared.base
     if declared.base_optional and not any(name.startswith(base) for name in names):
         base = ""
@@ -197,7 +200,7 @@ def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str 
         tied=tied,
         names=names,
     )
-    _check_names(family, where)
+    _check_names(family, where, bool(config.get("num_nextn_predict_layers")))
     return family
 
 
@@ -212,25 +215,30 @@ def _depth(config: Mapping[str, Any], declared: Declaration, where: str) -> int:
     return depth
 
 
-def _check_names(family: Family, where: str) -> None:
-    """Every tensor has a role, and every block from 0 to depth - 1 writes to the residual stream."""
+def _check_names(family: Family, where: str, mtp: bool) -> None:
+    """Every tensor has a role, and every block from 0 to depth - 1 writes to the residual stream.
+
+    mtp: config.json speaks of blocks behind the last one, which predict further tokens.
+    """
     writes = [0] * family.depth
     for name in family.names:
-        try:
-            family.role(name)
-        except SurgeonError as error:
-            raise SurgeonError(error.problem, f"{where}: {name}", error.hint) from error
         unit = family.unit(name)
-        if unit.block is None:
-            continue
-        if unit.block >= family.depth:
+        if unit.block is not None and unit.block >= family.depth:
             raise SurgeonError(
                 f"the tensor {name!r} belongs to a block that config.json does not count "
                 f"({family.depth_key} is {family.depth})",
                 where,
-                "restore config.json and the weights from one revision",
+                "blocks that predict further tokens (MTP) are not operated on: save the model with transformers, "
+                "which leaves them out"
+                if mtp
+                else "restore config.json and the weights from one revision",
             )
-        writes[unit.block] += family.is_residual_writer(unit.part)
+        try:
+            family.role(name)
+        except SurgeonError as error:
+            raise SurgeonError(error.problem, f"{where}: {name}", error.hint) from error
+        if unit.block is not None:
+            writes[unit.block] += family.is_residual_writer(unit.part)
     if 0 in writes:
         raise SurgeonError(
             f"block {writes.index(0)} is missing or incomplete: it holds nothing that writes to the residual stream",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from surgeon.arch.configuration import settings_of
 from surgeon.arch.family import Family, family_of_names
 from surgeon.errors import SurgeonError
 
@@ -17,6 +18,10 @@ def check_config(config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]],
     """
     family = family_of_names(config, tensors, where)
     expected = model_tensors(config, where)
+    if any(name not in expected for name in tensors if not _may_be_absent(name, family)):
+        in_memory = model_tensors(config, where, in_memory=True)
+        if all(name in in_memory for name in tensors if not _may_be_absent(name, family)):
+            expected = in_memory  # a checkpoint may hold the experts of a block as one tensor, as transformers does
     if not family.base:
         expected = {name.removeprefix(family.declaration.base): shape for name, shape in expected.items()}
     if family.tied:
@@ -36,16 +41,18 @@ def check_config(config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]],
         raise _difference(f"config.json describes a tensor that is not there: {absent[0]!r}{more}", where)
 
 
-def model_tensors(config: dict[str, Any], where: str = "config.json") -> dict[str, tuple[int, ...]]:
-    """Names and shapes that transformers writes for a causal language model of this configuration."""
+def model_tensors(
+    config: dict[str, Any], where: str = "config.json", *, in_memory: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that transformers writes for a causal language model of this configuration, or those that it
+    has in memory (and reads as well)."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
-    values = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        settings = AutoConfig.for_model(config["model_type"], **values)
+        settings = settings_of(config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
@@ -55,7 +62,7 @@ def model_tensors(config: dict[str, Any], where: str = "config.json") -> dict[st
             where,
             "compare it with the config.json of the model's source",
         ) from error
-    state = revert_weight_conversion(model, model.state_dict())
+    state = model.state_dict() if in_memory else revert_weight_conversion(model, model.state_dict())
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from surgeon.arch.family import Family
-from surgeon.ops.plan import Copy, Source
+from surgeon.ops.plan import Apply, Copy, Source
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,13 @@ class Filled:
 def copies(family: Family, block: int) -> dict[str, Source]:
     """Every tensor of the block as it is in the input with the role "model"."""
     return {name: Copy("model", name) for name in family.blocks[block]}
+
+
+def identity_start(family: Family, block: int) -> dict[str, Source]:
+    """As `copies`, with 1 for a factor on the block's whole output: the start of a fill that keeps the function."""
+    sources = copies(family, block)
+    for name in sources:
+        value = family.declaration.neutral.get(family.unit(name).part)
+        if value is not None:
+            sources[name] = Apply("kernel:constant", options={"value": value})
+    return sources

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock
 from surgeon.checkpoint.sidecars import sidecars
+from surgeon.checkpoint.writer import lay_out
 from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.fill import Filled
@@ -40,12 +41,21 @@ class ExpandSettings(BaseModel):
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the selector; repeatable.")
     option_fill: dict[str, Any] = Field(default_factory=dict, description="A keyword of the fill; repeatable.")
     seed: int = Field(0, description="Seed of what is drawn.")
-    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
+    shard_bytes: Count | None = Field(
+        None, gt=0, description="The size that a shard does not exceed; by default old tensors stay in their shards."
+    )
+    link: bool = Field(
+        False,
+        description="Shards that stay as they are become second names of MODEL's files, with no byte copied: a later "
+        "edit of one in place changes both.",
+    )
 
 
 def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
     """The plan of a deeper model. Raises UsageError on wrong options, SurgeonError on a model it cannot take."""
     reference = model_ref.resolve(settings.model)
+    if settings.link and settings.shard_bytes is not None:
+        raise UsageError("--link keeps the shards of MODEL", "--shard-bytes", "leave one of the two out")
     if reference.adapter is not None:
         raise UsageError(
             "blocks of a model with an adapter cannot be copied", settings.model, "fold it first: surgeon fold-adapter"
@@ -54,10 +64,15 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
     family = family_of(checkpoint)
     placed = lay_out_blocks(family.depth, _select(settings, checkpoint, family, progress), settings.layout)
     config = remap_blocks(checkpoint.config, [p.source for p in placed], family)
+    if family.declaration.derived:
+        from surgeon.expand.proof import prove
+
+        family = prove(checkpoint, family, placed)
     fill = registry.get("fill", settings.fill)
     fill.bind(settings.option_fill)
     filled = {p.source: _fill(fill, family, p.source, settings.option_fill) for p in placed if p.new}
     tensors = [_kept(checkpoint, name, name) for name in family.outside()]
+    kept = {name: name for name in family.outside()}
     new: list[NewBlock] = []
     initial: dict[str, Any] = {}
     for number, block in enumerate(placed):
@@ -66,6 +81,8 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
             target = family.rename(name, number)
             source = sources.get(name, Copy("model", name))
             tensors.append(_kept(checkpoint, target, name, source))
+            if not block.new:
+                kept[name] = target
             if not isinstance(source, Copy):
                 initial[target] = source_to_json(source)
         if block.new:
@@ -89,7 +106,33 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         ),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
+        shards=_shards(settings, checkpoint, tensors, kept),
+        link=settings.link,
     )
+
+
+def _shards(
+    settings: ExpandSettings, checkpoint: Checkpoint, tensors: Sequence[OutTensor], kept: Mapping[str, str]
+) -> tuple[tuple[str, ...], ...]:
+    """The names of each shard's tensors: old ones where they were and in their order, new ones behind them in shards
+    of their own, or in the one file where there is only one. Empty where shards are to be filled by size.
+
+    kept: name in the input -> name in the output.
+    """
+    if settings.shard_bytes is not None:
+        return ()
+    old = [
+        [kept[t.name] for t in sorted(checkpoint.tensors.values(), key=lambda t: (t.start, t.name)) if t.path == shard]
+        for shard in checkpoint.shards
+    ]
+    known = set(kept.values())
+    new = [tensor for tensor in tensors if tensor.name not in known]
+    if len(old) == 1 and not settings.link:
+        if sum(t.nbytes for t in tensors) > DEFAULT_SHARD_BYTES or len({t.dtype for t in tensors}) > 1:
+            return ()  # of several types, wide ones must come first for all to be aligned
+        return ((*old[0], *(t.name for t in new)),)
+    added = lay_out([(t.name, t.dtype, t.shape) for t in new], DEFAULT_SHARD_BYTES)
+    return tuple(map(tuple, old)) + tuple(tuple(name for name, _, _ in entries) for _, entries in added.shards)
 
 
 def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None = None) -> OutTensor:

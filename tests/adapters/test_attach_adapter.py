@@ -45,7 +45,10 @@ def run(model: Any) -> torch.Tensor:
         return model(input_ids=ids).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3", "qwen3_moe", "mixtral", "gemma3_text"])
+ATTACHED = ["llama", "gpt2", "gpt_neox", "phi3", "qwen3_moe", "mixtral", "gemma3_text", "lfm2", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("family", ATTACHED)
 def test_attached_changes_no_logit_and_has_exactly_pefts_keys(family: str, tmp_path: Path) -> None:
     from peft import get_peft_model_state_dict
 

@@ -120,3 +120,42 @@ def test_the_old_style_config_of_gemma3_is_understood(tiny: Tiny, tmp_path: Path
     result = remap_blocks(old, [0, 1, 2, 2, 3, 4, 5], family)
     full, window = "full_attention", "sliding_attention"
     assert result["layer_types"] == [window, window, full, full, window, window, full]
+
+
+def test_the_first_and_the_last_block_with_experts_are_counted_anew(tiny: Tiny) -> None:
+    """Experts in blocks 1 and 2 of 4: ERNIE 4.5 says the first and the last."""
+    config, family = opened(tiny("ernie4_5_moe"))
+    result = remap_blocks(config, [0, 0, 1, 2, 2, 3], family)
+    assert (result["moe_layer_start_index"], result["moe_layer_end_index"]) == (2, 4)
+    open_end = remap_blocks(config | {"moe_layer_end_index": -1}, [0, 1, 2, 3, 3], family)
+    assert open_end["moe_layer_end_index"] == -1
+
+
+def test_block_numbers_of_llama4_become_explicit(tiny: Tiny) -> None:
+    config, family = opened(tiny("llama4_text"))
+    del config["moe_layers"], config["no_rope_layers"]
+    result = remap_blocks(config | {"interleave_moe_layer_step": 2, "no_rope_layer_interval": 3}, SOURCE, family)
+    # experts in blocks 1 and 3 (every second), no rotation in block 2 (every third)
+    assert result["moe_layers"] == [2, 5] and result["no_rope_layers"] == [1, 1, 1, 0, 0, 1]
+
+
+def test_entries_by_block_number_follow_their_blocks(tiny: Tiny) -> None:
+    config, family = opened(tiny("llama"))
+    entries = {"per_layer_config": {"0": {"a": 1}, "2": {"a": 2}}}
+    result = remap_blocks(config | entries, SOURCE, family)
+    assert result["per_layer_config"] == {"0": {"a": 1}, "1": {"a": 1}, "3": {"a": 2}, "4": {"a": 2}}
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 6), (62, 70), (40, 44)])
+def test_a_scale_by_the_depth_stays_what_it_was(tiny: Tiny, old: int, new: int) -> None:
+    from surgeon.arch.config_blocks import _depth_scale
+
+    assert abs(_depth_scale(1.4, old, new) / new**0.5 - 1.4 / old**0.5) <= 2**-53
+
+
+def test_infinite_numbers_are_read_as_save_pretrained_writes_them(tiny: Tiny) -> None:
+    from surgeon.arch.configuration import settings_of
+
+    config, _ = opened(tiny("bamba"))
+    assert config["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    assert list(settings_of(config).time_step_limit) == [0.0, float("inf")]

@@ -55,8 +55,9 @@ def test_every_tensor_has_a_role_and_a_name_that_leads_back(tiny: Tiny, family: 
     assert "embedding" in roles and ("head" in roles) == (found.head is not None)
     assert (found.head is None) == found.tied
     for block in range(found.depth):
-        assert {"attention.o"} < {found.part_role(part) for part in found.parts(block)}
-        assert any(found.part_role(part) in ("mlp.down", "moe.expert.down") for part in found.parts(block))
+        there = {found.part_role(part) for part in found.parts(block)}
+        assert there & {"attention.o", "mixer.out"}
+        assert there & {"mlp.down", "moe.expert.down"} or found.name == "mamba2"
 
 
 def test_roles_of_llama_golden(tiny: Tiny) -> None:
@@ -99,7 +100,8 @@ def test_all_per_block_lists_of_transformers_are_declared() -> None:
     for declared in declarations().values():
         config = AutoConfig.for_model(declared.model_type, **{declared.depth_key: 17})
         lists = {key for key, value in config.to_dict().items() if isinstance(value, list) and len(value) == 17}
-        assert lists == set(declared.derived_lists), declared.model_type
+        # numbers of blocks are as many as there are blocks where all are of that kind
+        assert lists - set(declared.index_lists) == set(declared.derived_lists) - set(declared.index_lists)
 
 
 def test_gpt2_without_its_prefix_and_with_buffers_of_old_checkpoints(tiny: Tiny, tmp_path: Path) -> None:
@@ -126,7 +128,10 @@ def test_a_tied_head_that_is_stored_is_named(tiny: Tiny, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"model_type": "llama9"}, "the architecture 'llama9' is not known"),
+        ({"model_type": "llama9"}, "the architecture 'llama9' is not known to transformers"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ({"model_type": "t5"}, "not the architecture of a causal language model"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "the weights are quantised"),
         ({"model_type": None}, "names no model_type"),
         ({"model_type": "gemma3"}, "vision tower"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
@@ -143,11 +148,13 @@ def test_refusals_of_a_config(tiny: Tiny, tmp_path: Path, config: dict[str, Any]
     assert problem in caught.value.problem and caught.value.hint
 
 
-def test_an_unknown_architecture_lists_the_known_ones(tiny: Tiny, tmp_path: Path) -> None:
-    folder = edited(tiny("llama"), tmp_path / "m", model_type="bloom")
-    with pytest.raises(SurgeonError) as caught:
-        family_of(Checkpoint.open(folder))
-    assert "llama" in caught.value.hint and "qwen3_moe" in caught.value.hint
+def test_blocks_that_predict_further_tokens_are_refused_by_name(tiny: Tiny) -> None:
+    """DeepSeek V3 as on the hub has one more block than config.json counts; transformers leaves it out."""
+    checkpoint = Checkpoint.open(tiny("deepseek_v3"))
+    further = [n.replace("layers.3.", "layers.4.") for n in checkpoint.tensors if "layers.3." in n]
+    with pytest.raises(SurgeonError, match=r"model\.layers\.4\.") as caught:
+        family_of_names(checkpoint.config, [*checkpoint.tensors, *further, "model.layers.4.eh_proj.weight"])
+    assert "MTP" in caught.value.hint
 
 
 @pytest.mark.parametrize(

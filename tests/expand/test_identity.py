@@ -12,12 +12,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, VOCAB
 
+from surgeon.arch.family import family_of
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.ops.execute import execute
 
 Tiny = Callable[..., Path]
-POST_NORM = ["gemma2", "gemma3_text", "olmo2", "olmo3"]
+POST_NORM = ["gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4"]
+# checkpoints hold one matrix an expert, transformers one tensor a block; both are read
+FUSED = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3", "olmoe", "glm4_moe", "qwen3_next"]
 IDS = torch.randint(3, VOCAB, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+# of the same mechanisms as another family in the list
+VARIANTS = [
+    "llama_bias", "gpt_neox_seq", "falcon_seq", "falcon_new", "deepseek_v2", "granitemoe", "granitemoeshared", "arcee",
+    "ernie4_5", "helium", "seed_oss", "ministral", "gpt_bigcode", "glm", "granite", "nemotron", "gemma", "mistral",
+]  # fmt: skip
+BY_COST = [pytest.param(f, marks=[pytest.mark.long] if f in VARIANTS else []) for f in FAMILIES]
 
 
 def expanded(model: Path, out: Path, **options: Any) -> Path:
@@ -45,18 +58,21 @@ def outputs(folder: Path, dtype: str = "float32") -> tuple[torch.Tensor, torch.T
         return model(IDS).logits, generated
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BY_COST)
 def test_auto_is_the_identity_and_copy_is_not(tiny: Tiny, tmp_path: Path, family: str) -> None:
     model = tiny(family)
-    auto = expanded(model, tmp_path / "auto", at=[0, 2, 2])
+    last = int(json.loads((model / "config.json").read_text())[family_of(Checkpoint.open(model)).depth_key]) - 1
+    places = [0, 2, 2, last]
+    auto = expanded(model, tmp_path / "auto", at=places)
     for dtype in ("float32", "bfloat16"):
         logits, generated = outputs(model, dtype)
         assert bool(logits.isfinite().all()) and logits.std() > 0.1
         new_logits, new_generated = outputs(auto, dtype)
         assert torch.equal(logits, new_logits)
         assert torch.equal(generated, new_generated)
-    copied, _ = outputs(expanded(model, tmp_path / "copy", at=[0, 2, 2], fill="copy"), "bfloat16")
-    assert not torch.equal(logits, copied)
+    copied = load_model(expanded(model, tmp_path / "copy", at=places, fill="copy"), "bfloat16")
+    with torch.inference_mode():
+        assert not torch.equal(logits, copied(IDS).logits)
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "olmo3", "qwen3_moe", "gpt2"])
@@ -130,6 +146,59 @@ def test_experts_in_every_second_block(tiny: Tiny, tmp_path: Path) -> None:
     assert torch.equal(outputs(model)[0], outputs(deeper)[0])
 
 
+def fused(model: Path, folder: Path) -> Path:
+    """The same checkpoint with the experts of a block in one tensor, named as transformers names them in memory."""
+    state = {name: tensor.contiguous() for name, tensor in load_model(model, "float32").state_dict().items()}
+    folder.mkdir()
+    (folder / "config.json").write_bytes((model / "config.json").read_bytes())
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_experts_in_one_tensor(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    model = fused(tiny(family), tmp_path / "fused")
+    names = load_file(model / "model.safetensors")
+    assert any(name.endswith("experts.gate_up_proj") for name in names)
+    assert not any(".experts.0." in name for name in names)
+    deeper = expanded(model, tmp_path / "out", at=[0, 2, 3])
+    for dtype in ("float32", "bfloat16"):
+        assert torch.equal(outputs(model, dtype)[0], outputs(deeper, dtype)[0])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo3", "qwen3_moe", "granitemoehybrid", "opt"])
+def test_tied_and_untied_in_several_shards(tiny: Tiny, tmp_path: Path, family: str, tied: bool) -> None:
+    model = tiny(family, tie_word_embeddings=tied)
+    sharded = tmp_path / "sharded"
+    load_model(model, "float32").save_pretrained(sharded, max_shard_size="30KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    deeper = expanded(sharded, tmp_path / "out", at=[1, 3])
+    assert json.loads((deeper / "config.json").read_text())["tie_word_embeddings"] is tied
+    for before, after in zip(outputs(model), outputs(deeper), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "where"),
+    [
+        ("deepseek_v3", {"first_k_dense_replace": 1}, "first_k_dense_replace"),
+        ("glm4_moe", {"first_k_dense_replace": 1}, "first_k_dense_replace"),
+        ("ernie4_5_moe", {"moe_layer_interval": 2, "moe_layer_start_index": 0}, "moe_layer_interval"),
+        ("ernie4_5_moe", {"moe_layer_start_index": 1, "moe_layer_end_index": 3}, "moe_layer_start_index"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+    ],
+)
+def test_what_no_configuration_can_say_is_refused(
+    tiny: Tiny, tmp_path: Path, family: str, config: dict[str, Any], where: str
+) -> None:
+    """Dense block 0 and sparse block 1 repeated as a run give dense, sparse, dense, sparse."""
+    model = tiny(family, **config)
+    with pytest.raises(SurgeonError) as caught:
+        expanded(model, tmp_path / "out", select="range", option={"start": 0, "stop": 2}, layout="block")
+    assert where in caught.value.where and not (tmp_path / "out").exists()
+
+
 def test_gpt2_as_on_the_hub_without_prefix_and_with_buffers(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
@@ -139,6 +208,17 @@ def test_gpt2_as_on_the_hub_without_prefix_and_with_buffers(tiny: Tiny, tmp_path
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     deeper = expanded(folder, tmp_path / "out", add=2)
     assert torch.equal(outputs(tiny("gpt2"))[0], outputs(folder)[0])
+    assert torch.equal(outputs(folder)[0], outputs(deeper)[0])
+
+
+def test_bloom_as_on_the_hub_without_prefix(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((tiny("bloom") / "config.json").read_bytes())
+    tensors = {n.removeprefix("transformer."): t for n, t in load_file(tiny("bloom") / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    deeper = expanded(folder, tmp_path / "out", at=[0, 3])
+    assert torch.equal(outputs(tiny("bloom"))[0], outputs(folder)[0])
     assert torch.equal(outputs(folder)[0], outputs(deeper)[0])
 
 

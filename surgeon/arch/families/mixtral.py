@@ -1,6 +1,6 @@
-"""Mixtral: a router and experts in every block; checkpoints keep one matrix per expert."""
+"""Mixtral: a router and experts in every block; checkpoints keep one matrix per expert, under older names."""
 
-from surgeon.arch.declaration import ATTENTION, PRE_NORMS, Declaration
+from surgeon.arch.declaration import ATTENTION, EXPERTS, PRE_NORMS, Declaration
 
 FAMILY = Declaration(
     model_type="mixtral",
@@ -12,5 +12,6 @@ FAMILY = Declaration(
         "block_sparse_moe.experts.{n}.w1": "moe.expert.gate",
         "block_sparse_moe.experts.{n}.w3": "moe.expert.up",
         "block_sparse_moe.experts.{n}.w2": "moe.expert.down",
-    },
+    }
+    | EXPERTS,
 )

@@ -9,5 +9,5 @@ from surgeon.expand.fills.zero import zero
 
 
 def auto(family: Family, block: int) -> Filled:
-    """norm_gain for Gemma 2/3 and OLMo 2/3, zero for the others; the model computes what it computed before."""
+    """norm_gain where norms stand behind the branches (Gemma 2/3, OLMo 2/3, GLM-4 ...), zero for the others."""
     return norm_gain(family, block) if family.post_norms else zero(family, block)

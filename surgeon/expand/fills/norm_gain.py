@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from surgeon.arch.family import Family
 from surgeon.errors import UsageError
-from surgeon.expand.fill import Filled, copies
+from surgeon.expand.fill import Filled, identity_start
 from surgeon.ops.plan import Apply, Zeros
 
 
@@ -20,7 +20,7 @@ def norm_gain(family: Family, block: int, *, lr_multiplier: float = 10.0) -> Fil
             "--fill norm_gain",
             "use --fill zero, or leave the choice to auto",
         )
-    sources = copies(family, block)
+    sources = identity_start(family, block)
     for name in sources:
         gain = family.post_norms.get(family.unit(name).part)
         if gain is not None:

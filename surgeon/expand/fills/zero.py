@@ -6,7 +6,7 @@ Source: LLaMA Pro (Wu et al., arXiv 2401.02415), section 3; experts and biases t
 from __future__ import annotations
 
 from surgeon.arch.family import Family
-from surgeon.expand.fill import Filled, copies
+from surgeon.expand.fill import Filled, identity_start
 from surgeon.ops.plan import Zeros
 
 
@@ -16,7 +16,7 @@ def zero(family: Family, block: int) -> Filled:
     In a family with norms behind its branches the first step of training explodes (the norm's derivative at zero
     is gain / sqrt(eps)): norm_gain is the fill for those.
     """
-    sources = copies(family, block)
+    sources = identity_start(family, block)
     for name in sources:
         if family.is_residual_writer(family.unit(name).part):
             sources[name] = Zeros()

@@ -1,0 +1,22 @@
+"""Mamba-2: a state-space mixer in every block and nothing else."""
+
+from surgeon.arch.declaration import Declaration
+
+FAMILY = Declaration(
+    model_type="mamba2",
+    architectures=("Mamba2ForCausalLM",),
+    parts={
+        "mixer.A_log": "mixer.state",
+        "mixer.D": "mixer.state",
+        "mixer.conv1d": "mixer.conv",
+        "mixer.dt_bias": "mixer.state",
+        "mixer.in_proj": "mixer.in",
+        "mixer.norm": "norm",
+        "mixer.out_proj": "mixer.out",
+        "norm": "norm",
+    },
+    base="backbone.",
+    embedding="embeddings",
+    final_norm="norm_f",
+    plain_shapes=False,
+)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.digest import file_digest
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
+from surgeon.checkpoint.parents import parent_folder
+from surgeon.checkpoint.tree_digest import digest_like
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import SILENT, Progress
 
-PROBE_DOCUMENTS = 8
+PROBE_DOCUMENTS = 8  # of each corpus
 
 
 def verify(
@@ -26,8 +28,9 @@ def verify(
     """{"out", "operation", "holds", "checks": [{"check", "holds", "detail"}]}.
 
     Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
-    promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), hull certificates and
-    preserved rows (extend-vocab), the same bytes when it is planned again (merge, fold-adapter).
+    promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), preserved rows, hull
+    certificates and, on `data`, that old text is left alone (extend-vocab), the same bytes when it is planned again
+    (merge, fold-adapter).
     `parent`: where the first parent is now, when it has moved. Raises SurgeonError without a lineage.
     """
     lineage = read_lineage(out)
@@ -62,7 +65,7 @@ def _bytes(out: Path, lineage: Lineage, progress: Progress) -> list[dict[str, An
             if not (out / name).is_file():
                 checks.append(_check(f"bytes of {name}", False, "the file is missing"))
             else:
-                found = file_digest(out / name)
+                found = digest_like(digest, out / name)
                 detail = found[:19] if found == digest else f"{found[:19]}, recorded {digest[:19]}"
                 checks.append(_check(f"bytes of {name}", found == digest, detail))
             advance(1)
@@ -77,12 +80,9 @@ def _function(
 ) -> list[dict[str, Any]]:
     match lineage.operation:
         case "expand-layers":
-            return _same_logits(_parent(out, lineage, parent), out, data, lineage, progress)
+            return _same_logits(parent_folder(out, lineage, parent), out, data, lineage, progress)
         case "extend-vocab":
-            from surgeon.vocab.promise import check_promise
-
-            kept = check_promise(_parent(out, lineage, parent), out, _texts(data) if data else [])
-            return [_check(k.name, k.holds, k.detail) for k in kept]
+            return _extended(parent_folder(out, lineage, parent), out, _texts(data) if data else [], progress)
         case "attach-adapter":
             from surgeon.adapters.inspect import adapter_is_identity
 
@@ -95,31 +95,13 @@ def _function(
     )
 
 
-def _parent(out: Path, lineage: Lineage, given: Path | None, index: int = 0) -> Path:
-    """The folder of a parent, if it still is what it was."""
-    recorded = lineage.parents[index]
-    path = given if given is not None and index == 0 else (out.resolve() / recorded.path)
-    if not path.is_dir():
-        raise SurgeonError(
-            f"the parent {recorded.name!r} is not where it was", str(path), "say where it is with --parent MODEL"
-        )
-    if Checkpoint.open(path).digest != recorded.digest:
-        raise SurgeonError(
-            f"this is not the parent {recorded.name!r}: its digest differs", str(path), "give the one it was made from"
-        )
-    return path
-
-
 def _texts(data: Sequence[str]) -> list[str]:
     from surgeon.data.source import documents, parse_corpus
 
     texts: list[str] = []
     for entry in data:
-        for document in documents(parse_corpus(entry)):
-            if document.text is not None:
-                texts.append(document.text)
-            if len(texts) == PROBE_DOCUMENTS:
-                return texts
+        held = (document.text for document in documents(parse_corpus(entry)) if document.text is not None)
+        texts += islice(held, PROBE_DOCUMENTS)
     if not texts:
         raise UsageError("a probe text is needed", "--data", "give --data CORPUS")
     return texts
@@ -144,6 +126,48 @@ def _same_logits(
     return checks
 
 
+def _extended(parent: Path, out: Path, texts: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+    """Of the files always; of what the models compute where there are texts to compute it on."""
+    from surgeon.vocab.promise import check_promise
+
+    kept = check_promise(parent, out, texts)
+    checks = [_check(k.name, k.holds, k.detail) for k in kept]
+    if texts:
+        try:
+            checks += _old_text(parent, out, texts, progress)
+        except SurgeonError as error:
+            if all(c["holds"] for c in checks):
+                raise
+            checks.append(_check("old text under both models", False, error.problem))
+    return checks
+
+
+def _old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+    """Old logits always stay. That no new row wins, and the bound on what old text loses, are promises of convex
+    output rows alone: without them what was measured is said."""
+    from surgeon.measure.hull_function import CONTINUE, old_text
+
+    found = old_text(parent, out, texts, progress)
+    logits = f"{found.positions} positions, {found.columns} ids, bit by bit in float32"
+    if found.equal and found.apart:
+        logits += f" in a product over the old rows alone (over all rows its sums differ by up to {found.apart:.2g})"
+    if not found.equal:
+        logits = f"{found.positions} positions: they differ by up to {found.apart:.3g}"
+    margin = f"{found.wins} wins on {found.positions} positions, least margin {found.margin:.3g}"
+    greedy = f"{found.same_text} of {found.prompts} prompts, {CONTINUE} tokens each"
+    loss = f"{found.loss:.3g} nats a token on {found.positions} positions, at most {found.most:.3g}"
+    if found.bound is not None:
+        loss += f"; bound log(1 + {found.column_sum:.4g}) = {found.bound:.4g}"
+    free = "" if found.convex else "not promised, as not all output rows are convex: "
+    bounded = found.bound is None or found.loss <= found.bound
+    return [
+        _check("logits of old ids are the parent's", found.equal, logits),
+        _check("no new token wins over the best old one", not found.wins or not found.convex, free + margin),
+        _check("greedy text is the parent's", found.same_text == found.prompts or not found.convex, free + greedy),
+        _check("old text loses no more than its bound", bounded, free + loss),
+    ]
+
+
 def _again(out: Path, lineage: Lineage, parent: Path | None, progress: Progress) -> list[dict[str, Any]]:
     """Plan it again from the recorded settings and parents, and compare the digests of the files."""
     import tempfile
@@ -153,7 +177,7 @@ def _again(out: Path, lineage: Lineage, parent: Path | None, progress: Progress)
     from surgeon.replan import settings_again
 
     chosen = operation(lineage.operation)
-    paths = {p.role: _parent(out, lineage, parent, i) for i, p in enumerate(lineage.parents)}
+    paths = {p.role: parent_folder(out, lineage, parent, i) for i, p in enumerate(lineage.parents)}
     with tempfile.TemporaryDirectory(prefix="surgeon-verify-") as folder:
         again = Path(folder) / "again"
         settings = chosen.settings_class().model_validate(settings_again(lineage, paths, again))

@@ -24,6 +24,7 @@ DTYPE_BYTES: dict[str, int] = {
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
 ALIGNMENT = 8
+PAGE = 4096
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 
 
@@ -72,8 +73,14 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return {t.name: t for t in sorted(tensors, key=lambda t: (t.start, t.name))}, metadata
 
 
-def encode_header(entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The header (length prefix and padding included) of tensors (name, dtype, shape) laid out in this order."""
+def encode_header(
+    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], like: int | None = None
+) -> bytes:
+    """The header (length prefix and padding included) of tensors (name, dtype, shape) laid out in this order.
+
+    like: a length of another header; this one is padded to the same place within a page of a file system, so that
+    the data behind both can be shared where the file system can do that.
+    """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name, dtype, shape in entries:
@@ -81,8 +88,15 @@ def encode_header(entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata:
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    raw += b" " * (-(8 + len(raw)) % ALIGNMENT)
+    raw += b" " * (-(8 + len(raw)) % ALIGNMENT if like is None else (like - 8 - len(raw)) % PAGE)
     return len(raw).to_bytes(8, "little") + raw
+
+
+def header_bytes(path: Path) -> bytes:
+    """The header of a file as it is, its length and padding included."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        return prefix + file.read(int.from_bytes(prefix, "little"))
 
 
 def _entry(path: Path, name: str, entry: Any, data: int) -> StoredTensor:

@@ -10,8 +10,10 @@ from typing import Any
 from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.digest import file_digests, json_digest
 from surgeon.checkpoint.header import StoredTensor, read_header
+from surgeon.checkpoint.known_digests import known_weight_digests
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import TOKENIZER_FILES
+from surgeon.checkpoint.tree_digest import WeightDigest, weight_digests
 from surgeon.errors import SurgeonError
 
 SINGLE = "model.safetensors"
@@ -39,7 +41,7 @@ class Checkpoint:
             return cls._adapter(folder)
         config = read_json_object(folder / CONFIG)
         single, index = folder / SINGLE, folder / INDEX
-        if single.is_file() and index.is_file():
+        if single.is_file() and index.is_file() and not _names_only(index, SINGLE):
             raise SurgeonError(
                 f"both {SINGLE} and {INDEX} are there: which one holds the weights is not clear",
                 str(folder),
@@ -68,11 +70,25 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights' files, config.json and the tokenizer; the same wherever the folder lies."""
+        """Of the weights' files, config.json and the tokenizer; the same wherever the folder lies. Weights that were
+        read before and have not changed since are not read again."""
+        return self._digest([d.digest for d in self.weight_digests])
+
+    @cached_property
+    def weight_digests(self) -> tuple[WeightDigest, ...]:
+        """The digests of the shards and of their tensors, in the order of `shards`."""
+        return tuple(known_weight_digests(self.shards))
+
+    def read_digest(self) -> str:
+        """`digest` from the bytes as they are now, whatever is known of them."""
+        return self._digest([d.digest for d in weight_digests(self.shards)])
+
+    def _digest(self, weights: list[str]) -> str:
         is_adapter = self.shards[0].name == ADAPTER_WEIGHTS
-        names = [shard.name for shard in self.shards] + [ADAPTER_CONFIG if is_adapter else CONFIG]
+        names = [ADAPTER_CONFIG if is_adapter else CONFIG]
         names += [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
-        return json_digest(dict(zip(names, file_digests(self.path / n for n in names), strict=True)))
+        others = dict(zip(names, file_digests(self.path / n for n in names), strict=True))
+        return json_digest(dict(zip((shard.name for shard in self.shards), weights, strict=True)) | others)
 
     @property
     def num_bytes(self) -> int:
@@ -87,6 +103,12 @@ class Checkpoint:
                 str(self.path),
                 "`surgeon inspect` lists what it has",
             ) from error
+
+
+def _names_only(index: Path, shard: str) -> bool:
+    """An index of one file: it is there where other safetensors files lie beside the model's."""
+    weight_map = read_json_object(index).get("weight_map")
+    return isinstance(weight_map, dict) and set(weight_map.values()) == {shard}
 
 
 def _sharded(index: Path) -> tuple[tuple[Path, ...], dict[str, StoredTensor]]:

@@ -6,7 +6,7 @@ ancestors at hand. It holds no times and no absolute paths: the same operation g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
+from surgeon.checkpoint.tree_digest import weight_digests
 from surgeon.errors import SurgeonError
 
 LINEAGE_FILE = "surgeon.json"
@@ -51,7 +52,8 @@ class NewRow(_Strict):
 
 class RowMap(_Strict):
     """Vocabulary rows. Old rows keep their ids. `weights` names the file (under surgeon/) with the new rows'
-    initial weights over old rows; `method` is the init of the input and `method_output` of the output matrix.
+    initial weights over old rows, `hull_weights` the file of the same weights in float32 beside the model; `method`
+    is the init of the input and `method_output` of the output matrix.
     learning: how the tokens were found (curve: tokens added, tokens of the corpus then). calibration: what old text
     loses to the new rows, as measured on the probe."""
 
@@ -61,6 +63,7 @@ class RowMap(_Strict):
     method: str
     method_output: str
     weights: str | None = None
+    hull_weights: str | None = None
     project: str | None = None
     learning: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
@@ -124,13 +127,19 @@ def read_lineage(folder: Path) -> Lineage | None:
         ) from error
 
 
-def output_digests(folder: Path, threads: int = 4) -> dict[str, str]:
+def output_digests(folder: Path, threads: int = 4, weights: Mapping[str, str] | None = None) -> dict[str, str]:
     """What `files` records: the digest of every file of an output but surgeon.json itself, and but the metrics of
-    trainings, which hold speeds and so differ between two runs that give the same model."""
+    trainings, which hold speeds and so differ between two runs that give the same model. weights: digests of shards
+    that are known; the other safetensors files of the folder itself are read (see tree_digest)."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     kept = [n for n in names if n != LINEAGE_FILE and not n.startswith(f"{SURGEON_DIR}/{METRICS_PREFIX}")]
-    return dict(zip(kept, file_digests((folder / n for n in kept), threads), strict=True))
+    found = dict(weights or {})
+    shards = [n for n in kept if "/" not in n and n.endswith(".safetensors") and n not in found]
+    found |= dict(zip(shards, (d.digest for d in weight_digests([folder / n for n in shards])), strict=True))
+    others = [n for n in kept if n not in found]
+    found |= dict(zip(others, file_digests((folder / n for n in others), threads), strict=True))
+    return {name: found[name] for name in kept}
 
 
 def dump_lineage(lineage: Lineage) -> str:

@@ -14,6 +14,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
     "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
 )

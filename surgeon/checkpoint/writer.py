@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from surgeon.checkpoint.config_json import dump_json
-from surgeon.checkpoint.header import DTYPE_BYTES, StoredTensor, encode_header, num_bytes, read_header
+from surgeon.checkpoint.copy_file import copy_range, link_file, start_writeback, write_at
+from surgeon.checkpoint.header import (
+    DTYPE_BYTES,
+    StoredTensor,
+    encode_header,
+    header_bytes,
+    num_bytes,
+    read_header,
+)
 from surgeon.checkpoint.index import INDEX, SINGLE
-from surgeon.errors import SurgeonError
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype code, shape
 _METADATA = {"format": "pt"}
-_COPY_CHUNK = 1 << 26
+_RUN = 1 << 28  # a run grows up to about this, so that several threads have something to do
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which shard holds which tensors, in which order."""
+    """Which shard holds which tensors, in which order.
+
+    whole: shard -> the file of an input that it is the same as, header included. like: shard -> the length of the
+    header of the input's file that its data comes from (see encode_header).
+    """
 
     shards: tuple[tuple[str, tuple[Entry, ...]], ...]
+    whole: Mapping[str, Path] = field(default_factory=dict)
+    like: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
-        return sum(len(encode_header(e, _METADATA)) + sum(num_bytes(d, s) for _, d, s in e) for _, e in self.shards)
+        return sum(len(self.header(shard)) + self.data_bytes([shard]) for shard, _ in self.shards)
+
+    def data_bytes(self, shards: Iterable[str]) -> int:
+        """The bytes of the tensors of some shards."""
+        entries = dict(self.shards)
+        return sum(num_bytes(dtype, shape) for shard in shards for _, dtype, shape in entries[shard])
+
+    def header(self, shard: str) -> bytes:
+        if shard in self.whole:
+            return header_bytes(self.whole[shard])
+        return encode_header(dict(self.shards)[shard], _METADATA, self.like.get(shard))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Bytes that lie together in a file of an input and in one of the output."""
+
+    handle: int
+    position: int
+    path: Path
+    start: int
+    nbytes: int
 
 
 def lay_out(entries: Iterable[Entry], shard_bytes: int, single: str = SINGLE) -> Layout:
@@ -41,22 +75,36 @@ def lay_out(entries: Iterable[Entry], shard_bytes: int, single: str = SINGLE) ->
         groups[-1].append(entry)
         filled += size
     ordered = [tuple(sorted(group, key=lambda e: -DTYPE_BYTES[e[1]])) for group in groups]
-    if len(ordered) == 1:
-        return Layout(((single, ordered[0]),))
+    return Layout(tuple(zip(shard_names(len(ordered), single), ordered, strict=True)))
+
+
+def shard_names(count: int, single: str = SINGLE) -> list[str]:
+    """The file names of this many shards."""
+    if count == 1:
+        return [single]
     stem = single.removesuffix(".safetensors")
-    names = [f"{stem}-{i + 1:05d}-of-{len(ordered):05d}.safetensors" for i in range(len(ordered))]
-    return Layout(tuple(zip(names, ordered, strict=True)))
+    return [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
 
 
 class Writer:
-    """Open shards of a folder, at full length from the start; positions never change, so order does not matter."""
+    """Open shards of a folder, at full length from the start; positions never change, so order does not matter.
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    index: write one for a single shard too, where other safetensors files lie beside the model's: a loader that takes
+    every one of a folder keeps to those that the index names. link: shards that are the same as a file of an input
+    are made a second name of it.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, index: bool = False, link: bool = False) -> None:
         self.folder, self.layout = folder, layout
+        self.linked = tuple(layout.whole) if link else ()
+        self.has_index = index or len(layout.shards) > 1
         self._handles: list[int] = []
         self._places: dict[str, tuple[int, int, int]] = {}  # name -> handle, start, bytes
         for shard, entries in layout.shards:
-            header = encode_header(entries, _METADATA)
+            if shard in self.linked:
+                link_file(layout.whole[shard], folder / shard)
+                continue
+            header = layout.header(shard)
             handle = os.open(folder / shard, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             self._handles.append(handle)
             position = len(header)
@@ -65,14 +113,14 @@ class Writer:
                 self._places[name] = (handle, position, size)
                 position += size
             os.ftruncate(handle, position)  # what is never written reads as zero and takes no space
-            _pwrite(handle, memoryview(header), 0)
+            write_at(handle, memoryview(header), 0)
 
     def write(self, name: str, data: memoryview, offset: int = 0) -> None:
         """Bytes of a tensor from `offset` (relative to its start) on."""
         handle, start, size = self._places[name]
         if offset < 0 or offset + data.nbytes > size:
             raise ValueError(f"{name}: {data.nbytes} bytes at {offset} leave its {size} bytes")
-        _pwrite(handle, data, start + offset)
+        write_at(handle, data, start + offset)
 
     def copy(self, name: str, source: StoredTensor, begin: int = 0, nbytes: int | None = None) -> None:
         """Bytes [begin, begin + nbytes) of `source` to the same place of `name`, inside the kernel."""
@@ -81,7 +129,32 @@ class Writer:
         if begin + count > min(size, source.nbytes):
             raise ValueError(f"{name}: the copied range leaves the tensor")
         with source.path.open("rb", buffering=0) as file:
-            _copy_range(file.fileno(), handle, source.start + begin, start + begin, count)
+            copy_range(file.fileno(), handle, source.start + begin, start + begin, count)
+
+    def runs(self, copies: Iterable[tuple[str, StoredTensor]]) -> list[Run]:
+        """Whole tensors to copy, neighbours in both files taken together; tensors of linked shards need nothing.
+        In an order in which neighbouring runs lie in different shards, which can be written at one time."""
+        found: dict[int, list[Run]] = {handle: [] for handle in self._handles}
+        placed = ((*self._places[name], source) for name, source in copies if name in self._places)
+        for handle, position, nbytes, source in sorted(placed, key=lambda p: p[:2]):
+            assert nbytes == source.nbytes
+            last = found[handle][-1] if found[handle] else None
+            if (
+                last is not None
+                and last.path == source.path
+                and (last.position + last.nbytes, last.start + last.nbytes) == (position, source.start)
+                and last.nbytes < _RUN
+            ):
+                found[handle][-1] = replace(last, nbytes=last.nbytes + nbytes)
+            elif nbytes:
+                found[handle].append(Run(handle, position, source.path, source.start, nbytes))
+        return [run for turn in zip_longest(*found.values()) for run in turn if run is not None]
+
+    def copy_run(self, run: Run) -> None:
+        """One of `runs`, inside the kernel; the disk begins to write at once."""
+        with run.path.open("rb", buffering=0) as file:
+            copy_range(file.fileno(), run.handle, run.start, run.position, run.nbytes)
+        start_writeback(run.handle, run.position, run.nbytes)
 
     def close(self) -> None:
         for handle in self._handles:
@@ -89,14 +162,14 @@ class Writer:
         self._handles = []
 
     def finish(self) -> list[Path]:
-        """Close, write the index when there are several shards, read every header back. Gives the shards' paths."""
+        """Close, write the index where one is needed, read every header back. Gives the shards' paths."""
         for handle in self._handles:
             os.fsync(handle)
         self.close()
         names = [shard for shard, _ in self.layout.shards]
-        if len(names) > 1:
+        if self.has_index:
             weight_map = {name: shard for shard, entries in self.layout.shards for name, _, _ in entries}
-            total = sum(size for _, _, size in self._places.values())
+            total = self.layout.data_bytes(names)
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (self.folder / INDEX).write_text(dump_json(index), encoding="utf-8")
         for shard, entries in self.layout.shards:
@@ -120,30 +193,3 @@ def save_tensors(folder: Path, tensors: Sequence[tuple[str, object]], shard_byte
         return writer.finish()
     finally:
         writer.close()
-
-
-def _pwrite(handle: int, data: memoryview, position: int) -> None:
-    data = data.cast("B")
-    while data.nbytes:
-        done = os.pwrite(handle, data[: 1 << 30], position)
-        data, position = data[done:], position + done
-
-
-def _copy_range(source: int, target: int, source_at: int, target_at: int, count: int) -> None:
-    in_kernel = hasattr(os, "copy_file_range")
-    while count:
-        if in_kernel:
-            try:
-                done = os.copy_file_range(source, target, min(count, 1 << 30), source_at, target_at)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                in_kernel = False  # the same bytes by way of user space
-                continue
-        else:
-            chunk = os.pread(source, min(count, _COPY_CHUNK), source_at)
-            _pwrite(target, memoryview(chunk), target_at)
-            done = len(chunk)
-        if done == 0:
-            raise SurgeonError("a shard ends inside a tensor", f"descriptor {source}", "it changed while it was read")
-        source_at, target_at, count = source_at + done, target_at + done, count - done

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from surgeon.arch.declared import check_declared, is_declared
 from surgeon.checkpoint.commit import check_apart
 from surgeon.checkpoint.header import StoredTensor, num_bytes
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.writer import lay_out
 from surgeon.errors import SurgeonError
+from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import memory_budget
+from surgeon.ops.plain import is_plain
 from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
 
 
@@ -34,11 +36,25 @@ def check(plan: Plan, out: Path | None = None) -> None:
         if not (inputs[role].path / name).is_file():
             raise SurgeonError(f"the file {name} is gone", str(inputs[role].path), "restore it and plan again")
     if plan.kind == "model":
-        from surgeon.arch.meta import check_config
-
-        check_config(dict(plan.config), {t.name: t.shape for t in plan.tensors})
+        _check_config(plan)
+    if plan.shards and sorted(n for names in plan.shards for n in names) != sorted(seen):
+        raise SurgeonError("the shards of the plan do not hold each tensor once", plan.operation, "report this")
     if out is not None:
         _check_room(plan, out, inputs)
+
+
+def _check_config(plan: Plan) -> None:
+    """The tensors are those of the model that config.json describes. A plan that only puts tensors of an input in
+    another place, for a family that is declared, is checked by the declaration; any other one by building the model
+    without memory."""
+    shapes = {t.name: t.shape for t in plan.tensors}
+    only_placed = all(isinstance(t.source, Copy) or is_plain(t) for t in plan.tensors)
+    if only_placed and is_declared(plan.config):
+        check_declared(plan.config, shapes)
+        return
+    from surgeon.arch.meta import check_config
+
+    check_config(dict(plan.config), shapes)
 
 
 def check_inputs(plan: Plan) -> None:
@@ -97,6 +113,8 @@ def _check_source(
                 else:
                     _check_source(piece.source, out, inputs, exact=False, whole=False)
         case Apply(method, sources):
+            if is_plain(out):
+                return
             from surgeon import registry
             from surgeon.ops.evaluate import rowwise
 
@@ -145,14 +163,15 @@ def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None
     folder = out.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    layout = lay_out([(t.name, t.dtype, t.shape) for t in plan.tensors], plan.shard_bytes)
-    need = layout.num_bytes + (1 << 20)
+    layout = layout_of(plan, inputs)
+    linked = sum(path.stat().st_size for path in layout.whole.values()) if plan.link else 0
+    need = layout.num_bytes - linked + (1 << 20)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise SurgeonError(
             f"the output needs {need:,} bytes and the disk has {free:,} left", str(folder), "free some space"
         )
-    computed = [t for t in plan.tensors if not isinstance(t.source, Copy | Zeros)]
+    computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
     largest = max(computed, key=lambda t: working_bytes(t, inputs), default=None)
     if largest is not None and working_bytes(largest, inputs) > 2 * memory_budget():
         raise SurgeonError(

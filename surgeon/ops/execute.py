@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import os
-import threading
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import load as load_table
 
 from surgeon.checkpoint.commit import check_out, staged
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.header import num_bytes
-from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SINGLE, Checkpoint
+from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
-from surgeon.checkpoint.reader import to_bytes
 from surgeon.checkpoint.sidecars import SURGEON_DIR
-from surgeon.checkpoint.writer import Writer, lay_out
+from surgeon.checkpoint.writer import Writer
 from surgeon.errors import SurgeonError
-from surgeon.ops.check import check, working_bytes
-from surgeon.ops.evaluate import Evaluator, chunk_rows, rowwise
-from surgeon.ops.memory import memory_budget, peak_rss_bytes
-from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
+from surgeon.ops.check import check
+from surgeon.ops.known import digests_of_shards, keep, known_tensors
+from surgeon.ops.layout import layout_of
+from surgeon.ops.memory import peak_rss_bytes
+from surgeon.ops.plain import is_plain, plain_bytes
+from surgeon.ops.plan import Copy, Plan
 from surgeon.ops.result import Result
-from surgeon.progress import SILENT, Advance, Progress
+from surgeon.progress import SILENT, Progress
+
+Job = tuple[int, Callable[[], None]]  # bytes, what writes them
 
 
 def execute(
@@ -39,21 +39,26 @@ def execute(
     check_out(out, force)
     check(plan, out)
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
-    tables = {name: load_table(raw) for name, raw in plan.attachments.items()}
-    evaluator = Evaluator(inputs, plan.seed, tables)
     threads = threads or min(os.cpu_count() or 1, 8)
+    known = known_tensors(plan, inputs)
     with staged(out, force) as folder:
-        _write_shards(plan, folder, evaluator, threads, progress)
+        writer = _write_shards(plan, folder, inputs, threads, progress)
         _write_files(plan, folder, inputs)
-        digests = output_digests(folder, threads)
+        weights = digests_of_shards(folder, writer.layout, known, threads)
+        digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
         (folder / LINEAGE_FILE).write_text(dump_lineage(_lineage(plan, out, inputs, digests)), encoding="utf-8")
         verified = _verify(plan, folder)
+        if plan.link:
+            verified["linked"] = list(writer.linked)
+            progress.say(f"{len(writer.linked)} of {len(weights)} shards are second names of the input's files")
+        keep(folder, weights, writer.linked)
+        linked = writer.layout.data_bytes(writer.linked)
     return Result(
         out=str(out),
         operation=plan.operation,
         tensors=len(plan.tensors),
         parameters=parameters(plan),
-        bytes_written=plan.nbytes,
+        bytes_written=plan.nbytes - linked,
         seconds=round(time.perf_counter() - started, 3),
         peak_rss_bytes=peak_rss_bytes(),
         plan_digest=plan.digest,
@@ -66,80 +71,55 @@ def parameters(plan: Plan) -> int:
     return sum(t.nbytes // num_bytes(t.dtype, ()) for t in plan.tensors)
 
 
-def _write_shards(plan: Plan, folder: Path, evaluator: Evaluator, threads: int, progress: Progress) -> None:
-    single = ADAPTER_WEIGHTS if plan.kind == "adapter" else SINGLE
-    writer = Writer(folder, lay_out([(t.name, t.dtype, t.shape) for t in plan.tensors], plan.shard_bytes, single))
-    gate = MemoryGate(memory_budget())
-    largest_first = sorted(plan.tensors, key=lambda t: -t.nbytes)
+def _write_shards(
+    plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress
+) -> Writer:
+    beside = any(name.endswith(".safetensors") for name in plan.binary)
+    writer = Writer(folder, layout_of(plan, inputs), index=beside, link=plan.link)
     try:
-        with (
-            progress.task("writing", plan.nbytes, "bytes") as advance,
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            jobs = [pool.submit(_write_tensor, writer, evaluator, t, gate, advance) for t in largest_first]
+        with progress.task("writing", plan.nbytes, "bytes") as advance, ThreadPoolExecutor(threads) as pool:
+
+            def run(job: Job) -> None:
+                job[1]()
+                advance(job[0])
+
+            jobs = [pool.submit(run, job) for job in _jobs(plan, writer, inputs)]
             done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
-            for job in pending:
-                job.cancel()
-            for job in done:
-                job.result()
+            for waiting in pending:
+                waiting.cancel()
+            for finished in done:
+                finished.result()
         writer.finish()
     finally:
         writer.close()
+    return writer
 
 
-def _write_tensor(writer: Writer, evaluator: Evaluator, out: OutTensor, gate: MemoryGate, advance: Advance) -> None:
-    match out.source:
-        case Copy():
-            writer.copy(out.name, evaluator.stored(out.source))
-        case Zeros():
-            pass  # the file is already there at full length and reads as zero
-        case Rows() if _is_copied_rows(out):
-            _write_rows(writer, evaluator, out, gate)
-        case _:
-            with gate.hold(working_bytes(out, evaluator.inputs)):
-                _write_computed(writer, evaluator, out)
-    advance(out.nbytes)
+def _jobs(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint]) -> list[Job]:
+    """What is to be computed, largest first, then runs of copied tensors. Zeros need nothing: the files are there at
+    full length and read as zero. torch is imported only where there is something to compute."""
+    computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
+    jobs: list[Job] = []
+    if computed:
+        from surgeon.ops.compute import Computer
 
-
-def _is_copied_rows(out: OutTensor) -> bool:
-    return isinstance(out.source, Rows) and any(isinstance(p.source, Copy) for p in out.source.pieces)
-
-
-def _write_rows(writer: Writer, evaluator: Evaluator, out: OutTensor, gate: MemoryGate) -> None:
-    """Copied runs inside the kernel; computed runs evaluated at their rows."""
-    row = out.nbytes // out.shape[0]
-    assert isinstance(out.source, Rows)
-    cache: dict[str, torch.Tensor] = {}
-    for piece in out.source.pieces:
-        for start, stop in piece.ids:
-            match piece.source:
-                case Copy():
-                    writer.copy(out.name, evaluator.stored(piece.source), start * row, (stop - start) * row)
-                case Zeros():
-                    pass
-                case _:
-                    with gate.hold(working_bytes(out, evaluator.inputs)):
-                        data = to_bytes(evaluator.tensor(out, (start, stop), cache))
-                        writer.write(out.name, data, start * row)
-
-
-def _write_computed(writer: Writer, evaluator: Evaluator, out: OutTensor) -> None:
-    if not out.shape or not rowwise(out.source):
-        writer.write(out.name, to_bytes(evaluator.tensor(out)))
-        return
-    row = out.nbytes // out.shape[0]
-    step = chunk_rows(out.shape)
-    cache: dict[str, torch.Tensor] = {}
-    for start in range(0, out.shape[0], step):
-        stop = min(start + step, out.shape[0])
-        writer.write(out.name, to_bytes(evaluator.tensor(out, (start, stop), cache)), start * row)
+        computer = Computer(plan, inputs, writer)
+        computed.sort(key=lambda t: -t.nbytes)
+        jobs += [(t.nbytes, partial(computer.write, t)) for t in computed]
+    copies = [
+        (t.name, inputs[t.source.model].tensor(t.source.tensor)) for t in plan.tensors if isinstance(t.source, Copy)
+    ]
+    jobs += [(run.nbytes, partial(writer.copy_run, run)) for run in writer.runs(copies)]
+    plain = [(t.name, raw) for t in plan.tensors if (raw := plain_bytes(t)) is not None]
+    return jobs + [(len(raw), partial(writer.write, name, memoryview(raw))) for name, raw in plain]
 
 
 def _write_files(plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint]) -> None:
     name = ADAPTER_CONFIG if plan.kind == "adapter" else CONFIG
     (folder / name).write_text(dump_json(dict(plan.config)), encoding="utf-8")
     for carried, role in plan.carried.items():
-        _put(folder / carried, (inputs[role].path / carried).read_bytes())
+        (folder / carried).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inputs[role].path / carried, folder / carried)
     for written, text in plan.files.items():
         _put(folder / written, text.encode("utf-8"))
     for written, raw in plan.binary.items():
@@ -182,8 +162,8 @@ def _verify(plan: Plan, folder: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     names: list[str] = []
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as held:
+    for shard in sorted(p for p in folder.glob("*.safetensors") if p.name not in plan.binary):
+        with safe_open(shard, framework="numpy") as held:
             names += list(held.keys())
     expected = sorted(t.name for t in plan.tensors)
     if sorted(names) != expected:
@@ -191,23 +171,3 @@ def _verify(plan: Plan, folder: Path) -> dict[str, Any]:
     if plan.kind == "model":
         Checkpoint.open(folder)
     return {"reopened": True, "tensors": len(names)}
-
-
-class MemoryGate:
-    """Lets computations start only while the sum of what they said they need stays within the budget."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self._held = budget, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, need: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + need <= self.budget)
-            self._held += need
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= need
-                self._changed.notify_all()

@@ -99,6 +99,9 @@ class Plan:
 
     files: text of files to write, by name (config.json excluded). carried: sidecars copied unchanged, name ->
     role of the input. attachments: small safetensors files, by name, written to surgeon/NAME of the output.
+    shards: the names of each shard's tensors in order, where the shards are those of the input (empty: shards are
+    filled up to shard_bytes). link: a shard that is the same as the input's file becomes a second name of it; this
+    does not decide its bytes.
     """
 
     operation: str
@@ -114,6 +117,8 @@ class Plan:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     shard_bytes: int = DEFAULT_SHARD_BYTES
     kind: str = "model"  # "model", or "adapter" for a PEFT folder
+    shards: tuple[tuple[str, ...], ...] = ()
+    link: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -125,6 +130,7 @@ class Plan:
         value = to_json(self)
         for entry in value["inputs"]:
             del entry["path"], entry["name"]
+        value.pop("link", None)
         return json_digest(value)
 
     def input(self, role: str) -> Input:
@@ -197,7 +203,7 @@ def runs(ids: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    return {
+    value = {
         "format": FORMAT,
         "operation": plan.operation,
         "kind": plan.kind,
@@ -213,6 +219,9 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "attachments": {name: base64.b64encode(raw).decode() for name, raw in plan.attachments.items()},
         "shard_bytes": plan.shard_bytes,
     }
+    if plan.shards:
+        value |= {"shards": [list(names) for names in plan.shards], "link": plan.link}
+    return value
 
 
 def from_json(value: Mapping[str, Any]) -> Plan:
@@ -233,6 +242,8 @@ def from_json(value: Mapping[str, Any]) -> Plan:
         attachments={name: base64.b64decode(raw) for name, raw in value["attachments"].items()},
         shard_bytes=value["shard_bytes"],
         kind=value["kind"],
+        shards=tuple(map(tuple, value.get("shards", ()))),
+        link=value.get("link", False),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """The JSON of every writing command. bytes_written: of the tensors; peak_rss_bytes: of this process so far."""
+    """The JSON of every writing command. bytes_written: of the tensors, without linked shards; peak_rss_bytes: of this
+    process so far."""
 
     out: str
     operation: str

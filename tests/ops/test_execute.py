@@ -107,7 +107,23 @@ def test_lineage_names_parents_and_files(stories: Path, tmp_path: Path) -> None:
     assert parent.lineage.plan == plan.digest
     written = sorted(p for p in (tmp_path / "b").iterdir() if p.name != "surgeon.json")
     assert "config.json" in lineage.files and "model.safetensors" in lineage.files
-    assert lineage.files == {p.name: "sha256:" + hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
+    digests = {p.name: "sha256:" + hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
+    digests["model.safetensors"] = plain_tree(tmp_path / "b" / "model.safetensors")
+    assert lineage.files == digests
+
+
+def plain_tree(path: Path) -> str:
+    """The digest of a file of weights as it is described, for tensors of at most one piece."""
+    raw = path.read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    spans = sorted(e["data_offsets"] for n, e in json.loads(raw[8:data]).items() if n != "__metadata__")
+    pieces = [hashlib.sha256(raw[data + begin : data + end]).digest() for begin, end in spans]
+    whole = [
+        b"surgeon tree of weights 1\n",
+        hashlib.sha256(raw[:data]).digest(),
+        *(hashlib.sha256(p).digest() for p in pieces),
+    ]
+    return "tree-sha256:" + hashlib.sha256(b"".join(whole)).hexdigest()
 
 
 def test_a_saved_plan_is_the_same_plan(stories: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ EXAMPLES = (
     "surgeon expand-layers base deep --add 2",
     "surgeon expand-layers base deep-at --at 1,3 --fill zero",
     "surgeon expand-layers base solar --select range --option start=1 --option stop=4 --layout block --fill copy",
+    "surgeon expand-layers base linked --at 4 --link",
     "surgeon expand-layers base planned --add 5 --dry-run",
 )
 

@@ -1,0 +1,74 @@
+"""Copies inside the kernel and by way of this process give the same bytes; holes stay holes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from surgeon.checkpoint.copy_file import copy_range
+from surgeon.errors import SurgeonError
+
+SIZE = 3 << 20
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Data, a hole of a megabyte and more, data."""
+    raw = os.urandom(300_000)
+    with (tmp_path / "source").open("wb") as file:
+        file.write(raw)
+        file.seek(SIZE - 200_000)
+        file.write(raw[:200_000])
+    return tmp_path / "source"
+
+
+def copied(source: Path, start: int, position: int, count: int) -> Path:
+    target = source.with_name("target")
+    target.unlink(missing_ok=True)
+    with source.open("rb", buffering=0) as old, target.open("w+b", buffering=0) as new:
+        os.ftruncate(new.fileno(), position + count)
+        copy_range(old.fileno(), new.fileno(), start, position, count)
+    return target
+
+
+@pytest.mark.parametrize("start", [0, 8, 5000])
+@pytest.mark.parametrize("position", [0, 8, 904, 4096 + 904])
+@pytest.mark.parametrize("fails", [None, errno.EXDEV, errno.ENOSYS])
+def test_the_same_bytes_from_any_place_to_any_other(
+    source: Path, monkeypatch: pytest.MonkeyPatch, start: int, position: int, fails: int | None
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(fails, "not here")
+
+    if fails is not None:
+        monkeypatch.setattr(os, "copy_file_range", refused)
+    count = SIZE - start - 3
+    raw = copied(source, start, position, count).read_bytes()
+    assert raw[:position] == bytes(position) and raw[position:] == source.read_bytes()[start : start + count]
+
+
+def test_a_hole_takes_no_space(source: Path) -> None:
+    if source.stat().st_blocks * 512 > 1_000_000:
+        pytest.skip("this file system keeps no holes")
+    assert copied(source, 0, 0, SIZE).stat().st_blocks * 512 < 1_000_000
+
+
+def test_whole_pages_are_asked_for_where_both_places_lie_alike(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    copy = os.copy_file_range
+
+    def seen(old: int, new: int, count: int, start: int, position: int) -> int:
+        asked.append((start, position))
+        return copy(old, new, count, start, position)
+
+    monkeypatch.setattr(os, "copy_file_range", seen)
+    copied(source, 904, 904 + 8192, 200_000)
+    assert asked[:2] == [(904, 904 + 8192), (4096, 4096 + 8192)]
+
+
+def test_a_file_that_has_become_shorter_is_refused(source: Path) -> None:
+    with pytest.raises(SurgeonError, match="ends inside"):
+        copied(source, 100, 0, SIZE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -170,7 +170,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for record in batch.to_pylist():
                     row += 1
                     yield f"{path}: row {row}", record
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise SurgeonError(f"the parquet file cannot be read: {error}", str(path), "write it again") from error
 
 
@@ -200,7 +200,7 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
             raise SurgeonError(
                 "`messages` is not a list of {role, content} with an answer of the assistant", where, "mend the record"
             )
-        return Document(where, None, tuple({"role": m["role"], "content": m["content"]} for m in messages))
+        return _conversation(where, corpus.path, messages)
     instruction, extra, output = (record.get(key, "") for key in ("instruction", "input", "output"))
     if (
         not all(isinstance(v, str) for v in (instruction, extra or "", output))
@@ -213,14 +213,27 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
             "mend the record; text and instruction records do not mix in one corpus",
         )
     asked = f"{instruction}\n\n{extra}" if extra else instruction
-    return Document(where, None, ({"role": "user", "content": asked}, {"role": "assistant", "content": output}))
+    answered = ({"role": "user", "content": asked}, {"role": "assistant", "content": output})
+    return _conversation(where, corpus.path, answered)
 
 
 def _text(text: str, where: str, path: Path) -> Document:
     if not text.strip():
         raise SurgeonError("the document is empty", where, "remove the record")
+    _check_whole(text, where, path)
+    return Document(where, text)
+
+
+def _conversation(where: str, path: Path, messages: Iterable[dict[str, str]]) -> Document:
+    kept = tuple({"role": m["role"], "content": m["content"]} for m in messages)
+    for message in kept:
+        _check_whole(message["role"] + message["content"], where, path)
+    return Document(where, None, kept)
+
+
+def _check_whole(text: str, where: str, path: Path) -> None:
+    """JSON can spell half of a surrogate pair, which no tokenizer can encode."""
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which no tokenizer can encode
+    except UnicodeEncodeError as error:
         raise SurgeonError("the text holds half of a surrogate pair", where, f"mend the record in {path}") from error
-    return Document(where, text)

@@ -15,6 +15,7 @@ from surgeon.report.run_file import RUN_FILE, RunRecord, StageRecord, read_run
 from surgeon.report.table import EvaluateResult, Row, evaluation_table, read_evaluation
 from surgeon.report.tokens import NewTokens, new_tokens
 from surgeon.report.trainings import CPT, training_of_stage, trainings_of_checkpoint
+from surgeon.report.vocabulary import Vocabulary, of_lineage
 
 FORMAT = 1
 
@@ -68,6 +69,7 @@ class Content:
     tokens: list[Tokens] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     root: Lineage | None = None
+    vocabulary: Vocabulary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers of the report; those of the inputs are as they were."""
@@ -85,6 +87,7 @@ class Content:
             "training": [t.to_json() for t in self.trainings],
             "blocks": [{"step": b.title} | block_map_json(b.map) for b in self.blocks],
             "new_tokens": [{"step": t.title} | t.new.to_json() for t in self.tokens],
+            "vocabulary": self.vocabulary.to_json() if self.vocabulary else None,
             "checkpoints": [
                 {"name": c.title, "path": c.path, "plan": c.lineage.plan, "versions": c.lineage.versions,
                  "files": c.lineage.files,
@@ -130,7 +133,7 @@ def _of_run(folder: Path, run: RunRecord) -> Content:
 
 
 def _of_checkpoint(folder: Path, lineage: Lineage) -> Content:
-    content = Content("checkpoint", folder.resolve().name, root=lineage)
+    content = Content("checkpoint", folder.resolve().name, root=lineage, vocabulary=of_lineage(lineage, folder))
     content.checkpoints.append(Checkpoint(content.title, ".", lineage))
     for number, ancestor in enumerate(reversed(list(lineage.chain())), start=1):
         _add_maps(content, f"{number}. {ancestor.operation}", folder, ancestor)

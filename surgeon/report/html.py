@@ -12,10 +12,11 @@ from surgeon.checkpoint.commit import write_atomically
 from surgeon.errors import SurgeonError
 from surgeon.report import words
 from surgeon.report.block_map import strips
-from surgeon.report.curves import Training, curves
+from surgeon.report.curves import Line, Training, curves
 from surgeon.report.gather import Content, gather
-from surgeon.report.plots import drawable, eval_svg, training_svg
+from surgeon.report.plots import drawable, eval_svg, learning_svg, models_svg, training_svg
 from surgeon.report.table import change
+from surgeon.report.vocabulary import Vocabulary
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -28,14 +29,17 @@ class ReportPaths:
     json: Path
 
 
-def write_report(folder: Path, *, out: Path | None = None) -> ReportPaths:
+def write_report(folder: Path, *, out: Path | None = None, vocabulary: Vocabulary | None = None) -> ReportPaths:
     """Write report.html and report.json into the folder `out` (by default `folder`), replacing an older report.
 
     folder: one that `surgeon run` wrote (run.json), or a checkpoint with surgeon.json. The same content gives the
-    same bytes: the report adds neither the time nor the place of its making. Raises SurgeonError on what cannot be
-    read, and where the report cannot be written.
+    same bytes: the report adds neither the time nor the place of its making. vocabulary: what was measured of an
+    extension (by default what the lineage remembers of it). Raises SurgeonError on what cannot be read, and where the
+    report cannot be written.
     """
     content = gather(folder)
+    if vocabulary is not None:
+        content.vocabulary = vocabulary
     target = folder if out is None else out
     paths = ReportPaths(target / "report.html", target / "report.json")
     numbers = json.dumps(finite(content.to_json()), indent=1, allow_nan=False) + "\n"
@@ -65,6 +69,7 @@ def render(content: Content) -> str:
         content=content,
         about=[paragraph for paragraph in about if paragraph],
         trainings=[_drawn(training, i) for i, training in enumerate(content.trainings)],
+        vocabulary=_vocabulary(content.vocabulary),
         versions=_versions(content),
     )
 
@@ -107,6 +112,24 @@ def _drawn(training: Training, number: int) -> dict[str, Any]:
         ],
         "gaps": sum(not math.isfinite(loss) for loss in losses),
         "settings": words.pairs(training.settings),
+    }
+
+
+def _vocabulary(found: Vocabulary | None) -> dict[str, Any] | None:
+    """An extension as the template takes it: its numbers, its plots (None where there is nothing to draw)."""
+    if found is None or not found.says_something:
+        return None
+    places = [float(i) for i in range(len(found.models))]
+    lines = [Line(c.name, places, list(c.bits_per_byte)) for c in found.corpora]
+    return {
+        "found": found,
+        "curve": learning_svg(found.curve, "v-curve", "Tokens of the corpus against tokens added")
+        if len(found.curve) > 1
+        else None,
+        "bits": models_svg(found.labels, lines, "v-bits", "Bits per byte of the models on each corpus")
+        if lines
+        else None,
+        "calibration": words.pairs(found.calibration or {}),
     }
 
 

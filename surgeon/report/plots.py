@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -61,14 +62,50 @@ def eval_svg(curves: Curves, name: str, label: str) -> Markup:
         axes: list[Axes] = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
         for line, ax in zip(lines, axes, strict=False):
             _line(ax, line, _EVAL, marker=True)
-            text = visible(line.name)
-            _title(ax, text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…")
+            _title(ax, _short_title(line.name))
             _axis(ax, ticks=4)
             ax.set_xlabel(curves.eval_axis)
         for ax in axes[len(lines) :]:
             ax.set_axis_off()
 
     return _svg(draw, (7.2, 2.1 * num_rows), name, label)
+
+
+def learning_svg(points: Sequence[tuple[int, int]], name: str, label: str) -> Markup:
+    """Tokens of the learning corpus against tokens added."""
+
+    def draw(figure: Figure) -> None:
+        ax: Axes = figure.subplots()
+        _line(ax, Line("", [float(x) for x, _ in points], [float(y) for _, y in points]), _LOSS, marker=False)
+        _title(ax, "tokens of the corpus")
+        _axis(ax)
+        ax.yaxis.set_major_formatter(lambda y, _: short(y))
+        ax.set_xlabel("tokens added")
+
+    return _svg(draw, (7.2, 2.6), name, label)
+
+
+def models_svg(models: Sequence[str], lines: Sequence[Line], name: str, label: str) -> Markup:
+    """A panel for every corpus, each with its own scale: a value for each model, which stand side by side."""
+    num_rows = math.ceil(len(lines) / PANELS)
+
+    def draw(figure: Figure) -> None:
+        axes: list[Axes] = figure.subplots(num_rows, min(PANELS, len(lines)), squeeze=False).ravel().tolist()
+        for line, ax in zip(lines, axes, strict=False):
+            _line(ax, line, _EVAL, marker=True)
+            _title(ax, _short_title(line.name))
+            _axis(ax)
+            ax.set_xticks(line.x, models)
+            ax.margins(x=0.2)
+        for ax in axes[len(lines) :]:
+            ax.set_axis_off()
+
+    return _svg(draw, (7.2, 2.1 * num_rows), name, label)
+
+
+def _short_title(name: str) -> str:
+    text = visible(name)
+    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…"
 
 
 def _line(ax: Axes, line: Line, colour: str, marker: bool) -> None:

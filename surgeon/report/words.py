@@ -47,6 +47,14 @@ def percent(value: float | None) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
+def share(value: float | None) -> str:
+    """A part of a whole, `97.3%`; what is not all of it is never written as 100%."""
+    if value is None:
+        return ABSENT
+    text = f"{100 * value:.1f}%"
+    return "<100%" if text == "100.0%" and value < 1 else text
+
+
 def direction(value: float | None) -> str:
     """`better` for a loss that fell, `worse` for one that rose, `same` as shown by `percent`."""
     if value is None or not math.isfinite(value) or percent(value) == "0.0%":

@@ -16,11 +16,16 @@ _HINT = "change or remove the line"
 
 
 def read_tokens(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, each the text of one token; a leading space is part of it, the end of line is not."""
+    """The lines of a UTF-8 file, each the text of one token; a leading space is part of it; the end of line and a
+    byte order mark at the start are not."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8").removeprefix("\ufeff").split("\n")
     except FileNotFoundError as error:
         raise SurgeonError("there is no such file", str(path), "give a file with one token a line") from error
+    except OSError as error:
+        raise SurgeonError(
+            f"the file cannot be read: {error.strerror}", str(path), "give a file with one token a line"
+        ) from error
     except UnicodeDecodeError as error:
         raise SurgeonError("the file is not valid UTF-8", str(path), "convert it once, as with iconv") from error
     lines = [line.removesuffix("\r") for line in lines]
@@ -42,16 +47,19 @@ def given_tokens(file: TokenizerFile, texts: Iterable[str], where: str = "tokens
     byte_ids = file.byte_ids
     tokens: dict[str, None] = {}
     ranks: dict[Merge, int] = {}
-    wanted: list[str] = []
+    wanted: dict[str, int] = {}
     for number, text in enumerate(texts, 1):
         token = _as_one_word(file, tokenizer, text, f"{where}:{number}")
         if token in file.vocab:
             raise SurgeonError(f"{text!r} is a token already", f"{where}:{number}", "remove the line")
         if token in wanted:
-            raise SurgeonError(f"{text!r} stands twice", f"{where}:{number}", "remove the line")
-        wanted.append(token)
+            first = wanted[token]
+            raise SurgeonError(f"{text!r} stands twice, first on line {first}", f"{where}:{number}", "remove the line")
+        wanted[token] = number
         pieces = [piece.value if piece.id not in byte_ids else "" for piece in tokenizer.model.tokenize(token)]
         pieces = _with_characters(token, pieces, tokens)
+        if "".join(pieces) != token:
+            raise SurgeonError(f"the old tokenizer has no pieces for all of {text!r}", f"{where}:{number}", _HINT)
         pieces = _merged(pieces, ranks)
         while len(pieces) > 1:
             merge = (pieces[0], pieces[1])
@@ -60,12 +68,12 @@ def given_tokens(file: TokenizerFile, texts: Iterable[str], where: str = "tokens
                 tokens[merge[0] + merge[1]] = None
             pieces = _merged(pieces, ranks)
     chosen = all_splits(list(tokens), file) if file.by_pieces else list(ranks)
-    lost = unreachable(file.extended(list(tokens), chosen), wanted)
+    lost = unreachable(file.extended(list(tokens), chosen), list(wanted))
     if lost:
         raise SurgeonError(
             f"{lost[0]!r} cannot be reached: the merges of the other tokens, or of the old ones, take it apart"
             + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""),
-            where,
+            f"{where}:{wanted[lost[0]]}",
             _HINT,
         )
     helpers = tuple(token for token in tokens if token not in wanted)
@@ -74,20 +82,41 @@ def given_tokens(file: TokenizerFile, texts: Iterable[str], where: str = "tokens
 
 
 def _as_one_word(file: TokenizerFile, tokenizer: Any, text: str, where: str) -> str:
-    """The token as the vocabulary writes it; refuses a text that normalising or pre-tokenising would change."""
+    """The token as the vocabulary writes it; refuses a text that the tokenizer changes or always splits."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SurgeonError(f"{text!r} holds half of a surrogate pair: UTF-8 cannot write it", where, _HINT) from error
     if not text.strip():
         raise SurgeonError("the line is blank", where, _HINT)
+    inside = next((t["content"] for t in file.added if t["content"] in text), None)
+    if inside == text:
+        raise SurgeonError(f"{text!r} is a token already", where, "remove the line")
+    if inside is not None:
+        raise SurgeonError(f"{text!r} holds the added token {inside!r}, which always ends a word", where, _HINT)
+    normal = _normalised(tokenizer, text)
+    if normal is not None:
+        raise SurgeonError(f"the tokenizer changes {text!r} to {normal!r} before it looks for tokens", where, _HINT)
     if file.byte_level:
-        normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
-        if normal != text or len(words) != 1:
-            parts = " | ".join(repr(normal[a:b]) for _, (a, b) in words)
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        if len(words) != 1:
+            parts = " | ".join(repr(text[a:b]) for _, (a, b) in words)
             raise SurgeonError(f"the tokenizer always splits {text!r}: {parts}", where, _HINT)
         return text_token(file, text)
     token = text_token(file, text)
     if SPACE in token[1:]:
-        raise SurgeonError(f"{text!r} holds a space inside: tokens do not cross words", where, _HINT)
+        raise SurgeonError(f"{text!r} holds a space inside or at its end: tokens do not cross words", where, _HINT)
     return token
+
+
+def _normalised(tokenizer: Any, text: str) -> str | None:
+    """What the normaliser makes of the text inside of a line, None where it leaves it alone."""
+    if tokenizer.normalizer is None:
+        return None
+    before, after = (tokenizer.normalizer.normalize_str(f".{t}.").replace(SPACE, " ") for t in ("", text))
+    start, stop = before[:-1], before[-1:]  # what is put before a line belongs to the line
+    inner = after.removeprefix(start).removesuffix(stop)
+    return None if inner == text.replace(SPACE, " ") else inner
 
 
 def _with_characters(token: str, pieces: list[str], tokens: dict[str, None]) -> list[str]:

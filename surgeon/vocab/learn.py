@@ -1,29 +1,32 @@
-"""New tokens: the tokenizer's own BPE merges continued on a corpus, or given words made reachable.
+"""New tokens: the tokenizer's own BPE merges continued on a corpus.
 
-The Rust trainer of tokenizers does the counting: it is given words whose letters are the pieces of the old tokenizer
-(surgeon.vocab.words), so that it goes on exactly where the old merges stop, and its merges are read back as merges of
-pieces. A merge never crosses a word, an added token or a byte-fallback piece.
+Words of old pieces (surgeon.vocab.words) are merged on from where the old merges stop, the most frequent pair first
+(surgeon.vocab.merging). A pair that may not become a token is never merged, so counts go on without it and nothing is
+built on it. A merge never crosses a word, an added token or a byte-fallback piece.
 
-By construction a token learned so is reached by encoding its own text: a stretch between two final piece boundaries of
-a word encodes to the same pieces when it stands alone. Where merging goes by pieces (SentencePiece), every pair that
-makes a token is a merge, and there reachability is checked and the few tokens that fail it are passed over.
+A token learned so is reached by encoding its own text: a stretch between two final piece boundaries of a word encodes
+to the same pieces when it stands alone. This is checked, as is that the text to keep encodes as before.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from surgeon.errors import SurgeonError
-from surgeon.progress import SILENT, Progress
-from surgeon.vocab.token_text import token_text
-from surgeon.vocab.tokenizer_json import Merge, TokenizerFile, all_splits, unreachable
-from surgeon.vocab.words import BASE, WordTable, word_table
+import numpy as np
 
-_REPEAT = 4096
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.progress import SILENT, Progress
+from surgeon.vocab.gain import STRIDE, curve, stop_at
+from surgeon.vocab.keep import Kept, kept
+from surgeon.vocab.merging import Merging
+from surgeon.vocab.script import AUTO, Script, main_script, script_named
+from surgeon.vocab.token_text import token_bytes, token_text
+from surgeon.vocab.tokenizer_json import Merge, TokenizerFile, all_splits, unreachable
+from surgeon.vocab.words import WordTable, word_table
+
+_ADVANCE = 256
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Learned:
 
     num_characters: how many of the tokens are single characters that byte fallback wrote before.
     tokens_before: old tokens of the corpus it was learned on (None for given tokens). helpers: of given tokens, those
-    that no line named but that a chain of merges must pass through.
+    that no line named but that a chain of merges must pass through. curve: (tokens added, tokens of the corpus with
+    these), from (0, tokens_before) to all of them. script: that the tokens were held to. banned: merges and characters
+    that would have been learned next, had they not changed the text to keep (None: no such text). stopped: whether
+    too small a gain ended it before the number asked for.
     """
 
     tokens: tuple[str, ...]
@@ -40,10 +46,27 @@ class Learned:
     num_characters: int = 0
     tokens_before: int | None = None
     helpers: tuple[str, ...] = ()
+    curve: tuple[tuple[int, int], ...] = ()
+    script: str | None = None
+    banned: int | None = None
+    stopped: bool = False
+
+    @property
+    def tokens_after(self) -> int | None:
+        """Tokens of the corpus with all new ones."""
+        return self.curve[-1][1] if self.curve else None
 
     def to_json(self) -> dict[str, Any]:
         """What the lineage remembers of the learning."""
-        return {"characters": self.num_characters, "tokens_before": self.tokens_before}
+        return {
+            "characters": self.num_characters,
+            "tokens_before": self.tokens_before,
+            "tokens_after": self.tokens_after,
+            "curve": [list(point) for point in self.curve],
+            "script": self.script,
+            "banned": self.banned,
+            "stopped": self.stopped,
+        }
 
 
 def learn(
@@ -58,126 +81,192 @@ def learn(
     stop_gain: float | None = None,
     progress: Progress = SILENT,
 ) -> Learned:
-    """Exactly `add` new tokens from `documents`, read once.
+    """Exactly `add` new tokens from `documents`, read once; fewer only where `stop_gain` says so.
 
     min_count: a merge must join at least so many pairs, a character occur so often. max_length: characters of a
-    token's text, the space included. Raises SurgeonError where the corpus supports fewer than `add` tokens, saying
-    how many. The result depends on the texts alone, not on their order, threads or hash seeds.
+    token's text, the space included. script: name of the script that every token is of, or "auto"
+    (surgeon.vocab.script). keep: texts that are encoded exactly as before, read twice. stop_gain: stop where the next
+    1,000 tokens save less than this per cent of the corpus's old tokens. Raises SurgeonError where the corpus supports
+    fewer than `add` tokens, saying how many. The result depends on the texts alone, not on their order, threads or
+    hash seeds; the first tokens of a greater `add` are those of a smaller one. Memory grows with the distinct words of
+    the corpus, not with its length.
     """
-    table = word_table(file, documents, progress)
-    words, text_of = _symbols(file, table, min_count)
-    slack = 64 + add // 16
+    held = None if script in (None, AUTO) else script_named(str(script))
+    if file.kind != "BPE":
+        from surgeon.vocab.learn_pieces import learn_pieces
+
+        return learn_pieces(
+            file,
+            documents,
+            add,
+            min_count=min_count,
+            max_length=max_length,
+            script=script,
+            keep=keep,
+            stop_gain=stop_gain,
+            progress=progress,
+        )
+    if add < 1:
+        raise UsageError(f"{add} new tokens are none", "--add", "ask for at least one")
+    old = None if keep is None else kept(file, keep, progress)
+    table = word_table(file, documents, progress, points=script == AUTO)
+    if script == AUTO:
+        held = main_script(table.points)
+        progress.say(f"most of the text is {held.name}: new tokens are of this script")
+    refused: set[str] = set()
     while True:
-        wanted = add + slack
-        pairs = _train(words, wanted, min_count, progress)
-        tokens, merges = _choose(file, [_texts(p, text_of) for p in pairs], add, max_length)
-        if len(tokens) == add:
-            single = sum(token in table.occurrences for token in tokens)
-            return Learned(tuple(tokens), tuple(merges), single, table.num_tokens)
-        if len(pairs) < wanted:
-            raise SurgeonError(
-                f"the corpus supports {len(tokens):,} new tokens, {add:,} were asked for",
-                f"{table.num_documents:,} documents, {table.num_tokens:,} tokens, min_count={min_count}",
-                f"ask for {len(tokens)} or fewer, give more text, or lower min_count",
-            )
-        slack *= 4
-
-
-def _symbols(file: TokenizerFile, table: WordTable, min_count: int) -> tuple[Counter[str], dict[int, str]]:
-    """The words for the trainer, and the text of each symbol.
-
-    A character that byte fallback writes becomes two symbols, (mark, character), and their merge is the choice of the
-    character as a token. Words of just these two are added until that pair counts what the token would save (its
-    bytes less one, each time it occurs), plus one: so characters and merges are chosen by what they save, and no merge
-    reaches into a character before it is chosen.
-    """
-    text_of = {BASE + i: token for i, token in file.ids.items()}
-    first, num = BASE + table.first_character, len(table.characters)
-    halves: dict[int, str] = {}
-    extra: Counter[str] = Counter()
-    for k, character in enumerate(table.characters):
-        count = table.occurrences[character]
-        if count < min_count:
-            halves[first + k] = " "  # stays bytes: a word ends here
-            continue
-        pair = chr(first + num + k) + chr(first + k)
-        text_of |= {first + k: character, first + num + k: ""}
-        halves[first + k] = pair
-        extra[pair] = (len(character.encode("utf-8")) - 2) * count + 1
-    if not halves:
-        return table.words, text_of
-    words: Counter[str] = Counter()
-    for word, count in table.words.items():
-        for part in word.translate(halves).split(" "):
-            if len(part) > 1:
-                words[part] += count
-    return words + extra, text_of
-
-
-def _train(words: Counter[str], wanted: int, min_count: int, progress: Progress) -> list[tuple[str, str]]:
-    """Up to `wanted` merges over the words' symbols, most frequent pair first (ties: the trainer's symbol order)."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from tokenizers.trainers import BpeTrainer
-
-    if not words:
-        return []
-    num_symbols = len({symbol for word in words for symbol in word})
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    trainer = BpeTrainer(
-        vocab_size=num_symbols + wanted, min_frequency=min_count, special_tokens=[], show_progress=False
-    )
-    with progress.task("learning merges", None, "tokens"):
-        tokenizer.train_from_iterator(_repeated(words), trainer)
-    pairs = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [(left, right) for left, right in pairs]
-
-
-def _repeated(words: Counter[str]) -> Iterator[str]:
-    """The trainer counts for itself: each word as often as it occurs, in lines of bounded length."""
-    for word, count in sorted(words.items()):
-        for done in range(0, count, _REPEAT):
-            yield " ".join([word] * min(_REPEAT, count - done))
-
-
-def _texts(pair: tuple[str, str], text_of: dict[int, str]) -> Merge:
-    left, right = ("".join(text_of[ord(symbol)] for symbol in side) for side in pair)
-    return left, right
-
-
-def _choose(
-    file: TokenizerFile, pairs: list[Merge], add: int, max_length: int | None
-) -> tuple[list[str], list[Merge]]:
-    """The first `add` distinct tokens in order of merging, each reachable; fewer where the pairs run out."""
-    passed: set[str] = set()
-    while True:
-        tokens, merges = _take(file, pairs, add, max_length, passed)
-        if file.by_pieces:
-            merges = all_splits(tokens, file)
-        lost = unreachable(file.extended(tokens, merges), tokens)
+        run = _Run(file, table, min_count, max_length, held, old, refused)
+        run.learn(add if stop_gain is None else add + STRIDE, progress)
+        num = min(add, len(run.tokens))
+        if stop_gain is not None:
+            num = stop_at(run.sizes, num, stop_gain)
+        learned = run.result(num, stopped=stop_gain is not None and num < add)
+        if num == 0 or (num < add and not learned.stopped):
+            raise _too_few(learned, table, add, min_count, stop_gain, run.bans(learned))
+        extended = file.extended(learned.tokens, learned.merges)
+        lost = unreachable(extended, learned.tokens)
         if not lost:
-            return tokens, merges
-        passed.update(lost)
-
-
-def _take(
-    file: TokenizerFile, pairs: list[Merge], add: int, max_length: int | None, passed: set[str]
-) -> tuple[list[str], list[Merge]]:
-    tokens: dict[str, None] = {}
-    merges: list[Merge] = []
-    for left, right in pairs:
-        if len(tokens) == add:
             break
-        text = left + right
-        known = text in file.vocab or text in tokens
-        both = all(side in file.vocab or side in tokens for side in (left, right) if left)
-        too_long = max_length is not None and len(token_text(file, text)) > max_length
-        if not both or text in passed or (too_long and not known):
-            continue  # what is built on a token that was passed over goes with it
-        if not known:
-            tokens[text] = None
-        if left:  # else a character: it needs no merge
-            merges.append((left, right))
-    return list(tokens), merges
+        refused.update(lost)  # a tokenizer that merges otherwise than its kind does
+    if old is not None:
+        old.check(extended, progress)
+        progress.say(run.bans(learned))
+    if learned.stopped:
+        progress.say(f"stopped at {num:,} tokens: the next 1,000 save less than {stop_gain:g} per cent of the text's")
+    return learned
+
+
+class _Run:
+    """One pass of learning. tokens: in order. sizes: tokens of the corpus with 0, 1, 2, ... of them."""
+
+    def __init__(
+        self,
+        file: TokenizerFile,
+        table: WordTable,
+        min_count: int,
+        max_length: int | None,
+        script: Script | None,
+        old: Kept | None,
+        refused: set[str],
+    ) -> None:
+        self.file, self.max_length, self.script, self.kept, self.refused = file, max_length, script, old, refused
+        self.table, self.first_character = table, table.first_character
+        closed = {*file.added_ids, *file.byte_ids}
+        texts = ["" if i in closed else file.ids.get(i, "") for i in range(table.first_character)]
+        texts += table.characters
+        gains = {
+            table.first_character + k: (len(c.encode("utf-8")) - 1) * count if count >= min_count else 0
+            for k, (c, count) in enumerate(zip(table.characters, table.occurrences, strict=True))
+        }
+        codes, lengths, counts = table.codes, table.lengths, table.counts
+        if script is not None:
+            fits = np.fromiter((bool(t) and script.may_hold(token_bytes(file, t)) for t in texts), dtype=bool)
+            codes, lengths, counts = table.stretches(fits)
+        self.merging = Merging(
+            codes,
+            lengths,
+            counts,
+            texts,
+            waiting=gains,
+            min_count=min_count,
+        )
+        self.tokens: list[str] = []
+        self.sizes = [table.num_tokens]
+        self._banned: list[tuple[str, int]] = []  # text, and what it would have saved
+        self._merges: list[Merge] = []
+        self._ends: list[tuple[int, int, int]] = [(0, 0, 0)]  # merges, characters, bans of the first 0, 1, ... tokens
+        self._characters = 0
+
+    def learn(self, num: int, progress: Progress) -> None:
+        """Up to `num` tokens; fewer where the corpus holds no more."""
+        merging, size = self.merging, self.table.num_tokens
+        with progress.task("learning merges", num, "tokens") as advance:
+            while len(self.tokens) < num and (best := merging.best()) is not None:
+                left, right = best
+                text = merging.texts[right] if left is None else merging.texts[left] + merging.texts[right]
+                if self._refuses(left, right, text):
+                    merging.refuse()
+                    continue
+                if left is None:
+                    size -= merging.choose()
+                    self._characters += 1
+                else:
+                    size -= merging.merge(left, right)
+                    self._merges.append((merging.texts[left], merging.texts[right]))
+                self.tokens.append(text)
+                self.sizes.append(size)
+                self._ends.append((len(self._merges), self._characters, len(self._banned)))
+                if len(self.tokens) % _ADVANCE == 0:
+                    advance(_ADVANCE)
+            advance(len(self.tokens) % _ADVANCE)
+
+    def _refuses(self, left: int | None, right: int, text: str) -> bool:
+        if text in self.file.vocab or text in self.refused:  # what the old tokenizer leaves apart, or an added token
+            return True
+        if self.max_length is not None and len(token_text(self.file, text)) > self.max_length:
+            return True
+        if self.script is not None and not self.script.owns(token_bytes(self.file, text)):
+            return True
+        if self.kept is not None and self._changes_old_text(left, right, text):
+            self._banned.append((text, self.merging.saving))
+            return True
+        return False
+
+    def _changes_old_text(self, left: int | None, right: int, text: str) -> bool:
+        assert self.kept is not None
+        if left is None:
+            return text in self.kept.characters
+        if not self.file.by_pieces:
+            return (left, right) in self.kept
+        ids = self.file.vocab  # any two pieces that spell the new one merge
+        return any((ids.get(text[:i], -1), ids.get(text[i:], -1)) in self.kept for i in range(1, len(text)))
+
+    def bans(self, learned: Learned) -> str:
+        """What could not be learned for the sake of the text to keep, for people; empty where there is none."""
+        if learned.banned is None:
+            return ""
+        if not learned.banned:
+            return "nothing had to be passed over for the text to keep"
+        costliest = sorted(self._banned[: learned.banned], key=lambda ban: -ban[1])[:3]
+        named = ", ".join(f"{token_text(self.file, text)!r} ({num:,} tokens)" for text, num in costliest)
+        return f"passed over {learned.banned:,} merges that would change the text to keep, most of all {named}"
+
+    def result(self, num: int, *, stopped: bool) -> Learned:
+        """The first `num` tokens."""
+        tokens = self.tokens[:num]
+        merges, characters, banned = self._ends[num]
+        found = self._merges[:merges]
+        if self.file.by_pieces:
+            found = all_splits(tokens, self.file)
+        return Learned(
+            tuple(tokens),
+            tuple(found),
+            characters,
+            self.table.num_tokens,
+            curve=curve(self.sizes[: num + 1]),
+            script=None if self.script is None else self.script.name,
+            banned=None if self.kept is None else banned,
+            stopped=stopped,
+        )
+
+
+def _too_few(
+    learned: Learned, table: WordTable, add: int, min_count: int, stop_gain: float | None, bans: str
+) -> SurgeonError:
+    num = len(learned.tokens)
+    where = f"{table.num_documents:,} documents, {table.num_tokens:,} tokens, min_count={min_count}"
+    if stop_gain is not None:
+        return SurgeonError(
+            f"already the first 1,000 new tokens save less than {stop_gain:g} per cent of the text's tokens",
+            where,
+            "lower --stop-gain, or give text that the tokenizer cuts into more pieces",
+        )
+    where += f", script {learned.script}" if learned.script else ""
+    where += f"; {bans}" if learned.banned else ""
+    return SurgeonError(
+        f"the corpus supports {num:,} new tokens, {add:,} were asked for",
+        where,
+        ("" if not num else f"ask for {num} or fewer, ")
+        + "give more text, lower min_count"
+        + (", or take the target language out of the text to keep" if learned.banned else ""),
+    )

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from surgeon.errors import SurgeonError
+from surgeon.vocab.ppmi import ppmi_vectors
+from surgeon.vocab.threads import spread
 
-_SMOOTHING = 0.75
 _CHUNK = 512
 
 
@@ -31,33 +31,7 @@ def neighbours(
     tokens, documents: int64 [T], ids and the number of the document of each position. At most |chunk| x |old ids in
     the text| similarities are held at one time.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.linalg import svds
-
-    present, codes = np.unique(tokens, return_inverse=True)
-    size = len(present)
-    rank = min(dimensions, size - 1)
-    if rank < 2:
-        raise SurgeonError(
-            f"the target text holds {size} different tokens", "--corpus", "give more text, or another --init"
-        )
-    total = coo_array((size, size), dtype=np.float64).tocsr()
-    for offset in range(1, window + 1):
-        same = documents[:-offset] == documents[offset:]
-        left, right = codes[:-offset][same], codes[offset:][same]
-        pairs = coo_array((np.ones(len(left)), (left, right)), shape=(size, size)).tocsr()
-        total = total + pairs + pairs.T
-    found = total.tocoo()
-    rows: NDArray[np.float64] = np.asarray(total.sum(1), dtype=np.float64).ravel()
-    contexts = rows**_SMOOTHING
-    value = np.log(found.data * contexts.sum() / (rows[found.row] * contexts[found.col]))
-    keep = value > 0
-    ppmi = coo_array((value[keep], (found.row[keep], found.col[keep])), shape=(size, size)).tocsr()
-    start = np.random.Generator(np.random.Philox(0)).standard_normal(size)
-    u, s, _ = svds(ppmi, k=rank, v0=start)
-    vectors = u * np.sqrt(s)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    present, vectors = ppmi_vectors(tokens, documents, window=window, dimensions=dimensions)
     return _nearest(vectors, present, new_ids, old_ids, num)
 
 
@@ -71,10 +45,19 @@ def _nearest(
         return out
     old_vectors = vectors[[place[int(i)] for i in old]]
     held = [k for k, i in enumerate(new_ids) if i in place]
-    for start in range(0, len(held), _CHUNK):
-        chunk = held[start : start + _CHUNK]
-        similar = vectors[[place[new_ids[k]] for k in chunk]] @ old_vectors.T
-        order = np.argsort(-similar, axis=1, kind="stable")[:, :num]
-        for k, best in zip(chunk, order, strict=True):
-            out[k] = [int(old[b]) for b in best]
+    with spread() as run:
+        chunks = [held[start : start + _CHUNK] for start in range(0, len(held), _CHUNK)]
+        found = run(lambda chunk: _best(vectors[[place[new_ids[k]] for k in chunk]], old_vectors, num), chunks)
+    for chunk, best in zip(chunks, found, strict=True):
+        for k, row in zip(chunk, best, strict=True):
+            out[k] = old[row].tolist()
     return out
+
+
+def _best(vectors: np.ndarray, old_vectors: np.ndarray, num: int) -> list[np.ndarray]:
+    """For each vector the places of its `num` greatest cosines, greatest first, ties in the order of the old ids."""
+    distance = -(torch.from_numpy(vectors) @ torch.from_numpy(old_vectors).T).numpy()
+    num = min(num, distance.shape[1])
+    least = np.partition(distance, num - 1, axis=1)[:, num - 1]
+    found = [np.flatnonzero(row <= bound) for row, bound in zip(distance, least, strict=True)]
+    return [at[np.argsort(row[at], kind="stable")][:num] for row, at in zip(distance, found, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon import model_ref
@@ -12,10 +13,11 @@ from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
-from surgeon.vocab.rows import new_rows
+from surgeon.vocab.hull_file import HULL_FILE, encode_hull
+from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
-from surgeon.vocab.tokenizer_files import extend_files
+from surgeon.vocab.tokenizer_files import TokenizerFiles, extend_files
 from surgeon.vocab.tokenizer_json import TokenizerFile
 from surgeon.vocab.tokens import NewTokens, old_pieces
 
@@ -43,14 +45,16 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     learned = _learned(settings, old, progress)
     first = old.next_id if settings.use_padding else old_rows
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)
+    learning = learned.to_json() | _reading(settings, reference.path, old, files, progress)
     ids = tuple(range(first, first + len(learned.tokens)))
     num_rows = _padded(max(old_rows, ids[-1] + 1), settings.pad_to_multiple_of)
     texts = Encoded(files.file, Texts(settings.corpus, settings)) if settings.corpus else None
     new = NewTokens(learned.tokens, ids, old_pieces(old, learned.tokens), (), texts)
     progress.say(_summary(learned))
     rows = new_rows(settings, checkpoint, family, old, new, num_rows, progress)
+    hull = encode_hull(rows.given, ids)
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
-    inits = chosen_inits(settings, tied=family.tied or family.head is None)
+    inits = chosen_inits(settings, tied=is_tied(family, settings))
     row_map = RowMap(
         old=old_rows,
         rows=num_rows,
@@ -58,18 +62,18 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         method=inits[0].init,
         method_output=inits[1].init,
         weights=next(iter(rows.attachments), None),
+        hull_weights=None if hull is None else HULL_FILE,
         project=settings.project,
         calibration=rows.calibration,
-        learning=learned.to_json(),
+        learning=learning,
     )
-    written = {*files.texts, *files.binary}
     return Plan(
         operation="extend-vocab",
         settings=plain,
         seed=settings.seed,
         inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
-        tensors=tuple(_tensor(checkpoint, name, rows.sources, num_rows) for name in checkpoint.tensors),
-        config=_config(checkpoint, old_rows, num_rows),
+        tensors=_tensors(checkpoint, family, rows.sources, num_rows),
+        config=_config(checkpoint, old_rows, num_rows) | ({"tie_word_embeddings": False} if settings.untie else {}),
         lineage=Lineage(
             operation="extend-vocab",
             kind="surgery",
@@ -79,8 +83,8 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
             initial={name: source_to_json(source) for name, source in rows.sources.items()},
         ),
         files=files.texts,
-        binary=files.binary,
-        carried={name: "model" for name in sidecars(reference.path) if name not in written},
+        binary=files.binary if hull is None else {**files.binary, HULL_FILE: hull},
+        carried={name: "model" for name in sidecars(reference.path) if name not in files.names},
         attachments=rows.attachments,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
@@ -88,10 +92,12 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
 
 def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progress) -> Learned:
     from surgeon.vocab.given import given_tokens, read_tokens
+    from surgeon.vocab.given_pieces import given_pieces
     from surgeon.vocab.learn import learn
 
     if settings.tokens is not None:
-        return given_tokens(old, read_tokens(settings.tokens), str(settings.tokens))
+        given = given_tokens if old.kind == "BPE" else given_pieces
+        return given(old, read_tokens(settings.tokens), str(settings.tokens))
     assert settings.add is not None
     return learn(
         old,
@@ -106,10 +112,25 @@ def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progre
     )
 
 
+def _reading(
+    settings: ExtendVocabSettings, folder: Path, old: TokenizerFile, files: TokenizerFiles, progress: Progress
+) -> dict[str, Any]:
+    """What the lineage remembers of how old text and the new files are read; the notes are said at once."""
+    from surgeon.vocab.identity import identical_texts
+    from surgeon.vocab.loads import load_notes
+
+    found: dict[str, Any] = {"promise": old.promise, "notes": load_notes(folder, old, files)}
+    if settings.keep_corpus:
+        found["keep"] = identical_texts(old, files.file, Texts(settings.keep_corpus, settings))
+    for note in found["notes"]:
+        progress.say(f"note: {note}")
+    return found
+
+
 def _summary(learned: Learned) -> str:
     parts = [f"{len(learned.tokens):,} new tokens"]
     if learned.num_characters:
-        parts.append(f"{learned.num_characters:,} of them characters that were bytes before")
+        parts.append(f"{learned.num_characters:,} of them characters that no token wrote before")
     if learned.helpers:
         parts.append(f"{len(learned.helpers):,} of them only steps of merging towards given ones")
     return ", ".join(parts)
@@ -128,6 +149,17 @@ def _num_rows(checkpoint: Checkpoint, family: Family, old: TokenizerFile) -> int
 
 def _padded(rows: int, multiple: int | None) -> int:
     return rows if multiple is None else -(-rows // multiple) * multiple
+
+
+def _tensors(
+    checkpoint: Checkpoint, family: Family, sources: dict[str, Source], num_rows: int
+) -> tuple[OutTensor, ...]:
+    found = tuple(_tensor(checkpoint, name, sources, num_rows) for name in checkpoint.tensors)
+    head = head_name(family)
+    if head not in sources or head in checkpoint.tensors:
+        return found
+    stored = checkpoint.tensor(family.embedding)  # the head that was untied
+    return (*found, OutTensor(head, stored.dtype, (num_rows, *stored.shape[1:]), sources[head]))
 
 
 def _tensor(checkpoint: Checkpoint, name: str, sources: dict[str, Source], num_rows: int) -> OutTensor:

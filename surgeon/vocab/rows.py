@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon import registry
 from surgeon.arch.family import Family
+from surgeon.checkpoint.header import StoredTensor
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import UsageError
 from surgeon.ops.plan import Source
 from surgeon.progress import SILENT, Progress
+from surgeon.vocab.aligned import Aligned
 from surgeon.vocab.matrix import Tables, attached, checked, matrix_source, mean_rows
 from surgeon.vocab.settings import ExtendVocabSettings, Use, budget, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
@@ -47,25 +49,32 @@ def new_rows(
     from surgeon.vocab.body import Body
     from surgeon.vocab.hull import Combination
 
-    tied = family.head is None or family.tied
-    head = family.embedding if family.head is None or family.tied else family.head
+    tied = is_tied(family, settings)
+    head = family.embedding if tied else head_name(family)
     body = Body(checkpoint.path, settings.device)
     probe = Encoded(old, Texts(settings.probe, settings)) if settings.probe else None
-    matrices = _Matrices(checkpoint)
-    shared = {"old_file": old, "body": body, "probe": probe, "tied": tied, "progress": progress}
+    matrices = _Matrices(checkpoint, {head: family.embedding} if settings.untie else {})
+    text = new.sequences
+    aligned = Aligned(old, text.file, text.texts) if isinstance(text, Encoded) else None
+    shared = {"old_file": old, "body": body, "probe": probe, "tied": tied, "progress": progress, "aligned": aligned}
     first, last = chosen_inits(settings, tied=tied)
     if tied and (settings.init_output is not None or settings.option_output is not None) and first != last:
         raise UsageError(
-            "the model's matrices are tied: there is one init", "--init-output", "leave it out, or give it as --init"
+            "the model's matrices are tied: there is one init", "--init-output", "leave it out, or add --untie"
         )
     uses = [("input", family.embedding, first)] + ([] if tied else [("output", head, last)])
     found: dict[str, Any] = {}
     news: dict[str, NewTokens] = {}
     pairs: dict[str, Any] = {}
+    for _, name, _ in uses:
+        news[name] = replace(new, usable=usable_ids(old, matrices.stored(name)))
+    also = set(news[head].usable)
+    in_both = tuple(i for i in news[family.embedding].usable if i in also)
     for role, name, use in uses:
-        stored = checkpoint.tensor(name)
-        news[name] = replace(new, usable=usable_ids(old, stored))
-        supply = shared | {"new": news[name], "role": role} | _seeds(settings, name)
+        stored = matrices.stored(name)
+        paired = registry.get("init", use.init).trait("PAIRED", False)
+        told = replace(new, usable=in_both) if paired else news[name]
+        supply = shared | {"new": told, "role": role} | _seeds(settings, name)
         supply |= matrices.supplied(use, embed_VD=name, input_VD=family.embedding, output_VD=head)
         given = _run(use, supply, pairs, role)
         where = f"init {use.init!r}"
@@ -80,14 +89,15 @@ def new_rows(
         from surgeon.vocab.budget import calibrated
 
         found[head], measured = calibrated(
-            body, found[head], matrices[head], news[head], probe, budget(settings), progress
-        )
+            body, found[head], matrices[head], news[head], probe, budget(settings), progress,
+            padding=num_rows - len({*range(matrices.stored(head).shape[0]), *new.ids}),
+        )  # fmt: skip
         calibration = measured.to_json()
     tables = Tables()
     sources: dict[str, Source] = {}
     for role, name, _ in uses:
-        sources[name] = matrix_source(checkpoint.tensor(name), news[name], found[name], num_rows, tables, role)
-    if family.tied and family.head is not None:  # the same matrix stored twice
+        sources[name] = matrix_source(matrices.stored(name), news[name], found[name], num_rows, tables, role)
+    if tied and family.head is not None:  # the same matrix stored twice
         sources[family.head] = sources[family.embedding]
     if family.head_bias is not None:  # mixed as the rows are; where they are no mixture, the mean bias
         mixture = found[head] if isinstance(found[head], Combination) else mean_rows(news[head], len(new))
@@ -96,6 +106,19 @@ def new_rows(
         )
     table, raw = tables.encode()
     return NewRows({t: attached(s, table) for t, s in sources.items()}, {table: raw}, calibration, found)
+
+
+def is_tied(family: Family, settings: ExtendVocabSettings) -> bool:
+    """Whether one matrix serves as input and output after the extension; refuses to untie what is not tied."""
+    tied = family.head is None or family.tied
+    if settings.untie and not tied:
+        raise UsageError("the model's matrices are not tied", "--untie", "leave it out")
+    return tied and not settings.untie
+
+
+def head_name(family: Family) -> str:
+    """What the output matrix is called where it is stored."""
+    return family.head or f"{family.declaration.head}.weight"
 
 
 def _seeds(settings: ExtendVocabSettings, name: str) -> dict[str, int]:
@@ -118,18 +141,24 @@ def _run(use: Use, supply: Mapping[str, Any], pairs: dict[str, Any], role: str) 
 
 
 class _Matrices:
-    """Matrices of the vocabulary, each read once, and only if something asks for it."""
+    """Matrices of the vocabulary, each read once, and only if something asks for it. made_from: a matrix that the
+    extension adds -> the one that holds its old rows."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, made_from: Mapping[str, str]) -> None:
+        self.checkpoint, self.made_from = checkpoint, made_from
         self._read: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         from surgeon.checkpoint.reader import read
 
+        name = self.made_from.get(name, name)
         if name not in self._read:
             self._read[name] = read(self.checkpoint.tensor(name))
         return self._read[name]
+
+    def stored(self, name: str) -> StoredTensor:
+        """Where the old rows of this matrix lie."""
+        return self.checkpoint.tensor(self.made_from.get(name, name))
 
     def supplied(self, use: Use, **names: str) -> dict[str, Tensor]:
         wanted = registry.get("init", use.init).supplied

@@ -1,4 +1,4 @@
-"""tokenizer.model (SentencePiece): the same new pieces behind the old ones, scores below all of theirs."""
+"""tokenizer.model (SentencePiece, BPE or Unigram): the same new pieces behind the old ones."""
 
 from __future__ import annotations
 
@@ -9,46 +9,60 @@ from typing import Any
 import numpy as np
 
 from surgeon.errors import SurgeonError
+from surgeon.vocab.kinds.unigram import UnigramFile, unused
 from surgeon.vocab.tokenizer_json import TokenizerFile
 
 TOKENIZER_MODEL = "tokenizer.model"
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = (
-    1,
-    3,
-    4,
-    5,
-    6,
-)  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
+MODEL_FILES = (TOKENIZER_MODEL, "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
+_TYPES = {"Unigram": 1, "BPE": 2}  # sentencepiece_model.proto, TrainerSpec.ModelType
+# ModelProto.SentencePiece.Type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+
+
+def same_ids(path: Path, file: TokenizerFile) -> bool:
+    """Whether a piece's place is its id in tokenizer.json.
+
+    False for the files of XLM-R and its kin, whose pieces stand one place before their ids: there is no place behind
+    the last piece that would not be another token's. Refuses a file that holds other pieces than tokenizer.json.
+    """
+    proto = read_model(path)
+    if proto.trainer_spec.model_type != _TYPES.get(file.kind):
+        raise SurgeonError(f"{path.name} is not {file.kind}, as tokenizer.json is", str(path), "remove the wrong one")
+    wrong = next((i for i, piece in enumerate(proto.pieces) if file.ids.get(i) != piece.piece), None)
+    if wrong is None:
+        return True
+    normal = [(i, piece.piece) for i, piece in enumerate(proto.pieces) if piece.type == NORMAL]
+    if normal and len({file.vocab.get(piece, -1 - i) - i for i, piece in normal}) == 1:
+        return False
+    raise SurgeonError(
+        f"{path.name} and tokenizer.json disagree at id {wrong}: {proto.pieces[wrong].piece!r} and "
+        f"{file.ids.get(wrong)!r}",
+        str(path),
+        f"remove {path.name} if tokenizer.json is the one in use",
+    )
 
 
 def extend_model(path: Path, file: TokenizerFile, tokens: Sequence[str], first: int | None = None) -> bytes:
     """The protobuf with `tokens` appended, in order, as normal pieces; nothing else of it changes.
 
     `file` is the tokenizer.json before the extension. Added tokens whose ids follow the pieces (as in many fine-tuned
-    models) are written too, so that a piece's place is its id. Refuses a model that is not BPE, or that holds another
-    token than tokenizer.json at some id.
+    models) are written too, so that a piece's place is its id; ids that stay without a token become unused pieces.
+    Scores are those of tokenizer.json (Unigram), or fall below all old ones in the order of the tokens (BPE). Refuses
+    a model of another kind, or that holds another token than tokenizer.json at some id.
     """
+    if not same_ids(path, file):
+        raise SurgeonError(f"{path.name} numbers its pieces otherwise", str(path), f"remove {path.name}")
     proto = read_model(path)
-    if proto.trainer_spec.model_type != 2:
-        raise SurgeonError("tokenizer.model is not BPE, as tokenizer.json is", str(path), "remove the wrong one")
-    for i, piece in enumerate(proto.pieces):
-        if file.ids.get(i) != piece.piece:
-            raise SurgeonError(
-                f"tokenizer.model and tokenizer.json disagree at id {i}: {piece.piece!r} and {file.ids.get(i)!r}",
-                str(path),
-                "remove tokenizer.model if tokenizer.json is the one in use",
-            )
-    special = file.special_ids
+    special = set(file.special_ids)
     for i in range(len(proto.pieces), file.next_id):
-        if i not in file.ids:
-            raise SurgeonError(f"tokenizer.json has no token at id {i}", str(file.path), "use one without holes")
-        proto.pieces.add(piece=file.ids[i], score=0.0, type=_CONTROL if i in special else _USER_DEFINED)
+        if i in file.ids:
+            proto.pieces.add(piece=file.ids[i], score=0.0, type=CONTROL if i in special else USER_DEFINED)
+        else:
+            proto.pieces.add(piece=unused(i), score=0.0, type=UNUSED)
     for i in range(file.next_id, file.next_id if first is None else first):  # ids of padding rows, never produced
-        proto.pieces.add(piece=f"<unused_{i}>", score=0.0, type=_UNUSED)
-    score = min((p.score for p in proto.pieces if p.type == _NORMAL), default=0.0)
-    for token in tokens:
-        score = _below(score)
-        proto.pieces.add(piece=token, score=score, type=_NORMAL)
+        proto.pieces.add(piece=unused(i), score=0.0, type=UNUSED)
+    for token, score in zip(tokens, _scores(proto, file, tokens), strict=True):
+        proto.pieces.add(piece=token, score=score, type=NORMAL)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     return proto.SerializeToString()
 
@@ -62,8 +76,24 @@ def read_model(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise SurgeonError("tokenizer.model is damaged", str(path), "download it again") from error
+        raise SurgeonError(f"{path.name} is damaged", str(path), "download it again") from error
+    if not proto.pieces:
+        raise SurgeonError(f"{path.name} holds no pieces", str(path), "download it again")
     return proto
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Whether the file is tiktoken's list of tokens and ranks, which some models name tokenizer.model too."""
+    with path.open("rb") as file:
+        head = file.readline(256).split()
+    return len(head) == 2 and head[1].isdigit() and head[0].isascii()
+
+
+def _scores(proto: Any, file: TokenizerFile, tokens: Sequence[str]) -> list[float]:
+    if isinstance(file, UnigramFile):
+        return file.new_scores(tokens)
+    score = min((p.score for p in proto.pieces if p.type == NORMAL), default=0.0)
+    return [score := _below(score) for _ in tokens]
 
 
 def _below(score: float) -> float:

@@ -54,9 +54,9 @@ class NewTokens:
 
 
 def old_pieces(old: TokenizerFile, tokens: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-    """The ids that the old model gives the text of each new token (byte-fallback pieces where it has no character)."""
-    model = old.load(merge_whole_words=False).model
-    found = tuple(tuple(piece.id for piece in model.tokenize(token)) for token in tokens)
+    """The ids that the old model gives the text of each new token (byte-fallback pieces, or the unknown token, where
+    it has no character)."""
+    found = tuple(tuple(row) for row in old.pieces(tokens))
     if not all(found):
         raise SurgeonError("the old tokenizer gives nothing for a new token", str(old.path), "report this")
     return found

@@ -112,6 +112,7 @@ def test_instruction_records_are_recognised_and_do_not_mix(tmp_path: Path) -> No
         (b'{"txt": "a"}\n', "no text in its field 'text'", 1),
         (b'{"text": "  "}\n', "empty", 1),
         (b'{"text": "\\ud800"}\n', "surrogate", 1),
+        (b'{"instruction": "a", "output": "\\ud83d"}\n', "surrogate", 1),
         (b'{"text": 3}\n', "no text", 1),
     ],
 )

@@ -9,7 +9,8 @@ import torch
 from merge_models import expanded, logits, merged, same_tensors, tensors, trained
 
 from surgeon.ops.execute import execute
-from surgeon.vocab.plan import ExtendVocabSettings, plan_extend_vocab
+from surgeon.vocab.plan import plan_extend_vocab
+from surgeon.vocab.settings import ExtendVocabSettings
 
 FIRST = ["dragonfly", "windmill", "butterscotch", "marmalade", "thunderstorm"]
 SECOND = ["helicopter", "strawberry", "rhinoceros"]
@@ -26,7 +27,7 @@ def with_words(parent: Path, out: Path, words: list[str], **settings: object) ->
 def test_an_untrained_extension_is_its_own_reference(stories: Path, tmp_path: Path, init: str) -> None:
     wide = with_words(stories, tmp_path / "wide", FIRST, init=init, pad_to_multiple_of=64)
     deep = expanded(wide, tmp_path / "deep", [2])
-    wider = with_words(deep, tmp_path / "wider", SECOND, init=init)  # takes rows out of the padding
+    wider = with_words(deep, tmp_path / "wider", SECOND, init=init, use_padding=True)  # takes rows out of the padding
     assert tensors(wider)["model.embed_tokens.weight"].shape == tensors(wide)["model.embed_tokens.weight"].shape
     assert same_tensors(merged(tmp_path / "half", stories, {wider: 0.5}), wider)
     domain = trained(wider, tmp_path / "domain", 1)

@@ -39,9 +39,30 @@ def test_refusals_name_the_reason(stories: Path) -> None:
         ([" zqxj", " zqxj"], "stands twice"),
         ([" "], "blank"),
         (["two words"], "space inside"),
+        (["word "], "space inside or at its end"),
+        (["a\ud800"], "surrogate"),
+        (["<s>x"], "holds the added token '<s>'"),
+        (["<s>"], "'<s>' is a token already"),
+        (["<0x41>"], "a token already"),
+        ([" zqxj", "\u3000"], "blank"),
     ]:
         with pytest.raises(SurgeonError, match=reason):
             given_tokens(old, words)
+
+
+def test_the_line_that_is_wrong_is_named(stories: Path) -> None:
+    old = TokenizerFile.open(stories)
+    with pytest.raises(SurgeonError, match="first on line 1") as refused:
+        given_tokens(old, [" zqxj", "qqz", " zqxj"], "words.txt")
+    assert refused.value.where == "words.txt:3"
+
+
+@pytest.mark.material
+def test_what_the_tokenizer_changes_is_refused(material: Path) -> None:
+    old = TokenizerFile.open(material / "tokenizers" / "qwen2")  # composes (NFC)
+    with pytest.raises(SurgeonError, match="changes 'e\u0301tudezz' to 'étudezz'"):
+        given_tokens(old, ["e\u0301tudezz"])
+    assert given_tokens(old, ["étudezz"]).tokens[-1] == text_token(old, "étudezz")
 
 
 @pytest.mark.material
@@ -58,6 +79,10 @@ def test_the_file_is_read_as_it_is(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(SurgeonError, match="UTF-8"):
         read_tokens(path)
+    path.write_text("\ufeffone\n", encoding="utf-8")
+    assert read_tokens(path) == ["one"]
+    with pytest.raises(SurgeonError, match="cannot be read"):
+        read_tokens(tmp_path)
     path.write_text("", encoding="utf-8")
     with pytest.raises(SurgeonError, match="no token"):
         read_tokens(path)

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
+from static_material import tokenizer_file, write_vec
+from vocab_models import body_folder, donor_folder
 
 from surgeon import registry
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.progress import SILENT
+from surgeon.vocab.aligned import Cut
+from surgeon.vocab.body import Body
 from surgeon.vocab.hull import Combination
 from surgeon.vocab.matrix import run_init
 from surgeon.vocab.tokens import NewTokens
 
 OLD, WIDTH = 120, 16
 FIRST = 130  # rows 120 to 129 are padding
-OPTIONS: dict[str, dict[str, Any]] = {"cw2v": {"candidates": 6, "batch": 64, "dimensions": 8}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cw2v": {"candidates": 6, "batch": 64, "dimensions": 8},
+    "simplex_lm": {"steps": 3, "tokens_per_step": 128, "seq_len": 32, "candidates": 6},
+    "distill": {"num_snippets": 4, "snippet_length": 12, "batch": 8},
+    "focus": {"dimensions": 8, "min_count": 1},
+    "ofa": {"dimensions": 8, "min_count": 1},
+}
+OLD_FILE = tokenizer_file([f"▁w{i}" for i in range(OLD)])
+
+BODY: list[Body] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def body_and_donor(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> None:
+    """A model to run, and one that has the old and the new tokens."""
+    folder = tmp_path_factory.mktemp("models")
+    BODY[:] = [Body(body_folder(folder / "body", stories, OLD + 10, WIDTH), "cpu")]
+    tokens = [*OLD_FILE.vocab, *(f"token{n}" for n in range(7))]
+    OPTIONS["omp"] = {"donor": str(donor_folder(folder / "donor", tokens, 12)), "k": 8}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def vector_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Word vectors of the old words, and of the words that a new token ends."""
+    folder, draw = tmp_path_factory.mktemp("vectors"), np.random.default_rng(9)
+    source = {f"w{i}": draw.normal(size=8) for i in range(OLD)}
+    target = {f"w{i}token{n}": draw.normal(size=8) for i in range(3, OLD) for n in range(7)}
+    OPTIONS["wechsel"] = {
+        "source_vectors": write_vec(folder / "source.vec", source),
+        "target_vectors": write_vec(folder / "target.vec", target),
+    }
 
 
 def new_tokens(num: int = 7) -> NewTokens:
@@ -42,8 +83,19 @@ def supply(new: NewTokens, seed: int = 0) -> dict[str, Any]:
     head = torch.randn(OLD + 10, WIDTH, generator=torch.Generator().manual_seed(8))
     return {
         "new": new, "embed_VD": embed, "input_VD": embed, "output_VD": head,
-        "role": "input", "seed": seed, "pair_seed": seed,
+        "role": "input", "seed": seed, "pair_seed": seed, "progress": SILENT, "old_file": OLD_FILE,
+        "aligned": partial(aligned, new), "body": BODY[0], "tied": False,
     }  # fmt: skip
+
+
+def aligned(new: NewTokens) -> Iterator[tuple[Cut, Cut]]:
+    """Each new token over its three pieces, every piece and old token a byte."""
+    pieces = dict(zip(new.ids, new.pieces, strict=True))
+    for ids in new.text("align"):
+        held = [i for i in ids if i < FIRST or i in pieces]
+        old = [piece for i in held for piece in pieces.get(i, (i,))]
+        ends = list(accumulate((3 if i in pieces else 1 for i in held), initial=0))
+        yield Cut(old, list(range(len(old))), list(range(1, len(old) + 1))), Cut(held, ends[:-1], ends[1:])
 
 
 def rows(name: str, new: NewTokens, seed: int = 0) -> torch.Tensor:
@@ -103,6 +155,30 @@ def test_an_init_that_claims_the_hull_gives_a_certificate(init: str) -> None:
     assert used <= set(range(3, OLD))
 
 
+def in_hull(point: torch.Tensor, old: torch.Tensor) -> bool:
+    """By a linear programme that knows nothing of weights: is there w >= 0, sum 1, within 1e-9 of the point?"""
+    equal = np.vstack([old.double().numpy().T, np.ones(len(old))])
+    reach = np.hstack([equal, -np.ones((len(equal), 1))]), np.hstack([-equal, -np.ones((len(equal), 1))])
+    right = np.append(point.numpy(), 1.0)
+    found = linprog(
+        np.append(np.zeros(len(old)), 1.0), A_ub=np.vstack(reach), b_ub=np.concatenate([right, -right]), method="highs"
+    )
+    assert found.status == 0
+    return bool(found.fun <= 1e-9)
+
+
+def test_what_claims_the_hull_lies_in_it_and_what_does_not_need_not(init: str) -> None:
+    """The certificate's claim against an independent solver; draws around the mean with all of Sigma lie outside."""
+    old = supply(new_tokens())["embed_VD"][3:OLD]
+    inside = [in_hull(row, old) for row in rows(init, new_tokens())]
+    if registry.get("init", init).trait("HULL"):
+        assert all(inside)
+    if init == "gaussian":
+        assert all(inside)  # as near to the mean as 1e-5 of the variance
+        far = run_init("gaussian", {"scale": 9.0}, supply(new_tokens()), OLD + 10)
+        assert not any(in_hull(row, old) for row in far)
+
+
 def test_mean_is_the_mean_and_subword_mean_that_of_the_pieces() -> None:
     new = new_tokens()
     embed = supply(new)["embed_VD"].double()
@@ -141,6 +217,13 @@ def test_wrong_options_are_refused() -> None:
         ("random", {"sd": 0}),
         ("cw2v", {"mean_share": 0.5, "piece_share": 0.5}),
         ("mean", {"scale": 2}),
+        ("focus", {"missing": "zeros"}),
+        ("ofa", {"rank": WIDTH + 1}),
+        ("wechsel", {}),
+        ("simplex_lm", {"piece_share": 1.0}),
+        ("distill", {"relative_lr": 0}),
+        ("omp", {}),
+        ("omp", OPTIONS["omp"] | {"k": 13}),
     ]:
         with pytest.raises(UsageError):
             run_init(name, options, supply(new_tokens()), OLD + 10)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kinds_material import build
 from tokenizers import Tokenizer
 from vocab_material import CASES, extended, lines, write
 
@@ -123,22 +126,175 @@ def test_older_files_say_the_same(material: Path, tmp_path: Path) -> None:
         assert slow.encode(text).ids == fast.encode(text).ids
 
 
-def test_contradicting_and_foreign_files_are_refused(stories: Path, tmp_path: Path) -> None:
+def changed(folder: Path, source: Path, **model: Any) -> Path:
+    """The tokenizer.json of `source` with other entries of `model` (or, with _, of the file)."""
+    data = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    of_file = {k.removeprefix("_"): model.pop(k) for k in list(model) if k.startswith("_")}
+    folder.mkdir()
+    text = json.dumps(data | of_file | {"model": data["model"] | model})
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def token(content: str, i: int, **flags: bool) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": i, "content": content, **plain, **flags}
+
+
+def test_foreign_and_damaged_files_are_refused_in_three_lines(stories: Path, tmp_path: Path) -> None:
     data = json.loads((stories / "tokenizer.json").read_text(encoding="utf-8"))
-    for change, reason in [
-        ({"type": "Unigram", "vocab": []}, "only BPE"),
+    vocab, added = data["model"]["vocab"], data["added_tokens"]
+    by_id = sorted(vocab, key=lambda t: vocab[t])
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"type": "WordLevel"}, "of type WordLevel, which cannot be extended"),
         ({"end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
         ({"byte_fallback": False}, "neither"),
+        ({"vocab": vocab | {"zzz": 7}}, "two tokens have the id 7"),
+        ({"vocab": {}}, "no tokens"),
+        ({"merges": [*data["model"]["merges"], data["model"]["merges"][0]]}, "merge stands twice"),
+        ({"_added_tokens": [*added, token("<x>", 512), token("<x>", 513)]}, "'<x>' stands twice"),
+        ({"_added_tokens": [*added, token("<x>", 515)]}, "written with id 515, and read as 512"),
+        ({"_added_tokens": [*added, token("<x>", 513), token("<y>", 512)]}, "written with id 513, and read as 512"),
+        ({"_added_tokens": [*added, {"content": "<x>"}]}, "lacks its id"),
+        ({"type": "Unigram", "vocab": [["a", 0.0], ["a", -1.0]], "unk_id": 0}, "'a' stands twice"),
+        ({"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None, "byte_fallback": False}, "no unknown piece"),
+        ({"type": "WordPiece", "unk_token": "[nope]"}, "unknown token"),
+    ]
+    for number, (change, reason) in enumerate(cases):
+        with pytest.raises(SurgeonError, match=re.escape(reason)) as refused:
+            TokenizerFile.open(changed(tmp_path / str(number), stories, **change))
+        assert all(
+            line and "\n" not in line for line in (refused.value.problem, refused.value.where, refused.value.hint)
+        )
+    for name, text, reason in [
+        ("cut", '{"model": {"type"', "not valid JSON"),
+        ("twice", '{"a": 1, "a": 2}', "'a' stands twice"),
+        ("list", "[1]", "no"),
     ]:
-        folder = tmp_path / reason.replace(" ", "_")
-        folder.mkdir()
-        (folder / "tokenizer.json").write_text(json.dumps(data | {"model": data["model"] | change}), encoding="utf-8")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(text)
         with pytest.raises(SurgeonError, match=reason):
-            TokenizerFile.open(folder)
+            TokenizerFile.open(tmp_path / name)
     folder = write(tmp_path / "swapped", stories)
-    vocab = data["model"]["vocab"]
-    by_id = sorted(vocab, key=lambda token: vocab[token])
     vocab[by_id[300]], vocab[by_id[301]] = 301, 300
     (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(SurgeonError, match="disagree at id 300"):
         extend_files(folder, TokenizerFile.open(folder), ["zq"], [("z", "q")])
+
+
+LAYOUTS: dict[str, tuple[int, list[tuple[int, dict[str, bool]]]]] = {
+    # first id of the model's pieces; ids and flags of added tokens (those below the end take a piece's place)
+    "first": (0, [(0, {"special": True}), (1, {"special": True}), (2, {"special": True})]),
+    "behind": (0, [(512, {"special": True}), (513, {"normalized": True}), (514, {"lstrip": True, "rstrip": True})]),
+    "inside, with gaps": (0, [(5, {"special": True}), (400, {}), (401, {"single_word": True})]),
+    "everywhere": (0, [(0, {"special": True}), (300, {"rstrip": True}), (512, {"special": True}), (513, {})]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("hole", [0, 7])
+def test_added_tokens_keep_their_ids_and_flags(stories: Path, tmp_path: Path, name: str, hole: int) -> None:
+    old = TokenizerFile.open(stories)
+    added = [token(f"<<{i}>>" if i > 511 else old.ids[i], i, **flags) for i, flags in LAYOUTS[name][1]]
+    folder = changed(tmp_path / "old", stories, _added_tokens=added)
+    file = TokenizerFile.open(folder)
+    new = file.extended(["zq", "▁zq"], [("z", "q"), ("▁", "zq")], file.next_id + hole)
+    before, after = Tokenizer.from_file(str(folder / "tokenizer.json")), Tokenizer.from_str(new.text())
+    assert {i: before.id_to_token(i) for i in file.ids} == {i: after.id_to_token(i) for i in file.ids}
+    assert (
+        {t: before.token_to_id(t) for t in file.vocab} == {t: after.token_to_id(t) for t in file.vocab} == file.vocab
+    )
+    flags = [{i: repr(t) for i, t in each.get_added_tokens_decoder().items()} for each in (before, after)]
+    assert flags[0] == flags[1] and list(flags[0]) == sorted(i for i, _ in LAYOUTS[name][1])
+    assert [after.token_to_id(t) for t in ("zq", "▁zq")] == [file.next_id + hole, file.next_id + hole + 1]
+    text = "Once <<512>>upon <<513>> a <<514>> time" + "".join(t["content"] + " x" for t in added)
+    assert after.encode(text).ids == before.encode(text).ids
+    assert new.data["added_tokens"] == added
+    assert file.next_id + hole in after.encode("zq").ids + after.encode("azq").ids
+    # an extension is extended
+    again = TokenizerFile.open(_saved(tmp_path / "new", new)).extended(["qz"], [("q", "z")])
+    assert Tokenizer.from_str(again.text()).token_to_id("qz") == new.next_id
+
+
+def _saved(folder: Path, file: TokenizerFile) -> Path:
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(file.text(), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"indent": 2, "ensure_ascii": False},
+        {"indent": 4},
+        {"indent": "\t"},
+        {"separators": (",", ":")},
+        {"separators": (",", ":"), "ensure_ascii": False},
+        {},
+        {"indent": 0},
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_layout_of_the_file_stays(stories: Path, tmp_path: Path, how: dict[str, Any], end: str) -> None:
+    text = json.dumps(json.loads((stories / "tokenizer.json").read_text(encoding="utf-8")), **how) + end
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    file = TokenizerFile.open(tmp_path)
+    assert file.text() == text
+    changed_lines = set(file.extended(["zq"], [("z", "q")]).text().split("\n")) - set(text.split("\n"))
+    assert len(changed_lines) <= 6
+
+
+@pytest.mark.material
+@pytest.mark.parametrize(
+    "name", ["tokenizers/gpt2", "tokenizers/qwen2", "tokenizers/mistral-v1", "tokenizers/minimind-6400"]
+)
+def test_real_files_are_written_back_byte_for_byte(material: Path, name: str) -> None:
+    assert TokenizerFile.open(material / name).text() == (material / name / "tokenizer.json").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.material
+def test_files_beside_tokenizer_json_keep_what_they_held(material: Path, tmp_path: Path) -> None:
+    source = material / "tokenizers" / "gpt2"
+    old = TokenizerFile.open(source)
+    files = extend_files(source, old, ["zqzq"], [("zq", "zq")] if "zq" in old.vocab else [], old.next_id + 3)
+    for name in ("vocab.json", "merges.txt"):
+        before = (source / name).read_text(encoding="utf-8")
+        assert files.texts[name].startswith(before.rstrip("}\n"))
+    assert json.loads(files.texts["vocab.json"])["zqzq"] == old.next_id + 3
+    folder = write(tmp_path / "wrong", source)
+    (folder / "vocab.json").write_text(json.dumps(old.model_vocab | {"zzzz": 5}))
+    with pytest.raises(SurgeonError, match=r"vocab\.json contradicts tokenizer\.json"):
+        extend_files(folder, old, ["zqzq"], [])
+    (folder / "vocab.json").write_text(json.dumps(dict(list(old.model_vocab.items())[:-9])))
+    with pytest.raises(SurgeonError, match="it lacks"):
+        extend_files(folder, old, ["zqzq"], [])
+
+
+def test_vocab_txt_numbers_its_lines(tmp_path: Path) -> None:
+    folder = build("wordpiece", tmp_path / "wordpiece")
+    old = TokenizerFile.open(folder)
+    text = extend_files(folder, old, ["zq", "##zq"], [], old.next_id + 2).texts["vocab.txt"]
+    lines = text.split("\n")
+    assert text.startswith((folder / "vocab.txt").read_text(encoding="utf-8"))
+    assert (lines.index("zq"), lines.index("##zq"), lines[-1]) == (old.next_id + 2, old.next_id + 3, "")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]"]))
+    with pytest.raises(SurgeonError, match=r"vocab\.txt contradicts"):
+        extend_files(folder, old, ["zq"], [])
+
+
+def test_models_that_cannot_be_extended_are_left_out(tmp_path: Path) -> None:
+    """Pieces one place off their ids (XLM-R), and a tiktoken list under the same name."""
+    folder = build("unigram", tmp_path / "unigram")
+    old = TokenizerFile.open(folder)
+    shifted = [["<pad>", 0.0], *old.model["vocab"]]
+    added = [t | {"id": t["id"] + 1} for t in old.added]
+    model = (folder / "tokenizer.model").read_bytes()
+    other = changed(tmp_path / "xlmr", folder, vocab=shifted, unk_id=1, _added_tokens=added, _post_processor=None)
+    (other / "sentencepiece.bpe.model").write_bytes(model)
+    (other / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+    files = extend_files(other, TokenizerFile.open(other), ["▁zq"], [])
+    assert sorted(files.left_out) == ["sentencepiece.bpe.model", "tokenizer.model"] and not files.binary
+    (folder / "spiece.model").write_bytes(model)
+    assert sorted(extend_files(folder, old, ["▁zq"], []).binary) == ["spiece.model", "tokenizer.model"]

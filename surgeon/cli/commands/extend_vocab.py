@@ -7,6 +7,10 @@ import typer
 EXAMPLES = (
     "surgeon extend-vocab deep wide --corpus domain.jsonl --add 64",
     "surgeon extend-vocab base wide-hull --corpus domain.jsonl --add 16 --init convex_hull --pad-to-multiple-of 64",
+    "surgeon extend-vocab base wide-probed --corpus domain.jsonl --add 16 --probe general.jsonl --old-loss-budget 0.02",
+    "surgeon extend-vocab base wide-untied --corpus domain.jsonl --add 16 --untie",
+    "surgeon extend-vocab base wide-kept --corpus domain.jsonl --add 16 --keep-corpus general.jsonl --script Latin --stop-gain 0.5",
+    "surgeon extend-vocab base wide-projected --corpus domain.jsonl --add 16 --init gaussian --project hull",
 )
 
 ABOUT = "Learn new tokens on a corpus by continuing the tokenizer's own merges, and initialise their rows."

@@ -1,0 +1,268 @@
+"""What each init is worth on a real small model: before training, and after 100 and 1,000 steps.
+
+For every text, seed and init: the model is extended with tokens learned on the text's training part, then measured
+on its held-out part (bits per byte) and on old text (nats a token lost in the old encoding, share of positions at
+which an old token still wins), and trained by `cpt` with --train new-rows and with --train full. The seed draws the
+init and the order of the data.
+
+    python benchmarks/vocab_quality.py --model MODEL --text NAME=STEM ... --old STEM [--inits a,b] [--seeds 0,1,2]
+
+Results are appended to --cache (JSON lines) as they come, so that a run that was stopped goes on; the table and
+--json hold the means and standard deviations over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# what is compared: settings of extend-vocab; "probe" is filled in with the old text
+INITS: dict[str, dict[str, Any]] = {
+    "default": {"probe": True},
+    "default without a probe": {},
+    "default --untie": {"probe": True, "untie": True},
+    "subword_mean": {"init": "subword_mean"},
+    "last / first piece": {
+        "init": "subword_mean", "option": {"lean": "last"},
+        "init_output": "subword_mean", "option_output": {"lean": "first"},
+    },
+    "zero": {"init": "zero"},
+    "random": {"init": "random"},
+    "univariate": {"init": "univariate"},
+    "gaussian 1e-5": {"init": "gaussian"},
+    "gaussian 1 (Hewitt)": {"init": "gaussian", "option": {"scale": 1.0}},
+    "mean": {"init": "mean"},
+    "convex_hull": {"init": "convex_hull"},
+    "align": {"init": "align"},
+    "cw2v": {"init": "cw2v"},
+    "cw2v not trained": {"init": "cw2v", "option": {"epochs": 0}},
+    "cw2v_dense": {"init": "cw2v_dense"},
+    "focus": {"init": "focus"},
+    "ofa": {"init": "ofa"},
+    "simplex_lm": {"init": "simplex_lm"},
+    "distill": {"init": "distill"},
+}  # fmt: skip
+TIED = {"last / first piece": {"untie": True}}  # what needs two matrices
+TRAIN = {"new-rows": 5e-3, "full": 1e-3}  # learning rates
+STEPS = (100, 1000)
+
+
+def extended(settings: dict[str, Any], job: dict[str, Any], out: Path) -> float:
+    """Write the extended model; gives the seconds."""
+    from surgeon.operations import perform
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    words = dict(settings)
+    if words.pop("probe", False):
+        words["probe"] = [job["old_train"]]
+    started = time.perf_counter()
+    perform(
+        "extend-vocab",
+        ExtendVocabSettings(
+            model=job["model"], out=out, corpus=[job["train"]], add=job["add"], seed=job["seed"], device="cpu", **words
+        ),
+    )
+    return time.perf_counter() - started
+
+
+def bits_per_byte(folder: Path, corpus: str, tokens: int) -> float:
+    from surgeon.measure.perplexity import evaluate
+
+    result = evaluate([str(folder)], [f"text={corpus}"], tokens=tokens, device="cpu", dtype="float32")
+    return float(result["models"][0]["corpora"][0]["bits_per_byte"])
+
+
+def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, float]:
+    """(nats a token lost, share of positions at which an old token wins) of old text in the old encoding."""
+    import torch
+
+    from surgeon.data.source import documents, parse_corpus
+    from surgeon.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(Path(base))
+    models = [load_model(Path(p), device=torch.device("cpu"), dtype=torch.float32) for p in (base, folder)]
+    rows = models[0].get_input_embeddings().weight.shape[0]
+    lost = kept = count = 0.0
+    with torch.inference_mode():
+        for document in documents(parse_corpus(corpus)):
+            ids = tokenizer(document.text, add_special_tokens=False)["input_ids"][:256]
+            if len(ids) < 2:
+                continue
+            before, after = (m(torch.tensor([ids])).logits[0, :-1].double() for m in models)
+            lost += float((after.logsumexp(1) - before.logsumexp(1)).sum())
+            kept += float((after[:, rows:].amax(1) <= after[:, :rows].amax(1)).sum())
+            count += len(ids) - 1
+            if count >= tokens:
+                break
+    return lost / count, kept / count
+
+
+def trained(folder: Path, job: dict[str, Any], what: str, steps: int, out: Path) -> float:
+    """Bits per byte of the held-out text after `steps` steps of cpt."""
+    from surgeon.operations import perform
+    from surgeon.train.settings import CptSettings
+
+    perform(
+        "cpt",
+        CptSettings(
+            model=str(folder), out=str(out), data=[job["train"]], tokens=steps * job["batch"], train=what,
+            seq_len=job["seq_len"], batch_tokens=job["batch"], lr=TRAIN[what], schedule="constant",
+            option={"warmup": 10}, weight_decay=0.0, seed=job["seed"], device="cpu", dtype="float32",
+            save_every=10 * steps,
+        ),
+    )  # fmt: skip
+    found = bits_per_byte(out, job["valid"], job["eval_tokens"])
+    shutil.rmtree(out)
+    return found
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """All numbers of one (text, init, seed)."""
+    import torch
+
+    torch.set_num_threads(1)
+    words = INITS[job["init"]] | (TIED.get(job["init"], {}) if job["tied"] else {})
+    with tempfile.TemporaryDirectory(prefix="surgeon-quality-") as folder:
+        out = Path(folder) / "extended"
+        seconds = extended(words, job, out)
+        lost, kept = old_text(job["model"], out, job["old"], job["eval_tokens"])
+        numbers = {
+            "seconds": seconds,
+            "0": bits_per_byte(out, job["valid"], job["eval_tokens"]),
+            "lost": lost,
+            "kept": kept,
+        }
+        for what, steps in product(job["modes"], job["steps"]):
+            numbers[f"{what} {steps}"] = trained(out, job, what, steps, Path(folder) / "trained")
+    return {key: job[key] for key in ("text", "init", "seed")} | {"numbers": numbers}
+
+
+def cut(path: Path, num_bytes: int, folder: Path) -> str:
+    """The first documents of a corpus, `num_bytes` of them or all: learning and training read the whole file."""
+    out = folder / path.name
+    with path.open(encoding="utf-8") as source, out.open("w", encoding="utf-8") as target:
+        written = 0
+        for line in source:
+            if written >= num_bytes:
+                break
+            written += len(line.encode())
+            target.write(line)
+    return str(out)
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def summary(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """text -> init -> number -> {"mean", "sd", "n"}; and of bits per byte the ratio to subword_mean."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for record in records:
+        for name, value in record["numbers"].items():
+            found.setdefault(record["text"], {}).setdefault(record["init"], {}).setdefault(name, []).append(value)
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for text, inits in found.items():
+        for init, numbers in inits.items():
+            for name, values in numbers.items():
+                mean, sd = spread(values)
+                entry: dict[str, Any] = {"mean": mean, "sd": sd, "n": len(values)}
+                reference = inits.get("subword_mean", {}).get(name)
+                if reference and name not in ("lost", "kept", "seconds"):
+                    entry["ratio"] = mean / fmean(reference)
+                result.setdefault(text, {}).setdefault(init, {})[name] = entry
+    return result
+
+
+def show(result: dict[str, dict[str, dict[str, Any]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for text, inits in result.items():
+        names = list(dict.fromkeys(name for numbers in inits.values() for name in numbers))
+        table = Table("init", *names, title=f"{text}: bits per byte after steps; lost: nats a token of old text")
+        for init, numbers in inits.items():
+            cells = []
+            for name in names:
+                entry = numbers.get(name)
+                cells.append("" if entry is None else f"{entry['mean']:.3f} ±{entry['sd']:.3f}")
+            table.add_row(init, *cells)
+        Console(width=60 + 16 * len(names)).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", action="append", required=True, help="NAME=STEM: STEM.train.jsonl, STEM.valid.jsonl")
+    parser.add_argument("--old", required=True, help="STEM of the old text: .train is the probe, .valid is measured")
+    parser.add_argument("--inits", default=",".join(INITS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--modes", default="new-rows,full")
+    parser.add_argument("--steps", default="100,1000")
+    parser.add_argument("--add", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--eval-tokens", type=int, default=10_000)
+    parser.add_argument("--train-bytes", type=int, default=1_500_000, help="of each training part")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path("vocab-quality.jsonl"))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    config = json.loads((Path(args.model) / "config.json").read_text(encoding="utf-8"))
+    tied = config.get("tie_word_embeddings", True)
+    folder = tempfile.TemporaryDirectory(prefix="surgeon-quality-")
+    old = cut(Path(f"{args.old}.train.jsonl"), args.train_bytes, Path(folder.name))
+    texts = {}
+    for text in args.text:
+        name, _, stem = text.partition("=")
+        texts[name] = (cut(Path(f"{stem}.train.jsonl"), args.train_bytes, Path(folder.name)), f"{stem}.valid.jsonl")
+    jobs = []
+    for seed, text, init in product(map(int, args.seeds.split(",")), texts, args.inits.split(",")):
+        jobs.append({
+            "init": init, "text": text, "seed": seed, "model": args.model, "tied": tied,
+            "train": texts[text][0], "valid": texts[text][1], "old_train": old,
+            "old": f"{args.old}.valid.jsonl", "add": args.add, "batch": args.batch, "seq_len": args.seq_len,
+            "eval_tokens": args.eval_tokens, "modes": [m for m in args.modes.split(",") if m],
+            "steps": list(map(int, args.steps.split(","))),
+        })  # fmt: skip
+    done = [json.loads(line) for line in args.cache.read_text().splitlines()] if args.cache.is_file() else []
+    have = {(r["text"], r["init"], r["seed"]) for r in done}
+    left = [j for j in jobs if (j["text"], j["init"], j["seed"]) not in have]
+    with ProcessPoolExecutor(args.jobs) as pool, args.cache.open("a", encoding="utf-8") as cache:
+        for future in as_completed([pool.submit(measure, job) for job in left]):
+            record = future.result()
+            done.append(record)
+            cache.write(json.dumps(record) + "\n")
+            cache.flush()
+            print(f"{len(done)}/{len(jobs)} {record['text']} {record['init']} {record['seed']}", file=sys.stderr)
+    folder.cleanup()
+    order = {init: i for i, init in enumerate(args.inits.split(","))}
+    wanted = sorted((r for r in done if r["init"] in order), key=lambda r: (r["text"], order[r["init"]], r["seed"]))
+    result = summary(wanted)
+    show(result)
+    if args.json:
+        import torch
+
+        about = {
+            "command": " ".join(["python", *sys.argv]), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "torch": torch.__version__, "add": args.add, "batch_tokens": args.batch, "lr": TRAIN,
+        }  # fmt: skip
+        args.json.write_text(json.dumps(about | {"texts": result}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

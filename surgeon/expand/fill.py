@@ -1,11 +1,12 @@
-"""What a fill returns: for every tensor of a new block, the source of its first value."""
+"""What a fill gets and returns: where a new block stands, and the source of the first value of its tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from surgeon.arch.family import Family
+from surgeon.expand.layout import Placed
 from surgeon.ops.plan import Apply, Copy, Source
 
 
@@ -18,6 +19,31 @@ class Filled:
 
     sources: Mapping[str, Source]
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The place of a new block: between the old blocks `before` and `after` (None: nothing follows), as the
+    `number`-th, from 1, of the `count` new ones that stand there."""
+
+    before: int
+    after: int | None
+    number: int
+    count: int
+
+
+def gaps(placed: Sequence[Placed]) -> dict[int, Gap]:
+    """The gap of every new block, by its number in the output."""
+    found: dict[int, Gap] = {}
+    before, waiting = 0, list[int]()
+    for position, block in enumerate([*placed, None]):
+        if block is not None and block.new:
+            waiting.append(position)
+            continue
+        after = None if block is None else block.source
+        found |= {p: Gap(before, after, k + 1, len(waiting)) for k, p in enumerate(waiting)}
+        before, waiting = (block.source if block is not None else before), []
+    return found
 
 
 def copies(family: Family, block: int) -> dict[str, Source]:

@@ -18,7 +18,7 @@ from surgeon.checkpoint.sidecars import sidecars
 from surgeon.checkpoint.writer import lay_out
 from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.expand.fill import Filled
+from surgeon.expand.fill import Filled, Gap, gaps
 from surgeon.expand.layout import Layout, lay_out_blocks
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
@@ -70,23 +70,26 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         family = prove(checkpoint, family, placed)
     fill = registry.get("fill", settings.fill)
     fill.bind(settings.option_fill)
-    filled = {p.source: _fill(fill, family, p.source, settings.option_fill) for p in placed if p.new}
+    filled = {
+        number: _fill(fill, checkpoint, family, placed[number].source, gap, settings.option_fill)
+        for number, gap in gaps(placed).items()
+    }
     tensors = [_kept(checkpoint, name, name) for name in family.outside()]
     kept = {name: name for name in family.outside()}
     new: list[NewBlock] = []
     initial: dict[str, Any] = {}
     for number, block in enumerate(placed):
-        sources = filled[block.source].sources if block.new else {}
+        sources = filled[number].sources if block.new else {}
         for name in family.blocks[block.source]:
             target = family.rename(name, number)
             source = sources.get(name, Copy("model", name))
             tensors.append(_kept(checkpoint, target, name, source))
             if not block.new:
                 kept[name] = target
-            if not isinstance(source, Copy):
+            if source != Copy("model", name):
                 initial[target] = source_to_json(source)
         if block.new:
-            multipliers = dict(filled[block.source].lr_multipliers)
+            multipliers = dict(filled[number].lr_multipliers)
             new.append(NewBlock(block=number, source=block.source, fill=settings.fill, lr_multipliers=multipliers))
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
     return Plan(
@@ -168,9 +171,12 @@ def _select(settings: ExpandSettings, checkpoint: Checkpoint, family: Family, pr
     return selected
 
 
-def _fill(fill: registry.Method, family: Family, block: int, options: Mapping[str, Any]) -> Filled:
+def _fill(
+    fill: registry.Method, checkpoint: Checkpoint, family: Family, block: int, gap: Gap, options: Mapping[str, Any]
+) -> Filled:
     """The fill's sources, which must be one for every tensor of the block."""
-    filled: Filled = fill.call({"family": family, "block": block}, options)
+    supply = {"family": family, "block": block, "gap": gap, "tensors": checkpoint.tensors}
+    filled: Filled = fill.call(supply, options)
     if set(filled.sources) != set(family.blocks[block]):
         raise SurgeonError(
             f"the fill {fill.name!r} does not give one source for every tensor of block {block}",

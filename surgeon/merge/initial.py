@@ -46,8 +46,9 @@ class Composition:
     def lifted(self, name: str, leaf: Leaf, start: int, new_blocks: NewBlocks, level: int | None = None) -> Source:
         """What a model at level `start` has for `name` at `level`: leaf(its tensor), and zeros where it has none.
 
-        New rows get zeros. A new block gets zeros (`none`), or its source block's tensors (`source`) except those
-        that the fill set to zero or to a constant: a delta there would end the identity.
+        New rows get zeros. A new block gets zeros (`none`), or its source block's tensors (`source`; of two blocks
+        where the fill mixed them) except those that the fill set to zero or to a constant: a delta there would end
+        the identity.
         """
         level = len(self.steps) if level is None else level
         if level == start:
@@ -69,6 +70,10 @@ class Composition:
                 return Zeros()
             case Rows(pieces):
                 return joined([part for piece in pieces for part in _old_rows(piece, below)])
+            case Apply("kernel:interpolate", inputs) as mixed:
+                # linear in its inputs, so what is true of values is true of deltas
+                ends = tuple(substitute(source, lambda copy: below(copy.tensor)) for source in inputs)
+                return Zeros() if all(e == Zeros() for e in ends) else with_changes(mixed, inputs=ends)
             case Apply(method=method):
                 raise SurgeonError(
                     f"{step.operation} computed {name!r} with {method}: what a delta means there is not known",

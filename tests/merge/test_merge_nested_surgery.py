@@ -20,6 +20,7 @@ CHAINS: dict[str, list[tuple[str, object]]] = {
     "extend-expand": [("extend", 5), ("expand", [0])],
     "expand-expand": [("expand", [1]), ("expand", [2, 4])],
     "extend-extend": [("extend", 5), ("extend", 4)],
+    "mixed": [("average", [1]), ("interpolate", [1, 1, 2])],
     "all": [("expand", [1]), ("extend", 5), ("expand", [0, 2]), ("stored", 3), ("extend", 2)],
 }
 
@@ -27,8 +28,9 @@ CHAINS: dict[str, list[tuple[str, object]]] = {
 def operated(model: Path, root: Path, steps: list[tuple[str, object]], train: bool) -> Path:
     """The surgery one after the other, with training between the steps where asked."""
     for number, (kind, what) in enumerate(steps):
-        if kind == "expand":
-            model = expanded(model, root / f"step{number}", list(what))  # type: ignore[call-overload]
+        if kind in ("expand", "average", "interpolate"):
+            fill = "auto" if kind == "expand" else kind
+            model = expanded(model, root / f"step{number}", list(what), fill)  # type: ignore[call-overload]
         else:
             init = "stored" if kind == "stored" else "combine"
             model = extended(model, root / f"step{number}", int(what), number, init)  # type: ignore[call-overload]
@@ -124,3 +126,17 @@ def test_tables_go_along_and_the_merged_model_can_be_merged_again(tmp_path: Path
     plan = plan_merge(MergeSettings(base=str(base), out=tmp_path / "x", add=[f"{once}=0.5"]))
     assert list(plan.attachments) == ["rows-0.safetensors"]
     assert Checkpoint.open(once).lineage is not None
+
+
+def test_a_mixed_block_gets_the_mixture_of_its_sources_deltas(tmp_path: Path) -> None:
+    base = tiny.build("llama", tmp_path / "base")
+    instruct = trained(base, tmp_path / "instruct", 1, lineage=False)
+    deep = expanded(base, tmp_path / "deep", [1], "interpolate")
+    out = tensors(merged(tmp_path / "out", base, {instruct: 1.0, deep: 0.0}, new_blocks="source"))
+    held, b, i = tensors(deep), tensors(base), tensors(instruct)
+    for part in ("mlp.down_proj", "self_attn.q_proj", "input_layernorm"):
+        new, first, second = (f"model.layers.{n}.{part}.weight" for n in (2, 1, 2))
+        delta = ((i[first].double() - b[first].double()) + (i[second].double() - b[second].double())) / 2
+        torch.testing.assert_close(out[new], (held[new].double() + delta).float(), rtol=2**-23, atol=1e-7)
+    none = tensors(merged(tmp_path / "none", base, {instruct: 1.0, deep: 0.0}))
+    assert torch.equal(none["model.layers.2.mlp.down_proj.weight"], held["model.layers.2.mlp.down_proj.weight"])

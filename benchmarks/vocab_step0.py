@@ -34,8 +34,9 @@ from surgeon.arch.family import family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import read
 from surgeon.checkpoint.rounding import round_once
+from surgeon.data.items import Item
 from surgeon.errors import SurgeonError
-from surgeon.train.score import Item, score
+from surgeon.train.score import score
 from surgeon.vocab.body import Body
 from surgeon.vocab.hull import Combination
 from surgeon.vocab.learn import learn

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+# elements of one batch of logits: what stays near a CPU's caches, and 1 GiB in float32 on a GPU
+LOGIT_BUDGET = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 def resolve_device(device: Device) -> torch.device:

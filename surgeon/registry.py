@@ -125,7 +125,7 @@ def get(kind: str, name: str) -> Method:
 
 
 def _method(kind: str, name: str, function: Callable[..., Any]) -> Method:
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)  # Annotated types read and check
     parameters = inspect.signature(function).parameters.values()
     supplied = tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
     options = {

@@ -35,11 +35,39 @@ class NewBlock(_Strict):
     lr_multipliers: dict[str, float] = Field(default_factory=dict)  # by part, such as a zeroed post-norm gain
 
 
+class BlockScore(_Strict):
+    """A block of the parent as a probe found it: its score, the ends of its interval, and the share of the resamples
+    in which it is among the chosen ones."""
+
+    block: int
+    score: float
+    low: float
+    high: float
+    chosen: float
+
+
+class BlockProbe(_Strict):
+    """What the blocks to copy were chosen by. unit: of the scores. loss: of the whole model, in nats a token."""
+
+    selector: str
+    unit: str
+    corpus: str
+    corpus_digest: str
+    documents: int
+    tokens: int
+    loss: float
+    level: float
+    resamples: int
+    scores: list[BlockScore]
+
+
 class BlockMap(_Strict):
-    """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions."""
+    """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions. `probe`: what
+    their sources were chosen by, where the model was probed."""
 
     source: list[int]
     new: list[NewBlock] = Field(default_factory=list)
+    probe: BlockProbe | None = None
 
 
 class NewRow(_Strict):

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from surgeon import operations
+from surgeon.cli import scores
 from surgeon.cli.from_settings import Flags
+from surgeon.cli.output import pairs
 from surgeon.errors import UsageError
 
 
@@ -18,15 +20,29 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
     def run(settings: BaseModel, flags: Flags) -> None:
         progress = flags.output.progress()
         if flags.dry_run:
-            flags.output.emit(operations.described(name, settings, progress))
+            description = operations.described(name, settings, progress)
+            flags.output.emit(description, list(pairs(_plain(description))))
+            _show_scores(description, flags)
             return
         if flags.plan is not None:
             _save_plan(name, settings, flags)
             return
         result = operations.perform(name, settings, force=flags.force, threads=flags.threads, progress=progress)
         flags.output.emit(result, _lines(result))
+        _show_scores(result, flags)
 
     return run
+
+
+def _show_scores(result: dict[str, Any], flags: Flags) -> None:
+    """What blocks were chosen by, as a table; in JSON it is in the object already."""
+    if "probe" in result and not flags.output.as_json:
+        flags.output.emit(result, [scores.title(result["probe"])])
+        flags.output.table(result, "", scores.COLUMNS, scores.rows(result["probe"]))
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in result.items() if k != "probe"}
 
 
 def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
@@ -43,9 +59,7 @@ def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
 def _lines(result: dict[str, Any]) -> list[str] | None:
     if "out" not in result:
         return None
-    from surgeon.cli.output import pairs
-
-    shown = {k: v for k, v in result.items() if k not in ("verified", "eval")}
+    shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval")}
     lines = list(pairs(shown))
     if result.get("eval"):
         lines.append("eval")

@@ -12,14 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgeon import model_ref, registry
 from surgeon.arch.config_blocks import remap_blocks
 from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock
-from surgeon.checkpoint.sidecars import sidecars
+from surgeon.checkpoint.lineage import BlockMap, BlockProbe, Lineage, NewBlock
+from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
 from surgeon.checkpoint.writer import lay_out
 from surgeon.data.numbers import Count
+from surgeon.data.source import corpus_digest, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.fill import Filled, Gap, gaps
 from surgeon.expand.layout import Layout, lay_out_blocks
+from surgeon.expand.probing import Selection
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 
@@ -62,7 +65,8 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         )
     checkpoint = Checkpoint.open(reference.path)
     family = family_of(checkpoint)
-    placed = lay_out_blocks(family.depth, _select(settings, checkpoint, family, progress), settings.layout)
+    selected, probe = _select(settings, checkpoint, family, progress)
+    placed = lay_out_blocks(family.depth, selected, settings.layout)
     config = remap_blocks(checkpoint.config, [p.source for p in placed], family)
     if family.declaration.derived:
         from surgeon.expand.proof import prove
@@ -91,7 +95,10 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         if block.new:
             multipliers = dict(filled[number].lr_multipliers)
             new.append(NewBlock(block=number, source=block.source, fill=settings.fill, lr_multipliers=multipliers))
-    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
+    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed", "probe"}, exclude_defaults=True)
+    if settings.probe is not None:
+        corpus = parse_corpus(settings.probe, weighted=False)
+        plain["probe"] = {"name": corpus.name, "digest": corpus_digest(corpus)}
     return Plan(
         operation="expand-layers",
         settings=plain,
@@ -104,9 +111,10 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
             kind="surgery",
             settings=plain,
             seed=settings.seed,
-            blocks=BlockMap(source=[p.source for p in placed], new=new),
+            blocks=BlockMap(source=[p.source for p in placed], new=new, probe=probe),
             initial=initial,
         ),
+        files={} if probe is None else _plot(probe, selected),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
         shards=_shards(settings, checkpoint, tensors, kept),
@@ -143,8 +151,19 @@ def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None 
     return OutTensor(target, stored.dtype, stored.shape, source or Copy("model", name))
 
 
-def _select(settings: ExpandSettings, checkpoint: Checkpoint, family: Family, progress: Progress) -> list[int]:
-    """The blocks to copy, ascending; `--at` is the selector at."""
+def _plot(probe: BlockProbe, selected: Sequence[int]) -> dict[str, str]:
+    """The drawing of the scores, under a name that further operations on the output do not take."""
+    from surgeon.expand.scores_plot import scores_svg
+
+    digest = json_digest(probe.model_dump(mode="json")).removeprefix("sha256:")
+    return {f"{SURGEON_DIR}/blocks-{digest[:12]}.svg": scores_svg(probe, selected)}
+
+
+def _select(
+    settings: ExpandSettings, checkpoint: Checkpoint, family: Family, progress: Progress
+) -> tuple[list[int], BlockProbe | None]:
+    """The blocks to copy, ascending, and what they were chosen by where the model was probed; `--at` is the selector
+    at."""
     name, options = settings.select, dict(settings.option)
     if settings.at is not None:
         if "select" in settings.model_fields_set and settings.select != "at":
@@ -162,13 +181,15 @@ def _select(settings: ExpandSettings, checkpoint: Checkpoint, family: Family, pr
         "seed": settings.seed,
         "progress": progress,
     }
-    selected = sorted(selector.call(supply, options))
+    found = selector.call(supply, options)
+    probe = found.probe if isinstance(found, Selection) else None
+    selected = sorted(found.blocks if isinstance(found, Selection) else found)
     if not selected or selected[0] < 0 or selected[-1] >= family.depth:
         where = str(inspect.getsourcefile(selector.function))
         raise SurgeonError(
             f"the selector {name!r} chose {selected} of {family.depth} blocks", where, "choose blocks that are there"
         )
-    return selected
+    return selected, probe
 
 
 def _fill(

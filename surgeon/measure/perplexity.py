@@ -30,8 +30,9 @@ def evaluate(
     taken whole, and the same ones serve every model. context: tokens of a window, at most the model's own
     (default: the model's, up to 4096). Longer documents are read in windows that overlap by half.
     """
+    from surgeon.data.items import take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
-    from surgeon.train.score import score_documents, take
+    from surgeon.train.score import score_documents
 
     if not models or not data:
         raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")

@@ -29,7 +29,16 @@ def describe(plan: Plan) -> dict[str, Any]:
         "settings": dict(plan.settings),
         "seed": plan.seed,
         "plan_digest": plan.digest,
-    }
+    } | measured(plan)
+
+
+def measured(plan: Plan) -> dict[str, Any]:
+    """What planning found out about the inputs: the scores of blocks, with those that were copied."""
+    blocks = plan.lineage.blocks
+    if blocks is None or blocks.probe is None:
+        return {}
+    copied = sorted({new.source for new in blocks.new})
+    return {"probe": blocks.probe.model_dump(mode="json") | {"copied": copied}}
 
 
 def tensor_rows(plan: Plan) -> list[tuple[str, str, str, str]]:

@@ -20,6 +20,7 @@ from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.checkpoint.writer import Writer
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
+from surgeon.ops.describe import measured
 from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
@@ -63,6 +64,7 @@ def execute(
         peak_rss_bytes=peak_rss_bytes(),
         plan_digest=plan.digest,
         verified=verified,
+        found=measured(plan),
     )
 
 

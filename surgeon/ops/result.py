@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -21,6 +22,9 @@ class Result:
     peak_rss_bytes: int
     plan_digest: str
     verified: dict[str, Any]
+    found: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # what the operation measured, by name
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        value = dataclasses.asdict(self)
+        found: dict[str, Any] = value.pop("found")
+        return value | found

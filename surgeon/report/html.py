@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from surgeon.checkpoint.commit import write_atomically
+from surgeon.checkpoint.lineage import BlockMap
 from surgeon.errors import SurgeonError
 from surgeon.report import words
 from surgeon.report.block_map import strips
 from surgeon.report.curves import Line, Training, curves
 from surgeon.report.gather import Content, gather
-from surgeon.report.plots import drawable, eval_svg, learning_svg, models_svg, training_svg
+from surgeon.report.plots import drawable, eval_svg, learning_svg, models_svg, scores_svg, training_svg
 from surgeon.report.table import change
 from surgeon.report.vocabulary import Vocabulary
 
@@ -62,7 +65,7 @@ def render(content: Content) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(words=words, strips=strips, change=change)
+    environment.globals.update(words=words, strips=strips, change=change, probe_svg=_probe)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     about = [" ".join(paragraph.split()) for paragraph in content.about.split("\n\n")]
     return template.render(
@@ -131,6 +134,14 @@ def _vocabulary(found: Vocabulary | None) -> dict[str, Any] | None:
         else None,
         "calibration": words.pairs(found.calibration or {}),
     }
+
+
+def _probe(blocks: BlockMap, number: int) -> Markup:
+    """The scores that the copied blocks were chosen by."""
+    assert blocks.probe is not None
+    copied = sorted({new.source for new in blocks.new})
+    label = f"Scores of blocks by {blocks.probe.selector}"
+    return scores_svg(blocks.probe, copied, f"b{number}-scores", label)
 
 
 def _versions(content: Content) -> list[tuple[list[str], dict[str, str]]]:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from surgeon.checkpoint.lineage import BlockProbe
+from surgeon.expand.scores_plot import SIZE, draw_scores
+from surgeon.figure import svg_text
 from surgeon.report.curves import Curves, Line
 from surgeon.report.words import short, visible
 
@@ -85,6 +88,18 @@ def learning_svg(points: Sequence[tuple[int, int]], name: str, label: str) -> Ma
     return _svg(draw, (7.2, 2.6), name, label)
 
 
+def scores_svg(probe: BlockProbe, chosen: Sequence[int], name: str, label: str) -> Markup:
+    """What each block of the parent scored on the probe; the copied ones in another colour."""
+
+    def draw(figure: Figure) -> None:
+        ax: Axes = figure.subplots()
+        draw_scores(ax, probe, chosen, ink=_INK, plain=_LR, mark=_LOSS)
+        _axis(ax)
+        ax.set_xlabel("block of the parent")
+
+    return _svg(draw, SIZE, name, label)
+
+
 def models_svg(models: Sequence[str], lines: Sequence[Line], name: str, label: str) -> Markup:
     """A panel for every corpus, each with its own scale: a value for each model, which stand side by side."""
     num_rows = math.ceil(len(lines) / PANELS)
@@ -136,23 +151,8 @@ def _axis(ax: Axes, ticks: int = 6) -> None:
 
 
 def _svg(draw: Any, size: tuple[float, float], name: str, label: str) -> Markup:
-    """Draw on a fresh figure and give an inline <svg>: same numbers, same bytes, whatever the user's matplotlibrc."""
-    import io
-
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "axes.axisbelow": True})
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        text = io.StringIO()
-        nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return Markup(_inline(text.getvalue(), name, label))
+    """Draw on a fresh figure and give an inline <svg>."""
+    return Markup(_inline(svg_text(draw, size, name), name, label))
 
 
 def _inline(svg: str, name: str, label: str) -> str:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
+from surgeon.data.items import Item, take
+from surgeon.data.items import prepare as score_items
 from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.registry import Method
 from surgeon.train import attention, corpora
-from surgeon.train.score import Item, take
-from surgeon.train.score import prepare as score_items
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.trainable import Trainable, select
 

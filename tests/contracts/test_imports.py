@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "surgeon"
 RANKS = {
-    "errors": 0, "progress": 0, "registry": 1, "settings": 1, "model_ref": 1,
+    "errors": 0, "progress": 0, "figure": 0, "registry": 1, "settings": 1, "model_ref": 1,
     "loading": 2, "checkpoint": 2, "arch": 3, "ops": 4, "data": 4,
     "expand": 5, "vocab": 5, "adapters": 5, "merge": 5, "laws": 5,
     "train": 6, "measure": 7, "inspect_model": 8, "report": 8,

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from surgeon.data.items import prepare, take
 from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import load_model, load_tokenizer
 from surgeon.measure.perplexity import evaluate
-from surgeon.train.score import prepare, score, take
+from surgeon.train.score import score
 
 TEXTS = ("Once upon a time there was a cat.", "The dog ran — fast!", "A", "Lily went to the park with her mom. " * 6)
 

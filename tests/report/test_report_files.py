@@ -239,3 +239,21 @@ def test_a_lone_surrogate_neither_stops_the_report_nor_is_lost(tmp_path: Path) -
     paths = write_report(tmp_path)
     assert "t\\ud800" in Page(paths.html.read_text(encoding="utf-8")).text
     assert json.loads(paths.json.read_text(encoding="utf-8"))["title"] == "t\ud800"
+
+
+def test_the_scores_that_blocks_were_chosen_by_are_drawn(tmp_path: Path, stories: Path) -> None:
+    from surgeon.expand.plan import ExpandSettings, plan_expand
+    from surgeon.ops.execute import execute
+
+    corpus = str(stories.parent / "general.valid.jsonl")
+    settings = ExpandSettings(
+        model=str(stories), out=tmp_path / "out", add=2, select="importance", probe=corpus, option={"tokens": 1000}
+    )
+    execute(plan_expand(settings), tmp_path / "out")
+    paths = write_report(tmp_path / "out", out=tmp_path)
+    page = Page(paths.html.read_text(encoding="utf-8"))
+    assert "chosen by importance on general.valid" in page.text and "left alone" not in page.text
+    assert ("svg", "Scores of blocks by importance") in {(t, a.get("aria-label")) for t, a in page.elements}
+    assert page.open == []
+    found = json.loads(paths.json.read_text(encoding="utf-8"))
+    assert [s["block"] for s in found["blocks"][0]["probe"]["scores"]] == [0, 1, 2, 3, 4]

@@ -9,6 +9,8 @@ EXAMPLES = (
     "surgeon expand-layers base deep-at --at 1,3 --fill zero",
     "surgeon expand-layers base solar --select range --option start=1 --option stop=4 --layout block --fill copy",
     "surgeon expand-layers base linked --at 4 --link",
+    "surgeon expand-layers base adept --add 2 --select importance --probe general.jsonl",
+    "surgeon expand-layers base ranked --add 3 --select io_cosine --probe general.jsonl --option tokens=3k --dry-run",
     "surgeon expand-layers base planned --add 5 --dry-run",
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
+from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.errors import SurgeonError
 from surgeon.measure.scan import scan
 from surgeon.progress import SILENT, Progress
@@ -37,7 +38,7 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "architecture": architectures[0],
         "model_type": family.model_type,
         "blocks": family.depth,
-        "new_blocks": _new_blocks(checkpoint),
+        "new_blocks": list(new_blocks(checkpoint.lineage, every=True)),
         "parameters": {"total": sum(by_role.values()), "by_role": dict(sorted(by_role.items()))},
         "vocab": vocab,
         "rows": checkpoint.tensor(family.embedding).shape[0],
@@ -84,28 +85,11 @@ def lineage_tree(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def _new_blocks(checkpoint: Checkpoint) -> list[int]:
-    """Blocks of this checkpoint that the oldest known ancestor does not have, in the numbering of this checkpoint."""
-    if checkpoint.lineage is None:
-        return []
-    position: dict[int, int] | None = None  # block of the lineage at hand -> block of this checkpoint
-    new: set[int] = set()
-    for lineage in checkpoint.lineage.chain():
-        if lineage.blocks is None:
-            continue
-        source = lineage.blocks.source
-        here = position if position is not None else {i: i for i in range(len(source))}
-        added = {entry.block for entry in lineage.blocks.new}
-        new |= {here[i] for i in added if i in here}
-        position = {source[i]: here[i] for i in range(len(source)) if i not in added and i in here}
-    return sorted(new)
-
-
 def _warnings(checkpoint: Checkpoint, family: Family, vocab: int | None, progress: Progress) -> list[dict[str, Any]]:
     """Findings of every tensor; zeros that an expansion planned, and padding rows without a token, are no findings."""
     lineage = checkpoint.lineage
     untrained = lineage is not None and all(entry.kind == "surgery" for entry in lineage.chain())
-    new = _new_blocks(checkpoint) if untrained else []
+    new = list(new_blocks(lineage, every=True)) if untrained else []
     found: list[dict[str, Any]] = []
     with progress.task("reading tensors", checkpoint.num_bytes, "bytes") as advance:
         for name, stored in checkpoint.tensors.items():

@@ -79,6 +79,8 @@ def _function(
     out: Path, lineage: Lineage, data: Sequence[str], parent: Path | None, progress: Progress
 ) -> list[dict[str, Any]]:
     match lineage.operation:
+        case "expand-layers" if lineage.settings.get("undo"):
+            return _undone(out, lineage)
         case "expand-layers":
             return _same_logits(parent_folder(out, lineage, parent), out, data, lineage, progress)
         case "extend-vocab":
@@ -93,6 +95,15 @@ def _function(
     raise SurgeonError(
         f"{lineage.operation} makes no promise about the function", str(out), "verify its bytes without --function"
     )
+
+
+def _undone(out: Path, lineage: Lineage) -> list[dict[str, Any]]:
+    """Taking new blocks out gives back what was there before, if nothing but them was trained."""
+    from surgeon.expand.undo import original_digest
+
+    found, wanted = Checkpoint.open(out).read_digest(), original_digest(lineage)
+    detail = f"{found[:19]}, before the expansion {(wanted or 'unknown')[:19]}"
+    return [_check("it is the model from before the expansion, byte for byte", found == wanted, detail)]
 
 
 def _texts(data: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from surgeon.checkpoint.lineage import Lineage
+from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.errors import SurgeonError, UsageError
 
 
@@ -13,7 +14,7 @@ def chosen_blocks(text: str, depth: int, lineage: Lineage | None, where: str) ->
     if text == "all":
         return list(range(depth))
     if text == "new":
-        found = new_blocks(lineage, depth)
+        found = list(new_blocks(lineage))
         if not found:
             raise SurgeonError(
                 "the model has no new blocks in its lineage",
@@ -22,19 +23,6 @@ def chosen_blocks(text: str, depth: int, lineage: Lineage | None, where: str) ->
             )
         return found
     return _numbered(text, depth)
-
-
-def new_blocks(lineage: Lineage | None, depth: int) -> list[int]:
-    """The blocks of the model that its oldest known ancestor does not have, by their present numbers."""
-    present: dict[int, int] = {block: block for block in range(depth)}  # number now -> number at the step looked at
-    new: dict[int, None] = {}
-    for step in lineage.chain() if lineage is not None else ():
-        if step.blocks is None:
-            continue
-        added = {entry.block for entry in step.blocks.new}
-        new |= dict.fromkeys(now for now, then in present.items() if then in added)
-        present = {now: step.blocks.source[then] for now, then in present.items()}
-    return sorted(new)
 
 
 def _numbered(text: str, depth: int) -> list[int]:

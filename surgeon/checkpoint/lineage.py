@@ -61,13 +61,21 @@ class BlockProbe(_Strict):
     scores: list[BlockScore]
 
 
+class ConfigBefore(_Strict):
+    """What a step changed in config.json: the values that keys had before, and the keys that were not there."""
+
+    values: dict[str, Any] = Field(default_factory=dict)
+    absent: list[str] = Field(default_factory=list)
+
+
 class BlockMap(_Strict):
     """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions. `probe`: what
-    their sources were chosen by, where the model was probed."""
+    their sources were chosen by, where the model was probed. `before`: of the configuration, for the way back."""
 
     source: list[int]
     new: list[NewBlock] = Field(default_factory=list)
     probe: BlockProbe | None = None
+    before: ConfigBefore | None = None
 
 
 class NewRow(_Strict):

@@ -14,15 +14,15 @@ from surgeon.arch.config_blocks import remap_blocks
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import BlockMap, BlockProbe, Lineage, NewBlock
+from surgeon.checkpoint.lineage import BlockMap, BlockProbe, ConfigBefore, Lineage, NewBlock
 from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
-from surgeon.checkpoint.writer import lay_out
 from surgeon.data.numbers import Count
 from surgeon.data.source import corpus_digest, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.fill import Filled, Gap, gaps
 from surgeon.expand.layout import Layout, lay_out_blocks
-from surgeon.expand.probing import Selection
+from surgeon.expand.selection import Selection
+from surgeon.expand.shards import kept_shards
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 
@@ -43,6 +43,7 @@ class ExpandSettings(BaseModel):
     probe: str | None = Field(None, description="A corpus, for selectors that probe the model.")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the selector; repeatable.")
     option_fill: dict[str, Any] = Field(default_factory=dict, description="A keyword of the fill; repeatable.")
+    undo: bool = Field(False, description="Take the new blocks of the last expansion out again; no other choices.")
     seed: int = Field(0, description="Seed of what is drawn.")
     shard_bytes: Count | None = Field(
         None, gt=0, description="The size that a shard does not exceed; by default old tensors stay in their shards."
@@ -65,6 +66,10 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         )
     checkpoint = Checkpoint.open(reference.path)
     family = family_of(checkpoint)
+    if settings.undo:
+        from surgeon.expand.undo import plan_undo
+
+        return plan_undo(settings, reference, checkpoint, family)
     selected, probe = _select(settings, checkpoint, family, progress)
     placed = lay_out_blocks(family.depth, selected, settings.layout)
     config = remap_blocks(checkpoint.config, [p.source for p in placed], family)
@@ -95,6 +100,10 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         if block.new:
             multipliers = dict(filled[number].lr_multipliers)
             new.append(NewBlock(block=number, source=block.source, fill=settings.fill, lr_multipliers=multipliers))
+    before = ConfigBefore(
+        values={key: value for key, value in checkpoint.config.items() if config.get(key) != value},
+        absent=[key for key in config if key not in checkpoint.config],
+    )
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed", "probe"}, exclude_defaults=True)
     if settings.probe is not None:
         corpus = parse_corpus(settings.probe, weighted=False)
@@ -111,39 +120,15 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
             kind="surgery",
             settings=plain,
             seed=settings.seed,
-            blocks=BlockMap(source=[p.source for p in placed], new=new, probe=probe),
+            blocks=BlockMap(source=[p.source for p in placed], new=new, probe=probe, before=before),
             initial=initial,
         ),
         files={} if probe is None else _plot(probe, selected),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
-        shards=_shards(settings, checkpoint, tensors, kept),
+        shards=() if settings.shard_bytes is not None else kept_shards(checkpoint, tensors, kept, settings.link),
         link=settings.link,
     )
-
-
-def _shards(
-    settings: ExpandSettings, checkpoint: Checkpoint, tensors: Sequence[OutTensor], kept: Mapping[str, str]
-) -> tuple[tuple[str, ...], ...]:
-    """The names of each shard's tensors: old ones where they were and in their order, new ones behind them in shards
-    of their own, or in the one file where there is only one. Empty where shards are to be filled by size.
-
-    kept: name in the input -> name in the output.
-    """
-    if settings.shard_bytes is not None:
-        return ()
-    old = [
-        [kept[t.name] for t in sorted(checkpoint.tensors.values(), key=lambda t: (t.start, t.name)) if t.path == shard]
-        for shard in checkpoint.shards
-    ]
-    known = set(kept.values())
-    new = [tensor for tensor in tensors if tensor.name not in known]
-    if len(old) == 1 and not settings.link:
-        if sum(t.nbytes for t in tensors) > DEFAULT_SHARD_BYTES or len({t.dtype for t in tensors}) > 1:
-            return ()  # of several types, wide ones must come first for all to be aligned
-        return ((*old[0], *(t.name for t in new)),)
-    added = lay_out([(t.name, t.dtype, t.shape) for t in new], DEFAULT_SHARD_BYTES)
-    return tuple(map(tuple, old)) + tuple(tuple(name for name, _, _ in entries) for _, entries in added.shards)
 
 
 def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None = None) -> OutTensor:

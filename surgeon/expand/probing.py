@@ -20,6 +20,7 @@ from surgeon.data.numbers import Count
 from surgeon.data.source import Corpus, corpus_digest, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.bootstrap import bootstrap, first
+from surgeon.expand.selection import Selection
 from surgeon.loading import Device
 from surgeon.progress import Progress
 
@@ -33,14 +34,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 # (stack, ids [rows, tokens], labels [rows, tokens]) -> for every row and block a sum over its scored tokens, and the
 # loss of the whole model: float64 [rows, L], [rows]
 Measure = Callable[["Stack", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The blocks to copy, ascending, and what they were chosen by."""
-
-    blocks: list[int]
-    probe: BlockProbe
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def execute(
             verified["linked"] = list(writer.linked)
             progress.say(f"{len(writer.linked)} of {len(weights)} shards are second names of the input's files")
         keep(folder, weights, writer.linked)
+        if plan.restores:
+            verified["original"] = Checkpoint.open(folder).digest == plan.restores
         linked = writer.layout.data_bytes(writer.linked)
     return Result(
         out=str(out),

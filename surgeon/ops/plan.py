@@ -101,7 +101,7 @@ class Plan:
     role of the input. attachments: small safetensors files, by name, written to surgeon/NAME of the output.
     shards: the names of each shard's tensors in order, where the shards are those of the input (empty: shards are
     filled up to shard_bytes). link: a shard that is the same as the input's file becomes a second name of it; this
-    does not decide its bytes.
+    does not decide its bytes. restores: the digest of a checkpoint that the output may turn out to be, which is said.
     """
 
     operation: str
@@ -119,6 +119,7 @@ class Plan:
     kind: str = "model"  # "model", or "adapter" for a PEFT folder
     shards: tuple[tuple[str, ...], ...] = ()
     link: bool = False
+    restores: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -221,6 +222,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
     if plan.shards:
         value |= {"shards": [list(names) for names in plan.shards], "link": plan.link}
+    if plan.restores:
+        value["restores"] = plan.restores
     return value
 
 
@@ -244,6 +247,7 @@ def from_json(value: Mapping[str, Any]) -> Plan:
         kind=value["kind"],
         shards=tuple(map(tuple, value.get("shards", ()))),
         link=value.get("link", False),
+        restores=value.get("restores", ""),
     )
 
 

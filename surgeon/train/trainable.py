@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgeon.checkpoint.lineage import BlockMap, Lineage, RowMap
+from surgeon.checkpoint.lineage import Lineage, NewBlock, RowMap
+from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.errors import SurgeonError, UsageError
 
 SETS = ("full", "new-blocks", "new-rows", "adapter")
@@ -63,7 +64,7 @@ def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
         if not hasattr(model, "peft_config"):
             raise UsageError("there is no adapter to train", "--train adapter", "write the model as MODEL+ADAPTER")
     elif what == "new-blocks":
-        chosen, multipliers = _new_blocks(named, prefix, new_blocks(lineage))
+        chosen, multipliers = _new_blocks(named, prefix, added_blocks(lineage))
     elif what == "new-rows":
         rows = _new_rows(model, named, new_rows(lineage))
         chosen = set(rows)
@@ -91,18 +92,16 @@ def block_prefix(model: Any) -> str:
     return found[0] + "."
 
 
-def new_blocks(lineage: Lineage | None) -> BlockMap:
-    """The block map of the nearest deepening; training and vocabulary surgery after it do not move blocks."""
-    for record in lineage.chain() if lineage else ():
-        if record.blocks is not None and record.blocks.new:
-            return record.blocks
-        if record.blocks is not None:
-            break  # blocks were rearranged without additions: what was new before is not known here
-    raise SurgeonError(
-        "the lineage knows of no new blocks",
-        "--train new-blocks",
-        "run `surgeon expand-layers` first, or --train full",
-    )
+def added_blocks(lineage: Lineage | None) -> dict[int, NewBlock]:
+    """The new blocks by number; training and vocabulary surgery after the deepening do not move them."""
+    found = new_blocks(lineage)
+    if not found:
+        raise SurgeonError(
+            "the lineage knows of no new blocks",
+            "--train new-blocks",
+            "run `surgeon expand-layers` first, or --train full",
+        )
+    return found
 
 
 def new_rows(lineage: Lineage | None) -> RowMap:
@@ -115,22 +114,22 @@ def new_rows(lineage: Lineage | None) -> RowMap:
     )
 
 
-def _new_blocks(named: Mapping[str, nn.Parameter], prefix: str, blocks: BlockMap) -> tuple[set[str], dict[str, float]]:
+def _new_blocks(
+    named: Mapping[str, nn.Parameter], prefix: str, blocks: Mapping[int, NewBlock]
+) -> tuple[set[str], dict[str, float]]:
     chosen: set[str] = set()
     multipliers: dict[str, float] = {}
-    for new in blocks.new:
-        inside = {name for name in named if name.startswith(f"{prefix}{new.block}.")}
+    for number, new in blocks.items():
+        inside = {name for name in named if name.startswith(f"{prefix}{number}.")}
         if not inside:
-            raise SurgeonError(
-                f"the model has no block {new.block}", "surgeon.json", "the lineage is of another model"
-            )
+            raise SurgeonError(f"the model has no block {number}", "surgeon.json", "the lineage is of another model")
         chosen |= inside
         for part, factor in new.lr_multipliers.items():
-            start = f"{prefix}{new.block}.{part}"
+            start = f"{prefix}{number}.{part}"
             hit = [n for n in inside if n == start or n.startswith(start + ".")]
             if not hit:
                 raise SurgeonError(
-                    f"the model has no part {part!r}", f"block {new.block}", "the lineage is of another model"
+                    f"the model has no part {part!r}", f"block {number}", "the lineage is of another model"
                 )
             multipliers |= dict.fromkeys(hit, factor)
     return chosen, multipliers

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from surgeon.adapters.attach import AttachSettings, plan_attach
-from surgeon.adapters.blocks import chosen_blocks, new_blocks
+from surgeon.adapters.blocks import chosen_blocks
 from surgeon.adapters.inspect import adapter_is_identity, inspect_adapter
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock, Parent
+from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.execute import execute
 
@@ -124,8 +125,14 @@ def test_new_blocks_are_followed_through_the_lineage() -> None:
         operation="cpt", kind="training", parents=[Parent(role="model", name="m", path="", digest="e", lineage=first)]
     )
     second = step([0, 0, 1, 2, 3], [1], training)
-    assert new_blocks(second, 5) == [1, 3]
-    assert chosen_blocks("new", 5, second, "here") == [1, 3]
+    # what was trained before the last expansion is not new any more; what is trained after it stays new
+    assert list(new_blocks(second)) == [1] and list(new_blocks(second, every=True)) == [1, 3]
+    assert chosen_blocks("new", 5, second, "here") == [1]
+    assert list(new_blocks(training)) == [2]
+    twice = step([0, 0, 1, 2, 3], [1], first)
+    assert {block: entry.source for block, entry in new_blocks(twice).items()} == {1: 0, 3: 1}
+    undone = step([0, 2, 3, 4], [], twice)
+    assert list(new_blocks(undone)) == [2]
     with pytest.raises(SurgeonError, match="no new blocks"):
         chosen_blocks("new", 5, None, "here")
 

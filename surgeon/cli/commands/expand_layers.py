@@ -12,6 +12,7 @@ EXAMPLES = (
     "surgeon expand-layers base adept --add 2 --select importance --probe general.jsonl",
     "surgeon expand-layers base ranked --add 3 --select io_cosine --probe general.jsonl --option tokens=3k --dry-run",
     "surgeon expand-layers base planned --add 5 --dry-run",
+    "surgeon expand-layers deep undone --undo",
 )
 
 ABOUT = "Deepen MODEL by duplicating blocks; with the default fill the new model computes exactly the same."

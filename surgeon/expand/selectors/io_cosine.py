@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from surgeon.arch.family import Family
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.expand.probing import Positive, Probing, Selection, Share, choose
+from surgeon.expand.probing import Positive, Probing, Share, choose
+from surgeon.expand.selection import Selection
 from surgeon.loading import Device
 from surgeon.progress import Progress
 

@@ -1,0 +1,109 @@
+"""expand-layers --undo: the new blocks of the last expansion are taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgeon.arch.family import Family
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import BlockMap, Lineage
+from surgeon.checkpoint.sidecars import sidecars
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.expand.shards import kept_shards
+from surgeon.model_ref import ModelRef
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan
+
+if TYPE_CHECKING:
+    from surgeon.expand.plan import ExpandSettings
+
+CHOICES = ("add", "select", "at", "fill", "layout", "probe", "option", "option_fill")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The last expansion that has not been undone: its entry in the lineage, and the present numbers of its blocks."""
+
+    step: Lineage
+    added: tuple[int, ...]
+
+
+def last_expansion(lineage: Lineage | None, depth: int) -> Expansion | None:
+    """Where it is in the lineage of a model of this depth; steps between it and the model may be of any kind."""
+    place = {block: block for block in range(depth)}  # number at the step looked at -> number now
+    undone = 0
+    for step in lineage.chain() if lineage is not None else ():
+        if step.blocks is None:
+            continue
+        new = {entry.block for entry in step.blocks.new}
+        if new and not undone:
+            return Expansion(step, tuple(sorted(place[block] for block in new)))
+        undone += -1 if new else bool(step.settings.get("undo"))
+        place = {step.blocks.source[then]: now for then, now in place.items() if then not in new}
+    return None
+
+
+def original_digest(lineage: Lineage) -> str | None:
+    """Of an undo: the digest that the model before the expansion had."""
+    parent = lineage.parents[0].lineage
+    found = None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
+    return found.step.parents[0].digest if found is not None and found.step.parents else None
+
+
+def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpoint, family: Family) -> Plan:
+    """The plan of the model without the blocks that its last expansion added; every other tensor is copied as it is
+    now. Raises SurgeonError where the lineage knows of no expansion, UsageError on choices that only add blocks."""
+    for name in CHOICES:
+        if name in settings.model_fields_set:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--undo takes blocks out, {flag} is for adding some", flag, f"leave out {flag}")
+    where = f"{checkpoint.path}/surgeon.json"
+    found = last_expansion(checkpoint.lineage, family.depth)
+    if found is None:
+        raise SurgeonError("the lineage knows of no expansion to undo", where, "give a model that expand-layers made")
+    kept = [block for block in range(family.depth) if block not in found.added]
+    names = {name: name for name in family.outside()}
+    for number, block in enumerate(kept):
+        names |= {name: family.rename(name, number) for name in family.blocks[block]}
+    stored = checkpoint.tensors
+    tensors = [OutTensor(new, stored[old].dtype, stored[old].shape, Copy("model", old)) for old, new in names.items()]
+    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
+    return Plan(
+        operation="expand-layers",
+        settings=plain,
+        seed=settings.seed,
+        inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
+        tensors=tuple(tensors),
+        config=_config_before(checkpoint.config, found.step, where),
+        lineage=Lineage(
+            operation="expand-layers",
+            kind="surgery",
+            settings=plain,
+            seed=settings.seed,
+            blocks=BlockMap(source=kept),
+        ),
+        carried=dict.fromkeys(sidecars(reference.path), "model"),
+        shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
+        shards=() if settings.shard_bytes is not None else kept_shards(checkpoint, tensors, names, settings.link),
+        link=settings.link,
+        restores=found.step.parents[0].digest if found.step.parents else "",
+    )
+
+
+def _config_before(config: Mapping[str, Any], step: Lineage, where: str) -> dict[str, Any]:
+    """The configuration with what the expansion changed put back; what later steps changed stays."""
+    assert step.blocks is not None
+    if step.blocks.before is None:
+        raise SurgeonError(
+            "the lineage does not say what the expansion changed in config.json: it is of an older version",
+            where,
+            "use the model from before the expansion",
+        )
+    before = step.blocks.before
+    kept = {key: value for key, value in config.items() if key not in before.absent}
+    return {key: before.values.get(key, value) for key, value in kept.items()} | before.values
+
+
+def _depth(lineage: Lineage) -> int:
+    return next(len(step.blocks.source) for step in lineage.chain() if step.blocks is not None)

@@ -1,0 +1,144 @@
+"""expand-layers --undo: what was there before, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_identity import expanded
+from test_kept_shards import files, sharded  # noqa: F401 - a fixture
+from tiny import FAMILIES
+
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.expand.plan import ExpandSettings, plan_expand
+from surgeon.merge.plan import MergeSettings, plan_merge
+from surgeon.ops.execute import execute
+from surgeon.ops.result import Result
+from surgeon.verify import verify
+
+Tiny = Callable[..., Path]
+
+
+def undone(model: Path, out: Path, **options: Any) -> Result:
+    return execute(plan_expand(ExpandSettings(model=str(model), out=out, undo=True, **options)), out, threads=1)
+
+
+def same_files(model: Path, out: Path) -> None:
+    """Every file of the model is there again, and nothing but the lineage is new."""
+    index = "model.safetensors.index.json"  # transformers writes the number of parameters into it, too
+    before = {n: d for n, d in files(model).items() if n != index}
+    after = {n: d for n, d in files(out).items() if n not in ("surgeon.json", index)}
+    assert before == after
+    if (model / index).exists():
+        maps = [json.loads((folder / index).read_text())["weight_map"] for folder in (model, out)]
+        assert maps[0] == maps[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_original_comes_back_byte_for_byte(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    model = tiny(family)
+    deep = expanded(model, tmp_path / "deep", at=[0, 2, 2, 3])
+    result = undone(deep, tmp_path / "out")
+    assert result.verified["original"] is True
+    same_files(model, tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").read_digest() == Checkpoint.open(model).read_digest()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_shards_come_back_too(sharded: Path, tmp_path: Path, link: bool) -> None:  # noqa: F811
+    deep = expanded(sharded, tmp_path / "deep", at=[1, 5], link=link)
+    assert len(Checkpoint.open(deep).shards) > len(Checkpoint.open(sharded).shards)
+    assert undone(deep, tmp_path / "out", link=link).verified["original"] is True
+    same_files(sharded, tmp_path / "out")
+
+
+def test_twice_deeper_and_back(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("qwen3")
+    deep = expanded(model, tmp_path / "deep", add=2)
+    deeper = expanded(deep, tmp_path / "deeper", at=[0, 3], fill="copy")
+    undone(deeper, tmp_path / "once")
+    assert Checkpoint.open(tmp_path / "once").digest == Checkpoint.open(deep).digest
+    undone(tmp_path / "once", tmp_path / "twice")
+    same_files(model, tmp_path / "twice")
+    with pytest.raises(SurgeonError, match="no expansion to undo"):
+        undone(tmp_path / "twice", tmp_path / "thrice")
+
+
+def change(folder: Path, of: tuple[str, ...]) -> None:
+    """As training leaves it: float32 tensors whose name holds one of the words are others, where they were."""
+    for name, stored in Checkpoint.open(folder).tensors.items():
+        if any(word in name for word in of):
+            held = np.memmap(stored.path, np.float32, "r+", stored.start, stored.shape)
+            held += 0.01
+            held.flush()
+
+
+def test_training_of_the_new_blocks_alone_goes_with_them(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("llama")
+    deep = expanded(model, tmp_path / "deep", at=[1, 3])  # new: 2 and 5
+    change(deep, ("layers.2.", "layers.5."))
+    assert undone(deep, tmp_path / "out").verified["original"] is True
+    same_files(model, tmp_path / "out")
+    report = verify(tmp_path / "out", function=True, parent=deep)
+    assert report["holds"]
+
+
+def test_training_of_old_blocks_stays_and_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("llama")
+    deep = expanded(model, tmp_path / "deep", at=[1])
+    change(deep, ("layers.4.mlp.up_proj",))
+    assert undone(deep, tmp_path / "out").verified["original"] is False
+    old, new = load_file(model / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    differing = {name for name in old if not torch.equal(old[name], new[name])}
+    assert differing == {"model.layers.3.mlp.up_proj.weight"}
+    report = verify(tmp_path / "out", function=True, parent=deep)
+    assert not report["holds"] and "before the expansion" in report["checks"][-1]["check"]
+
+
+def test_a_vocabulary_that_grew_in_between_stays(stories: Path, tmp_path: Path) -> None:
+    from surgeon.vocab.plan import plan_extend_vocab
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    deep = expanded(stories, tmp_path / "deep", add=1)
+    (tmp_path / "tokens.txt").write_text("hippopotamus\n")
+    wide = tmp_path / "wide"
+    settings = ExtendVocabSettings(model=str(deep), out=wide, tokens=tmp_path / "tokens.txt")
+    execute(plan_extend_vocab(settings), wide)
+    assert undone(wide, tmp_path / "out").verified["original"] is False
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 5 and config["vocab_size"] > 512
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    original = load_file(stories / "model.safetensors")
+    assert tensors.keys() == original.keys()
+    assert torch.equal(tensors["model.embed_tokens.weight"][:512], original["model.embed_tokens.weight"])
+
+
+def test_an_undone_model_still_merges_onto_its_base(stories: Path, tmp_path: Path) -> None:
+    deep = expanded(stories, tmp_path / "deep", add=2)
+    change(deep, ("layers.0.",))
+    undone(deep, tmp_path / "out")
+    plan = plan_merge(MergeSettings(base=str(stories), out=tmp_path / "merged", add=[f"{tmp_path / 'out'}=1.0"]))
+    execute(plan, tmp_path / "merged")
+    merged, held = (load_file(tmp_path / n / "model.safetensors") for n in ("merged", "out"))
+    assert all(torch.equal(merged[name], held[name]) for name in held)
+
+
+def test_choices_that_add_and_models_that_were_not_deepened_are_refused(stories: Path, tmp_path: Path) -> None:
+    with pytest.raises(SurgeonError, match="no expansion to undo"):
+        undone(stories, tmp_path / "out")
+    deep = expanded(stories, tmp_path / "deep", add=1)
+    for options in ({"add": 1}, {"at": [0]}, {"fill": "zero"}, {"select": "top"}, {"layout": "block"}):
+        with pytest.raises(UsageError, match="is for adding some"):
+            undone(deep, tmp_path / "out", **options)
+    record = json.loads((deep / "surgeon.json").read_text())
+    del record["blocks"]["before"]
+    (deep / "surgeon.json").write_text(json.dumps(record))
+    with pytest.raises(SurgeonError, match="older version"):
+        undone(deep, tmp_path / "out")

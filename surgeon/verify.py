@@ -12,6 +12,7 @@ from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.parents import parent_folder
 from surgeon.checkpoint.tree_digest import digest_like
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.ops.memory import memory_available
 from surgeon.progress import SILENT, Progress
 
 PROBE_DOCUMENTS = 8  # of each corpus
@@ -23,6 +24,7 @@ def verify(
     function: bool = False,
     data: Sequence[str] = (),
     parent: Path | None = None,
+    memory: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """{"out", "operation", "holds", "checks": [{"check", "holds", "detail"}]}.
@@ -31,7 +33,8 @@ def verify(
     promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), preserved rows, hull
     certificates and, on `data`, that old text is left alone (extend-vocab), the same bytes when it is planned again
     (merge, fold-adapter).
-    `parent`: where the first parent is now, when it has moved. Raises SurgeonError without a lineage.
+    `parent`: where the first parent is now, when it has moved. `memory`: bytes that a model may take (by default what
+    is available); a model that does not fit is not loaded. Raises SurgeonError without a lineage.
     """
     lineage = read_lineage(out)
     if lineage is None:
@@ -40,7 +43,7 @@ def verify(
     if function:
         try:
             Checkpoint.open(out)
-            checks += _function(out, lineage, data, parent, progress)
+            checks += _function(out, lineage, data, parent, memory, progress)
         except SurgeonError as error:
             if isinstance(error, UsageError) or all(c["holds"] for c in checks):
                 raise
@@ -76,13 +79,18 @@ def _bytes(out: Path, lineage: Lineage, progress: Progress) -> list[dict[str, An
 
 
 def _function(
-    out: Path, lineage: Lineage, data: Sequence[str], parent: Path | None, progress: Progress
+    out: Path, lineage: Lineage, data: Sequence[str], parent: Path | None, memory: int | None, progress: Progress
 ) -> list[dict[str, Any]]:
     match lineage.operation:
         case "expand-layers" if lineage.settings.get("undo"):
             return _undone(out, lineage)
         case "expand-layers":
-            return _same_logits(parent_folder(out, lineage, parent), out, data, lineage, progress)
+            from surgeon.verify_expansion import verify_expansion
+
+            folder = parent_folder(out, lineage, parent)
+            texts = _texts(data) if data else []
+            room = memory_available() if memory is None else memory
+            return [_check(*c) for c in verify_expansion(folder, out, lineage, texts, room, progress)]
         case "extend-vocab":
             return _extended(parent_folder(out, lineage, parent), out, _texts(data) if data else [], progress)
         case "attach-adapter":
@@ -116,25 +124,6 @@ def _texts(data: Sequence[str]) -> list[str]:
     if not texts:
         raise UsageError("a probe text is needed", "--data", "give --data CORPUS")
     return texts
-
-
-def _same_logits(
-    parent: Path, out: Path, data: Sequence[str], lineage: Lineage, progress: Progress
-) -> list[dict[str, Any]]:
-    from surgeon.measure.function import same_function
-
-    fills = sorted({new.fill for new in lineage.blocks.new}) if lineage.blocks else []
-    if not set(fills) <= {"auto", "zero", "norm_gain"}:
-        raise SurgeonError(
-            f"the fill {', '.join(fills)} does not promise the same function", str(out), "verify without --function"
-        )
-    report = same_function(parent, out, _texts(data), progress=progress)
-    checks = []
-    for dtype, c in report.dtypes.items():
-        detail = f"{report.positions} positions, largest difference {c.max_abs_difference:g}"
-        checks.append(_check(f"same logits in {dtype}", c.equal, detail))
-        checks.append(_check(f"same greedy text in {dtype}", c.same_generation, f"{report.documents} documents"))
-    return checks
 
 
 def _extended(parent: Path, out: Path, texts: Sequence[str], progress: Progress) -> list[dict[str, Any]]:

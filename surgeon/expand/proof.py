@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from surgeon.arch.configuration import settings_of
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
+from surgeon.expand.fill import Filled
 from surgeon.expand.fills.auto import auto
 from surgeon.expand.layout import Placed
 from surgeon.expand.post_norms import find_post_norms
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16")
+Fill = Callable[[Family, int], Filled]
 
 
-def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed]) -> Family:
+def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed], fill: Fill = auto) -> Family:
     """`family`, after its expansion by `placed` has been shown exact on a tiny model; with its post-norms where it
     has any. Raises SurgeonError with the measured difference where it is not, or where no tiny model can be built."""
     where = str(checkpoint.path)
@@ -40,9 +42,10 @@ def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed]) -> F
         small = _tiny(checkpoint, family, Path(folder) / "tiny", where)
         _same_parts(family, small, where)
         before = _outputs(Path(folder) / "tiny", where)
-        gains = find_post_norms(Path(folder) / "tiny", small, before["float32"][0])
-        small = replace(small, declaration=replace(small.declaration, post_norms=gains))
-        deeper = _expanded(Path(folder) / "tiny", small, placed, Path(folder) / "deeper")
+        if family.declaration.derived:
+            gains = find_post_norms(Path(folder) / "tiny", small, before["float32"][0])
+            small = replace(small, declaration=replace(small.declaration, post_norms=gains))
+        deeper = _expanded(Path(folder) / "tiny", small, placed, fill, Path(folder) / "deeper")
         _same_outputs(before, _outputs(deeper, where), family.name, where)
     return replace(family, declaration=replace(family.declaration, post_norms=small.declaration.post_norms))
 
@@ -90,13 +93,13 @@ def _kinds(family: Family, block: int) -> set[str]:
     return {re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", f"{unit.part}.{unit.leaf}") for unit in units}
 
 
-def _expanded(tiny: Path, family: Family, placed: Sequence[Placed], out: Path) -> Path:
+def _expanded(tiny: Path, family: Family, placed: Sequence[Placed], fill: Fill, out: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     old = load_file(tiny / "model.safetensors")
     new = {name: old[name] for name in family.outside()}
     for number, block in enumerate(placed):
-        sources = auto(family, block.source).sources if block.new else {}
+        sources = fill(family, block.source).sources if block.new else {}
         for name in family.blocks[block.source]:
             source = sources.get(name)
             value = old[name].clone()

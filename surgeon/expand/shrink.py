@@ -60,7 +60,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in _KEY_VALUE_HEADS:
         if isinstance(config.get(key), int):
             result[key] = 4 if config[key] == heads else 1 if config[key] == 1 else 2
-    if "expand" in config and "num_heads" in config and "num_attention_heads" not in config:
+    if {"expand", "num_heads", "state_size"} <= config.keys():
         result["num_heads"] = config["expand"] * 64 // 16  # Mamba-2: heads of the inner width
     if isinstance(config.get("qk_rope_head_dim"), int) and isinstance(config.get("head_dim"), int):
         # of models with compressed keys head_dim is that of the rotated part, or of the whole

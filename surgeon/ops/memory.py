@@ -10,9 +10,14 @@ def peak_rss_bytes() -> int:
     return _field(Path("/proc/self/status"), "VmHWM")
 
 
+def memory_available() -> int:
+    """Bytes that can be used without swapping, as the kernel estimates it."""
+    return _field(Path("/proc/meminfo"), "MemAvailable")
+
+
 def memory_budget() -> int:
     """Bytes that computed tensors may take at one time: half of what is available now."""
-    return _field(Path("/proc/meminfo"), "MemAvailable") // 2
+    return memory_available() // 2
 
 
 def _field(path: Path, name: str) -> int:

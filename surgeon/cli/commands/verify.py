@@ -15,6 +15,7 @@ from surgeon.errors import DIFFERENCE
 EXAMPLES = (
     "surgeon verify deep",
     "surgeon verify deep --function --data general.jsonl",
+    "surgeon verify deep --function --memory 1M",
     "surgeon verify wide-hull --function --data general.jsonl",
 )
 ABOUT = "Check OUT's bytes against its lineage; with --function also the promise of the operation. Exit 3 if broken."
@@ -29,10 +30,20 @@ def register(app: typer.Typer) -> None:
         parent: Annotated[
             str | None, typer.Option("--parent", metavar="MODEL", help="Where the parent is now.", show_default=False)
         ] = None,
+        memory: Annotated[
+            str | None,
+            typer.Option(
+                "--memory",
+                metavar="N",
+                help="Bytes a model may take (k, M, B); larger ones are not loaded.",
+                show_default=False,
+            ),
+        ] = None,
         json: Json = False,
         quiet: Quiet = False,
         debug: Debug = False,
     ) -> None:
+        from surgeon.data.numbers import parse_count
         from surgeon.model_ref import resolve
         from surgeon.verify import verify as check
 
@@ -42,6 +53,7 @@ def register(app: typer.Typer) -> None:
             function=function,
             data=data or [],
             parent=None if parent is None else Path(resolve(parent).path),
+            memory=None if memory is None else parse_count(memory),
             progress=output.progress(),
         )
         rows = [(c["check"], "holds" if c["holds"] else "BROKEN", c["detail"]) for c in result["checks"]]

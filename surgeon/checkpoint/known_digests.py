@@ -2,7 +2,7 @@
 
 A file counts as unchanged while device, inode, size, time of the last write and time of the last change of the inode
 are the same. The last one is set by the system on every write and cannot be set by a program, so a write that hides
-behind an old modification time is seen. A file that changed less than 0.1 s before it was read is not remembered: a
+behind an old modification time is seen. A file that changed less than 25 ms before it was read is not remembered: a
 second write could fall into the same tick of the system's clock. Nothing here is used to verify an output.
 
 Small files are remembered in this process only; large ones in `$XDG_CACHE_HOME/surgeon/digests` (by default under
@@ -23,8 +23,8 @@ from surgeon.checkpoint.tree_digest import TREE, WeightDigest, weight_digests
 
 LARGE = 64 << 20
 _KEPT = 512  # files; the oldest go first
-_TICK_NS = 100_000_000
-_FORMAT = 1
+_TICK_NS = 25_000_000  # more than two ticks of the slowest clock (100 Hz)
+_FORMAT = 2
 _HEX = re.compile(r"[0-9a-f]{64}")
 Stamp = tuple[int, int, int, int, int]
 _held: dict[Stamp, WeightDigest] = {}

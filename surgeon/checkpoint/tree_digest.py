@@ -1,17 +1,17 @@
 """The digest of a file of weights: of its header and of each of its tensors, so that copied tensors need no reading.
 
-    tensor  = sha256 of the sha256 digests of its pieces of 16 MiB, in order
-    file    = sha256 of a fixed first line, the sha256 digest of the header (the 8 bytes of its length included), and
-              the digests of the tensors in the order of their data; written `tree-sha256:` and hexadecimal
+    tensor  = BLAKE3 of the BLAKE3 digests of its pieces of 16 MiB, in order
+    file    = BLAKE3 of a fixed first line, the BLAKE3 digest of the header (the 8 bytes of its length included), and
+              the digests of the tensors in the order of their data; written `tree-blake3:` and hexadecimal
 
-Every byte of the file is under it, as under a plain sha256: a file is its header and, without holes, its tensors. But
+Digests are of 256 bits. BLAKE3 is six times as fast as SHA-256 here: reading costs more than hashing.
+Every byte of the file is under it, as under a plain digest: a file is its header and, without holes, its tensors. But
 where a tensor goes from one file to another unchanged, so does its digest, and the new file's digest follows without
 reading it: it says what ought to be there, and `surgeon verify` reads what is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from blake3 import blake3
+
 from surgeon.checkpoint.digest import file_digest
 from surgeon.checkpoint.header import StoredTensor, header_bytes, read_header
 from surgeon.errors import SurgeonError
 
-TREE = "tree-sha256:"
+TREE = "tree-blake3:"
 LEAF = 1 << 24
-_FIRST_LINE = b"surgeon tree of weights 1\n"
+_FIRST_LINE = b"surgeon tree of weights 2\n"
 _READ = 1 << 20
 
 
@@ -45,7 +47,7 @@ def weight_digest(path: Path, known: Mapping[str, str] | None = None, threads: i
 def weight_digests(
     paths: Sequence[Path], known: Sequence[Mapping[str, str]] | None = None, threads: int | None = None
 ) -> list[WeightDigest]:
-    """Of several files, read in pieces by some threads (hashlib releases the interpreter lock)."""
+    """Of several files, read in pieces by some threads (blake3 releases the interpreter lock)."""
     held = [list(read_header(path)[0].values()) for path in paths]
     given = known or [{} for _ in paths]
     wanted = [t for tensors, have in zip(held, given, strict=True) for t in tensors if t.name not in have]
@@ -55,7 +57,7 @@ def weight_digests(
     found = {}
     for tensor in wanted:
         digests = b"".join(next(leaves) for _ in range(0, tensor.nbytes, LEAF))
-        found[tensor.path, tensor.name] = hashlib.sha256(digests).hexdigest()
+        found[tensor.path, tensor.name] = blake3(digests).hexdigest()
     result = []
     for path, tensors, have in zip(paths, held, given, strict=True):
         own = {t.name: have[t.name] if t.name in have else found[path, t.name] for t in tensors}
@@ -67,13 +69,13 @@ def zeros_digest(nbytes: int) -> str:
     """The digest of a tensor whose bytes are all zero."""
     full, rest = divmod(nbytes, LEAF)
     digests = _zero_leaf(LEAF) * full if full else b""
-    return hashlib.sha256(digests + (_zero_leaf(rest) if rest else b"")).hexdigest()
+    return blake3(digests + (_zero_leaf(rest) if rest else b"")).hexdigest()
 
 
 def tensor_digest(data: bytes) -> str:
     """The digest of a tensor with these bytes."""
-    digests = (hashlib.sha256(data[at : at + LEAF]).digest() for at in range(0, len(data), LEAF))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    digests = (blake3(data[at : at + LEAF]).digest() for at in range(0, len(data), LEAF))
+    return blake3(b"".join(digests)).hexdigest()
 
 
 def digest_like(recorded: str, path: Path) -> str:
@@ -88,7 +90,7 @@ def digest_like(recorded: str, path: Path) -> str:
 
 
 def _whole(path: Path, tensors: Iterable[StoredTensor], digests: Mapping[str, str]) -> str:
-    whole = hashlib.sha256(_FIRST_LINE + hashlib.sha256(header_bytes(path)).digest())
+    whole = blake3(_FIRST_LINE + blake3(header_bytes(path)).digest())
     for tensor in tensors:
         whole.update(bytes.fromhex(digests[tensor.name]))
     return TREE + whole.hexdigest()
@@ -96,7 +98,7 @@ def _whole(path: Path, tensors: Iterable[StoredTensor], digests: Mapping[str, st
 
 def _leaf(piece: tuple[Path, int, int]) -> bytes:
     path, position, count = piece
-    digest = hashlib.sha256()
+    digest = blake3()
     view = memoryview(bytearray(min(_READ, count)))
     with path.open("rb", buffering=0) as file:
         while count:
@@ -110,7 +112,7 @@ def _leaf(piece: tuple[Path, int, int]) -> bytes:
 
 @cache
 def _zero_leaf(nbytes: int) -> bytes:
-    digest, block = hashlib.sha256(), bytes(min(_READ, nbytes))
+    digest, block = blake3(), bytes(min(_READ, nbytes))
     for at in range(0, nbytes, _READ):
         digest.update(block[: min(_READ, nbytes - at)])
     return digest.digest()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 from safetensors.torch import save_file
 
 from surgeon.checkpoint import tree_digest
@@ -33,12 +33,12 @@ def described(path: Path, leaf: int) -> str:
     """The module's docstring, word for word."""
     raw, tensors = path.read_bytes(), read_header(path)[0]
     data = 8 + int.from_bytes(raw[:8], "little")
-    whole = b"surgeon tree of weights 1\n" + hashlib.sha256(raw[:data]).digest()
+    whole = b"surgeon tree of weights 2\n" + blake3(raw[:data]).digest()
     for t in sorted(tensors.values(), key=lambda t: (t.start, t.name)):
         held = raw[t.start : t.start + t.nbytes]
-        pieces = [hashlib.sha256(held[i : i + leaf]).digest() for i in range(0, len(held), leaf)]
-        whole += hashlib.sha256(b"".join(pieces)).digest()
-    return "tree-sha256:" + hashlib.sha256(whole).hexdigest()
+        pieces = [blake3(held[i : i + leaf]).digest() for i in range(0, len(held), leaf)]
+        whole += blake3(b"".join(pieces)).digest()
+    return "tree-blake3:" + blake3(whole).hexdigest()
 
 
 @pytest.mark.parametrize("leaf", [64, 1760, 1 << 24])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 
 from surgeon.checkpoint.header import StoredTensor
 from surgeon.checkpoint.index import Checkpoint
@@ -117,13 +118,13 @@ def plain_tree(path: Path) -> str:
     raw = path.read_bytes()
     data = 8 + int.from_bytes(raw[:8], "little")
     spans = sorted(e["data_offsets"] for n, e in json.loads(raw[8:data]).items() if n != "__metadata__")
-    pieces = [hashlib.sha256(raw[data + begin : data + end]).digest() for begin, end in spans]
+    pieces = [blake3(raw[data + begin : data + end]).digest() for begin, end in spans]
     whole = [
-        b"surgeon tree of weights 1\n",
-        hashlib.sha256(raw[:data]).digest(),
-        *(hashlib.sha256(p).digest() for p in pieces),
+        b"surgeon tree of weights 2\n",
+        blake3(raw[:data]).digest(),
+        *(blake3(p).digest() for p in pieces),
     ]
-    return "tree-sha256:" + hashlib.sha256(b"".join(whole)).hexdigest()
+    return "tree-blake3:" + blake3(b"".join(whole)).hexdigest()
 
 
 def test_a_saved_plan_is_the_same_plan(stories: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def cpt(model: Path, out: Path, corpus: Path, steps: int, lr: float, train: str,
             schedule=schedule,
             device="cpu",
             **size,
-        )  # fmt: skip
+        )
     )
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a checkpoint folder."""
     from transformers import AutoTokenizer
 
-    with _quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -63,7 +64,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(folder), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -106,7 +107,7 @@ def _refused(problem: str, folder: Path, error: Exception) -> SurgeonError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and warnings of the library while loading; what they warn of is checked here."""
     from transformers.utils import logging
 
@@ -114,7 +115,9 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -43,6 +43,10 @@ OPERATIONS: dict[str, Operation] = {
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
         ),
         Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),
+        Operation(
+            "simplify-adapter", "surgeon.adapters.simplify:SimplifySettings",
+            "surgeon.adapters.simplify:plan_simplify", True,
+        ),
         Operation("merge-task-vectors", "surgeon.merge.plan:MergeSettings", "surgeon.merge.plan:plan_merge", True),
         Operation("merge", "surgeon.merge.models:MergeModelsSettings", "surgeon.merge.models:plan_merge_models", True),
         Operation(

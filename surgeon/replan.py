@@ -28,6 +28,9 @@ def settings_again(lineage: Lineage, paths: Mapping[str, Path], out: Path) -> di
             settings["models"] = [weighted(entry) for entry in entries]
         case "fold-adapter":
             settings["model"] = f"{paths['model']}+{paths['adapter']}"
+            settings["add"] = [weighted(entry) for entry in settings.get("add", [])]
+        case "simplify-adapter":
+            settings["adapter"] = str(paths["adapter"])
         case _:
             settings["model"] = str(paths["model"])
     return settings

@@ -98,7 +98,7 @@ def _function(
 
             holds, detail = adapter_is_identity(out)
             return [_check("the fresh adapter changes nothing", holds, detail)]
-        case "merge-task-vectors" | "merge" | "fold-adapter":
+        case "merge-task-vectors" | "merge" | "fold-adapter" | "simplify-adapter":
             return _again(out, lineage, parent, progress)
     raise SurgeonError(
         f"{lineage.operation} makes no promise about the function", str(out), "verify its bytes without --function"

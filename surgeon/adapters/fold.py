@@ -2,106 +2,126 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon import model_ref
-from surgeon.adapters.peft_format import LoraModule, lora_modules, open_adapter
-from surgeon.adapters.targets import module_name
+from surgeon.adapters.apply import Applied, applied
+from surgeon.adapters.base_check import check_base
+from surgeon.adapters.weights import Weighted, weighted
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.header import FLOATS
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import sidecars
 from surgeon.data.numbers import Count
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import UsageError
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
-from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, Plan
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, OutTensor, Plan, Source
 from surgeon.progress import SILENT, Progress
 
 
 class FoldSettings(BaseModel):
-    """The options of `surgeon fold-adapter`. model: MODEL+ADAPTER."""
+    """The options of `surgeon fold-adapter`. model: MODEL+ADAPTER. add: further adapters of the same model, ADAPTER or
+    ADAPTER=WEIGHT; weight: of the first one. rounding: stochastic rounds up or down with the odds of the distance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="MODEL+ADAPTER.")
     out: Path = Field(description="The folder to write; it must not exist yet.")
+    weight: float = Field(1.0, allow_inf_nan=False, description="Of the adapter.")
+    add: list[str] = Field([], description="A further adapter of MODEL, ADAPTER[=WEIGHT]; repeatable.")
     dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
+    rounding: Literal["nearest", "stochastic"] = Field("nearest", description="To the stored type.")
+    any_base: bool = Field(False, description="Also an adapter whose lineage names another model as its base.")
     seed: int = Field(0, description="Seed of what is drawn.")
     shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_fold(settings: FoldSettings, progress: Progress = SILENT) -> Plan:
-    """W + s B A for every adapted module; all other tensors are copied.
+    """W + sum_i w_i (what adapter i makes of W - W) for every tensor that one changes; all others are copied.
 
-    Raises UsageError without an adapter, SurgeonError on an adapter that is not plain LoRA or does not fit.
+    What PEFT computes unmerged is what is folded: a tied model whose embedding and head are changed apart gets two
+    matrices, and its configuration says so. Raises UsageError without an adapter, SurgeonError on one that does not
+    fit, was made for another base, or has no effect on weights alone.
     """
     reference = model_ref.resolve(settings.model)
     if reference.adapter is None:
         raise UsageError("there is no adapter to fold", settings.model, "write MODEL+ADAPTER")
-    checkpoint, adapter = Checkpoint.open(reference.path), open_adapter(reference.adapter.path)
+    checkpoint = Checkpoint.open(reference.path)
     family = family_of(checkpoint)
     code = dtype_code(settings.dtype)
-    modules = _on_tensors(checkpoint, family, adapter)
-    inputs = {"model": checkpoint, "adapter": adapter}
-    tensors = []
-    for name, stored in checkpoint.tensors.items():
-        module = modules.get(name)
-        source: Copy | Apply = Copy("model", name)
-        if module is not None:
-            options = {"scaling": module.scaling, "transposed": family.transposed}
-            source = Apply("kernel:add_lora", (source, Copy("adapter", module.a), Copy("adapter", module.b)), options)
-        tensors.append(fitted(name, source, checkpoint, code if stored.dtype in FLOATS else None, inputs))
-    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
+    members = [Weighted("adapter", reference.adapter.name, reference.adapter.path, settings.weight)]
+    members += [weighted(text, f"adapter-{i + 2}") for i, text in enumerate(settings.add)]
+    found, inputs = [], [Input("model", reference.path, checkpoint.digest, reference.name)]
+    for member in members:
+        check_base(member.path, checkpoint, settings.any_base)
+        held = applied(checkpoint, family, member.path, member.role)
+        found.append(held)
+        for role, path in held.inputs.items():
+            inputs.append(Input(role, path, Checkpoint.open(path).digest, member.name))
+    opened = {i.role: checkpoint if i.role == "model" else Checkpoint.open(i.path) for i in inputs}
+    tensors = _tensors(settings, checkpoint, family, members, found, code, opened)
+    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed", "add"}, exclude_defaults=True)
+    if settings.add:
+        plain["add"] = [{"digest": opened[m.role].digest, "weight": m.weight} for m in members[1:]]
+    config = with_dtype(checkpoint.config, code)
+    if any(held.head is not None for held in found):
+        config["tie_word_embeddings"] = False
+        progress.say("the adapter changes the embedding and the head apart: the output has two matrices")
+    changed = sum(isinstance(t.source, Apply) for t in tensors)
     return Plan(
         operation="fold-adapter",
         settings=plain,
         seed=settings.seed,
-        inputs=(
-            Input("model", reference.path, checkpoint.digest, reference.name),
-            Input("adapter", reference.adapter.path, adapter.digest, reference.adapter.name),
-        ),
+        inputs=tuple(inputs),
         tensors=tuple(tensors),
-        config=with_dtype(checkpoint.config, code),
+        config=config,
         lineage=Lineage(
             operation="fold-adapter",
             kind="training",
             settings=plain,
             seed=settings.seed,
-            adapter={"modules": len(modules), "scaling": sorted({m.scaling for m in modules.values()})},
+            adapter={"kinds": [held.adapter.kind for held in found], "tensors": changed},
         ),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
 
 
-def _on_tensors(checkpoint: Checkpoint, family: Family, adapter: Checkpoint) -> dict[str, LoraModule]:
-    """Tensor name -> the adapter's module, each checked to fit the model's matrix."""
-    by_module = {module_name(family, name): name for name in checkpoint.tensors if name.endswith(".weight")}
-    found = {}
-    for module in lora_modules(adapter):
-        name = by_module.get(module.module)
-        if name is None:
-            raise SurgeonError(
-                f"the adapter is for the module {module.module!r}, which the model does not store as one matrix",
-                str(adapter.path),
-                f"give the model it was made for ({adapter.config.get('base_model_name_or_path')})",
-            )
-        if family.unit(name).block is None:
-            raise SurgeonError(
-                f"the adapter is on {name!r}, outside the blocks",
-                str(adapter.path),
-                "the head may be tied to the embedding: fold it with peft itself, merge_and_unload()",
-            )
-        shape = (adapter.tensors[module.b].shape[0], adapter.tensors[module.a].shape[1])
-        stored = checkpoint.tensors[name].shape
-        if shape != (stored[::-1] if family.transposed else stored):
-            raise SurgeonError(
-                f"the adapter's update of {module.module!r} is {list(shape)}, the model's matrix is {list(stored)}",
-                str(adapter.path),
-                "give the model that the adapter was made for",
-            )
-        found[name] = module
-    return found
+def _tensors(
+    settings: FoldSettings, checkpoint: Checkpoint, family: Family, members: list[Weighted], found: list[Applied],
+    code: str | None, opened: dict[str, Checkpoint],
+) -> list[OutTensor]:  # fmt: skip
+    tensors = []
+    names = dict.fromkeys(checkpoint.tensors)
+    head = f"{family.declaration.head}.weight"
+    split = any(held.head is not None for held in found)
+    if split:
+        names[head] = None
+    for name in names:
+        like = family.embedding if name == head and split else name
+        stored = checkpoint.tensors[like]
+        if name == head and split:
+            sources = [held.head or held.sources.get(like) for held in found]
+        else:
+            sources = [held.sources.get(name) for held in found]
+        source = _sum(Copy("model", like), members, sources)
+        wanted = code if stored.dtype in FLOATS else None
+        if settings.rounding == "stochastic" and isinstance(source, Apply):
+            source = Apply("kernel:stochastic", (source,), {"dtype": wanted or stored.dtype})
+        tensors.append(fitted(name, source, checkpoint, wanted, opened, like=like))
+    return tensors
+
+
+def _sum(base: Copy, members: list[Weighted], sources: list[Source | None]) -> Source:
+    """The tensor as it is, what one adapter makes of it, or the base moved by the weighted sum of the differences."""
+    there = [(m.weight, s) for m, s in zip(members, sources, strict=True) if s is not None and m.weight != 0]
+    if not there:
+        return base
+    if len(there) == 1 and math.isclose(there[0][0], 1.0, rel_tol=0.0, abs_tol=0.0):
+        return there[0][1]
+    return Apply("kernel:add_deltas", (base, *(s for _, s in there)), {"weights": [w for w, _ in there]})

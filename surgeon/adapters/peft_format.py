@@ -1,11 +1,12 @@
-"""A PEFT LoRA folder read as data: which modules, which factors, which scale; what is not plain LoRA is refused."""
+"""A PEFT folder read as data: which tensor of it changes what of a model."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,53 @@ from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.errors import SurgeonError
 
 PREFIX = "base_model.model."
-_CURE = "fold it with peft itself: PeftModel.from_pretrained(...).merge_and_unload()"
-# initialisations that leave the model's own weights alone; the others (pissa, olora, corda, loftq ...) change them
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "mica")
-# keys of adapter_config.json that say "not plain LoRA" when they are set
-_REFUSED = (
-    "use_dora", "lora_bias", "layer_replication", "trainable_token_indices", "target_parameters", "modules_to_save",
-    "alora_invocation_tokens", "use_qalora", "use_bdlora", "megatron_config", "kasa_config", "velora_config",
-    "monteclora_config", "arrow_config",
-)  # fmt: skip
+_ROWS = "token_adapter.trainable_tokens_delta"
+_FACTORS = {
+    "lora_A.weight": "A", "lora_B.weight": "B", "lora_embedding_A": "A", "lora_embedding_B": "B",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LoraModule:
-    """One adapted module: the names of its factors A [rank, in] and B [out, rank], and the scale of B A."""
+class Touched:
+    """What an adapter holds for one module: names of its tensors.
+
+    factors: "A" and "B" of LoRA. rows: new values of some rows (ids in the configuration's order). saved: leaf of the
+    module -> a tensor that takes its place. others: whatever else, by the rest of their names.
+    """
 
     module: str
-    a: str
-    b: str
-    rank: int
-    scaling: float
+    factors: Mapping[str, str] = field(default_factory=dict)
+    rows: str | None = None
+    saved: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_embedding(self) -> bool:
+        return any("lora_embedding" in name for name in self.factors.values())
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An opened PEFT folder. shared: tensors that serve all modules (VeRA)."""
+
+    checkpoint: Checkpoint
+    touched: dict[str, Touched]
+    shared: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.checkpoint.config
+
+    @property
+    def kind(self) -> str:
+        """A word for people: PEFT's type, or what makes its LoRA another one."""
+        config = self.config
+        init = config.get("init_lora_weights", True)
+        if config.get("use_dora"):
+            return "dora"
+        if config.get("peft_type") == "LORA" and isinstance(init, str):
+            return init
+        return str(config.get("peft_type")).lower()
 
 
 def open_adapter(folder: Path) -> Checkpoint:
@@ -42,37 +70,49 @@ def open_adapter(folder: Path) -> Checkpoint:
             raise SurgeonError(
                 f"there is no {name}", str(folder), "give a PEFT folder saved as safetensors (save_pretrained)"
             )
-    return Checkpoint.open(folder)
+    checkpoint = Checkpoint.open(folder)
+    if not isinstance(checkpoint.config.get("peft_type"), str):
+        raise SurgeonError(
+            "adapter_config.json names no peft_type", str(folder), "restore it from the adapter's source"
+        )
+    return checkpoint
 
 
-def lora_modules(adapter: Checkpoint) -> list[LoraModule]:
-    """The adapted modules in the order of their names, checked against the configuration."""
-    config, where = adapter.config, str(adapter.path / ADAPTER_CONFIG)
-    _check_plain(config, where)
-    factors: dict[str, dict[str, str]] = {}
-    for name in adapter.tensors:
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_(A|B)\.weight", name)
-        if match is None:
-            raise SurgeonError(f"the adapter holds {name!r}, which is not a factor of plain LoRA", where, _CURE)
-        factors.setdefault(match[1], {})[match[2]] = name
-    return [_module(adapter, module, factors[module], where) for module in sorted(factors)]
+def read_adapter(folder: Path, modules: Iterable[str]) -> Adapter:
+    """What the folder holds for a model that has these modules. Raises SurgeonError on a tensor that none of them can
+    take, which names the model it was made for."""
+    checkpoint = open_adapter(folder)
+    known = set(modules)
+    found: dict[str, dict[str, str]] = {}
+    shared = []
+    for name in checkpoint.tensors:
+        if not name.startswith(PREFIX):
+            shared.append(name)
+            continue
+        module = _module(name.removeprefix(PREFIX), known)
+        if module is None:
+            raise SurgeonError(
+                f"the adapter holds {name!r}, which is for no module of the model",
+                str(folder),
+                f"give the model it was made for ({checkpoint.config.get('base_model_name_or_path')})",
+            )
+        found.setdefault(module, {})[name.removeprefix(f"{PREFIX}{module}.")] = name
+    return Adapter(checkpoint, {m: _touched(m, found[m]) for m in sorted(found)}, tuple(shared))
 
 
-def _module(adapter: Checkpoint, module: str, names: Mapping[str, str], where: str) -> LoraModule:
-    if sorted(names) != ["A", "B"]:
-        raise SurgeonError(f"{module} has only one of lora_A and lora_B", where, "restore the adapter's files")
-    a, b = adapter.tensors[names["A"]].shape, adapter.tensors[names["B"]].shape
-    config = adapter.config
+def rank_and_scaling(config: Mapping[str, Any], module: str) -> tuple[int, float]:
+    """The rank of a LoRA's module and s of its update s B A, as PEFT reads the configuration."""
     rank = _by_pattern(config.get("rank_pattern"), module, config["r"])
     alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
-    if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
-        raise SurgeonError(
-            f"{module}: lora_A is {list(a)} and lora_B {list(b)}, the configuration says rank {rank}",
-            where,
-            "restore adapter_config.json and adapter_model.safetensors from one save",
-        )
-    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraModule(module, names["A"], names["B"], rank, scaling)
+    return rank, alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def scaling_of(adapter: Checkpoint, name: str) -> float | None:
+    """s of the module whose factor A has this name; None for other tensors."""
+    if adapter.config["peft_type"] != "LORA" or not name.endswith((".lora_A.weight", ".lora_embedding_A")):
+        return None
+    module = name.removeprefix(PREFIX).rpartition(".lora_")[0]
+    return rank_and_scaling(adapter.config, module)[1]
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
@@ -83,16 +123,37 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
     return default
 
 
-def _check_plain(config: Mapping[str, Any], where: str) -> None:
-    if config.get("peft_type") != "LORA":
-        raise SurgeonError(f"the adapter is of the type {config.get('peft_type')}, not LORA", where, _CURE)
-    for key in _REFUSED:
-        if config.get(key):
-            raise SurgeonError(f"the adapter uses {key}, which is not a low-rank update alone", where, _CURE)
-    if config.get("bias", "none") != "none":
-        raise SurgeonError("the adapter has trained biases of the model", where, _CURE)
-    if config.get("init_lora_weights", True) not in _PLAIN_INITS:
-        init = config["init_lora_weights"]
-        raise SurgeonError(
-            f"the adapter was started by {init!r}, which changes the model's own weights too", where, _CURE
-        )
+def written(config: Any) -> dict[str, Any]:
+    """adapter_config.json as PEFT itself writes it, in the order of its keys."""
+    plain = {key: _plain(value) for key, value in config.to_dict().items()}
+    return dict(sorted(plain.items()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set):
+        return sorted(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return getattr(value, "value", value) if not isinstance(value, (dict, list, str)) else value
+
+
+def _module(rest: str, known: set[str]) -> str | None:
+    """The longest module whose tensor this is."""
+    parts = rest.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:count])
+        if module in known:
+            return module
+    return None
+
+
+def _touched(module: str, tensors: Mapping[str, str]) -> Touched:
+    factors = {letter: tensors[rest] for rest, letter in _FACTORS.items() if rest in tensors}
+    saved = {}
+    for leaf in ("weight", "bias"):
+        for rest in (leaf, f"base_layer.{leaf}"):
+            if rest in tensors:
+                saved[leaf] = tensors[rest]
+    used = {*factors.values(), *saved.values(), tensors.get(_ROWS)}
+    others = {rest: name for rest, name in tensors.items() if name not in used}
+    return Touched(module, factors, tensors.get(_ROWS), saved, others)

@@ -27,3 +27,24 @@ def _to_odd_float32(values: Tensor) -> Tensor:
     bits = nearest.view(torch.int32)
     bits = bits - (back.abs() > values.abs()).to(torch.int32)  # towards zero
     return (bits | (back != values).to(torch.int32)).view(torch.float32)  # sticky last bit where inexact
+
+
+def round_stochastically(values: Tensor, dtype: torch.dtype, drawn: Tensor) -> Tensor:
+    """float64 `values` in `dtype`: the neighbour above where `drawn`, uniform in [0, 1), is below the distance from
+    the one below in units of the distance between the two; exact values stay as they are."""
+    nearest = round_once(values, dtype)
+    at = nearest.double()
+    side = torch.where(values > at, torch.inf, -torch.inf).to(dtype)
+    other = torch.where(values == at, nearest, torch.nextafter(nearest, side)).double()
+    low, high = torch.minimum(at, other), torch.maximum(at, other)
+    share = torch.where(high > low, (values - low) / (high - low), 0.0)
+    return torch.where(drawn < share, high, low).to(dtype)
+
+
+def uniform_at(seed: int, start: int, count: int) -> Tensor:
+    """float64 [count]: the numbers of one endless sequence in [0, 1) from `start` on, whoever asks for which part."""
+    import numpy as np
+
+    block, skip = divmod(start, 4)  # Philox gives four numbers a step of its counter
+    bits = np.random.Philox(key=seed, counter=block)
+    return torch.from_numpy(np.random.Generator(bits).random(skip + count)[skip:].copy())

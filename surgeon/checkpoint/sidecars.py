@@ -28,7 +28,7 @@ def sidecars(folder: Path) -> list[str]:
     """Names (relative, sorted) of the files that go along with a checkpoint; never weights, config or lineage."""
     found = [name for name in (*TOKENIZER_FILES, *_OTHERS, *_LICENCES) if (folder / name).is_file()]
     found += [path.name for path in folder.glob("*.py") if path.is_file()]
-    found += [f"{SURGEON_DIR}/{path.name}" for path in (folder / SURGEON_DIR).glob("*") if path.is_file()]
+    found += [path.relative_to(folder).as_posix() for path in (folder / SURGEON_DIR).rglob("*") if path.is_file()]
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     found += [f"additional_chat_templates/{path.name}" for path in templates]
     return sorted(found)

@@ -60,6 +60,8 @@ def _lines(result: dict[str, Any]) -> list[str] | None:
     if "out" not in result:
         return None
     shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval")}
+    if "rounding" in shown:  # of the parts: --json
+        shown["rounding"] = {k: v for k, v in shown["rounding"].items() if k != "parts"}
     lines = list(pairs(shown))
     if result.get("eval"):
         lines.append("eval")

@@ -49,9 +49,12 @@ def evaluate(
             ref.path,
             device=place,
             dtype=resolve_dtype(dtype, place),
-            adapter=ref.adapter.path if ref.adapter else None,
             trust_remote_code=trust_remote_code,
         )
+        if ref.adapter is not None:
+            from surgeon.adapters.load import put_on
+
+            model = put_on(model, ref.path, ref.adapter.path)
         scores = []
         with progress.task(f"evaluating {ref.name}", len(corpora), "documents") as advance:
             for corpus, held in zip(corpora, chosen, strict=True):

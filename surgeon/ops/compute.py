@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load as load_table
 
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.reader import to_bytes
+from surgeon.checkpoint.reader import TORCH, to_bytes
+from surgeon.checkpoint.rounding import round_once
 from surgeon.checkpoint.writer import Writer
 from surgeon.ops.check import working_bytes
-from surgeon.ops.evaluate import Evaluator, chunk_rows, rowwise
+from surgeon.ops.evaluate import Evaluator, Run, chunk_rows, rowwise
 from surgeon.ops.memory import memory_budget
 from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
+from surgeon.ops.survival import Survival, change_of
 
 
 class Computer:
@@ -26,6 +28,7 @@ class Computer:
         self.evaluator = Evaluator(inputs, plan.seed, tables)
         self.writer = writer
         self.gate = MemoryGate(memory_budget())
+        self.survival = Survival()
 
     def write(self, out: OutTensor) -> None:
         torch.set_num_threads(1)  # of this worker: the tensors are what is done side by side
@@ -55,14 +58,28 @@ class Computer:
 
     def _write_computed(self, out: OutTensor) -> None:
         if not out.shape or not rowwise(out.source):
-            self.writer.write(out.name, to_bytes(self.evaluator.tensor(out)))
+            self.writer.write(out.name, to_bytes(self._tensor(out)))
             return
         row = out.nbytes // out.shape[0]
         step = chunk_rows(out.shape)
         cache: dict[str, torch.Tensor] = {}
         for start in range(0, out.shape[0], step):
             stop = min(start + step, out.shape[0])
-            self.writer.write(out.name, to_bytes(self.evaluator.tensor(out, (start, stop), cache)), start * row)
+            self.writer.write(out.name, to_bytes(self._tensor(out, (start, stop), cache)), start * row)
+
+    def _tensor(
+        self, out: OutTensor, rows: Run | None = None, cache: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The tensor or some of its rows as stored; where it is a change of another one, what survives is counted."""
+        change = change_of(out.source)
+        if change is None:
+            return self.evaluator.tensor(out, rows, cache)
+        exact = self.evaluator.value(change.exact, out.shape, out.name, rows, cache)
+        base = self.evaluator.value(change.base, out.shape, out.name, rows, cache)
+        same = change.exact is out.source
+        rounded = round_once(exact, TORCH[out.dtype]) if same else self.evaluator.tensor(out, rows, cache)
+        self.survival.add(out.name, base, exact, rounded)
+        return rounded
 
 
 class MemoryGate:

@@ -124,12 +124,18 @@ class Evaluator:
             return self._cached(source, shape, name, cache)[rows[0] : rows[1]]
         method = registry.get(*_kind_and_name(source.method))
         compute = method.trait("COMPUTE", "float64")
-        inputs = [self.value(i, self._shape(i, shape), name, rows, cache) for i in source.inputs]
+        at = takes_rows(method, len(source.inputs))
+        inputs = [
+            self.value(i, self._shape(i, shape), name, rows if here else None, cache)
+            for i, here in zip(source.inputs, at, strict=True)
+        ]
         if compute != "stored":
             inputs = [i.to(getattr(torch, compute)) if i.dtype.is_floating_point else i for i in inputs]
         supply: dict[str, Any] = {
             "inputs": inputs,
             "shape": shape if rows is None else (rows[1] - rows[0], *shape[1:]),
+            "rows": rows,
+            "whole": shape,
             "seed": tensor_seed(self.seed, name),
             "table": None if source.attachment is None else self.tables[source.attachment],
         }
@@ -157,10 +163,20 @@ def rowwise(source: Source) -> bool:
     """Whether rows of this source can be computed without its other rows."""
     match source:
         case Apply(method, inputs, options):
-            trait = registry.get(*_kind_and_name(method)).trait("ROWWISE", False)
+            found = registry.get(*_kind_and_name(method))
+            trait = found.trait("ROWWISE", bool(found.trait("AT_ROWS", ())))
             here = trait(options) if callable(trait) else bool(trait)
-            return here and all(rowwise(i) for i in inputs)
+            return here and all(rowwise(i) for i, at in zip(inputs, takes_rows(found, len(inputs)), strict=True) if at)
     return True
+
+
+def takes_rows(method: registry.Method, count: int) -> tuple[bool, ...]:
+    """Which inputs are given at the rows at hand: all, unless the kernel declares AT_ROWS for the first ones (the
+    others it gets whole)."""
+    declared = method.trait("AT_ROWS", None)
+    if declared is None:
+        return (True,) * count
+    return tuple(declared[i] if i < len(declared) else False for i in range(count))
 
 
 def chunk_rows(shape: tuple[int, ...]) -> int:

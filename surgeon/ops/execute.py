@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgeon.checkpoint.commit import check_out, staged
 from surgeon.checkpoint.config_json import dump_json
@@ -25,9 +25,12 @@ from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.plain import is_plain, plain_bytes
-from surgeon.ops.plan import Copy, Plan
+from surgeon.ops.plan import Copy, OutTensor, Plan
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from surgeon.ops.compute import Computer
 
 Job = tuple[int, Callable[[], None]]  # bytes, what writes them
 
@@ -43,7 +46,7 @@ def execute(
     threads = threads or min(os.cpu_count() or 1, 8)
     known = known_tensors(plan, inputs)
     with staged(out, force) as folder:
-        writer = _write_shards(plan, folder, inputs, threads, progress)
+        writer, rounding = _write_shards(plan, folder, inputs, threads, progress)
         _write_files(plan, folder, inputs)
         weights = digests_of_shards(folder, writer.layout, known, threads)
         digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
@@ -66,7 +69,7 @@ def execute(
         peak_rss_bytes=peak_rss_bytes(),
         plan_digest=plan.digest,
         verified=verified,
-        found=measured(plan),
+        found=measured(plan) | ({"rounding": rounding} if rounding else {}),
     )
 
 
@@ -77,7 +80,8 @@ def parameters(plan: Plan) -> int:
 
 def _write_shards(
     plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress
-) -> Writer:
+) -> tuple[Writer, dict[str, Any]]:
+    """The closed writer, and what the rounding let through of what was changed."""
     beside = any(name.endswith(".safetensors") for name in plan.binary)
     writer = Writer(folder, layout_of(plan, inputs), index=beside, link=plan.link)
     try:
@@ -87,7 +91,8 @@ def _write_shards(
                 job[1]()
                 advance(job[0])
 
-            jobs = [pool.submit(run, job) for job in _jobs(plan, writer, inputs)]
+            computer = _computer(plan, writer, inputs)
+            jobs = [pool.submit(run, job) for job in _jobs(plan, writer, inputs, computer)]
             done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
             for waiting in pending:
                 waiting.cancel()
@@ -96,20 +101,30 @@ def _write_shards(
         writer.finish()
     finally:
         writer.close()
-    return writer
+    return writer, computer.survival.report() if computer is not None else {}
 
 
-def _jobs(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint]) -> list[Job]:
-    """What is to be computed, largest first, then runs of copied tensors. Zeros need nothing: the files are there at
-    full length and read as zero. torch is imported only where there is something to compute."""
-    computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
+def _computed(plan: Plan) -> list[OutTensor]:
+    """What is neither copied nor plain, largest first."""
+    found = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
+    return sorted(found, key=lambda t: -t.nbytes)
+
+
+def _computer(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint]) -> Computer | None:
+    """torch is imported only where there is something to compute."""
+    if not _computed(plan):
+        return None
+    from surgeon.ops.compute import Computer
+
+    return Computer(plan, inputs, writer)
+
+
+def _jobs(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], computer: Computer | None) -> list[Job]:
+    """What is to be computed, then runs of copied tensors. Zeros need nothing: the files are there at full length and
+    read as zero."""
     jobs: list[Job] = []
-    if computed:
-        from surgeon.ops.compute import Computer
-
-        computer = Computer(plan, inputs, writer)
-        computed.sort(key=lambda t: -t.nbytes)
-        jobs += [(t.nbytes, partial(computer.write, t)) for t in computed]
+    if computer is not None:
+        jobs += [(t.nbytes, partial(computer.write, t)) for t in _computed(plan)]
     copies = [
         (t.name, inputs[t.source.model].tensor(t.source.tensor)) for t in plan.tensors if isinstance(t.source, Copy)
     ]

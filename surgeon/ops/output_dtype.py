@@ -32,10 +32,16 @@ def with_dtype(config: Mapping[str, Any], code: str | None) -> dict[str, Any]:
 
 
 def fitted(
-    name: str, source: Source, like: Checkpoint, code: str | None, inputs: Mapping[str, Checkpoint]
+    name: str,
+    source: Source,
+    checkpoint: Checkpoint,
+    code: str | None,
+    inputs: Mapping[str, Checkpoint],
+    like: str | None = None,
 ) -> OutTensor:
-    """An output of the shape of `like`'s tensor; copies of another stored type go through one rounding."""
-    stored = like.tensor(name)
+    """An output of the shape of the checkpoint's tensor `like` (by default of its own name); copies of another stored
+    type go through one rounding."""
+    stored = checkpoint.tensor(like or name)
     dtype = code or stored.dtype
     copied = isinstance(source, Copy | Rows)
     if copied and any(inputs[c.model].tensor(c.tensor).dtype != dtype for c in leaves(source)):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgeon.adapters.load import put_on
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
@@ -104,9 +105,9 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
     place = torch.device("cpu") if dry else device
-    model = load_model(
-        ref.path, device=place, dtype=torch.float32, adapter=adapter, trainable_adapter=True, trust_remote_code=code
-    )
+    model = load_model(ref.path, device=place, dtype=torch.float32, trust_remote_code=code)
+    if adapter is not None:
+        model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
     data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)

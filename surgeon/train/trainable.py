@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgeon.checkpoint.lineage import Lineage, NewBlock, RowMap
+from surgeon.checkpoint.lineage import Lineage, NewBlock
 from surgeon.checkpoint.new_blocks import new_blocks
+from surgeon.checkpoint.new_rows import new_rows
 from surgeon.errors import SurgeonError, UsageError
 
 SETS = ("full", "new-blocks", "new-rows", "adapter")
@@ -66,7 +67,7 @@ def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
     elif what == "new-blocks":
         chosen, multipliers = _new_blocks(named, prefix, added_blocks(lineage))
     elif what == "new-rows":
-        rows = _new_rows(model, named, new_rows(lineage))
+        rows = _new_rows(model, named, added_rows(lineage))
         chosen = set(rows)
     else:
         chosen = _matching(named, what)
@@ -104,14 +105,16 @@ def added_blocks(lineage: Lineage | None) -> dict[int, NewBlock]:
     return found
 
 
-def new_rows(lineage: Lineage | None) -> RowMap:
-    """The row map of the nearest extension of the vocabulary."""
-    for record in lineage.chain() if lineage else ():
-        if record.rows is not None and record.rows.new:
-            return record.rows
-    raise SurgeonError(
-        "the lineage knows of no new rows", "--train new-rows", "run `surgeon extend-vocab` first, or --train full"
-    )
+def added_rows(lineage: Lineage | None) -> list[int]:
+    """The ids of the new rows."""
+    found = [row.id for row in new_rows(lineage)]
+    if not found:
+        raise SurgeonError(
+            "the lineage knows of no new rows",
+            "--train new-rows",
+            "run `surgeon extend-vocab` first, or --train full",
+        )
+    return found
 
 
 def _new_blocks(
@@ -135,11 +138,11 @@ def _new_blocks(
     return chosen, multipliers
 
 
-def _new_rows(model: Any, named: Mapping[str, nn.Parameter], row_map: RowMap) -> dict[str, Tensor]:
+def _new_rows(model: Any, named: Mapping[str, nn.Parameter], new: list[int]) -> dict[str, Tensor]:
     matrices = [model.get_input_embeddings().weight]
     if model.get_output_embeddings() is not None:
         matrices.append(model.get_output_embeddings().weight)
-    ids = torch.tensor([row.id for row in row_map.new])
+    ids = torch.tensor(new)
     found = {}
     for name, parameter in named.items():
         if any(parameter is m for m in matrices):

@@ -142,7 +142,7 @@ def test_new_blocks_are_followed_through_the_lineage() -> None:
     [
         ({"targets": "attention.qq"}, "attention.q"),
         ({"targets": "moe.router"}, "no role"),
-        ({"targets": "embedding"}, "no linear module"),
+        ({"targets": "final_norm"}, "no linear module"),
         ({"blocks": "5"}, "0-4"),
         ({"blocks": "3-1"}, "0-4"),
         ({"kind": "lara"}, "lora"),

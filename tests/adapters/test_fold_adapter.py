@@ -104,15 +104,17 @@ def test_a_fresh_adapter_folds_to_the_model_itself(stories: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"peft_type": "LOHA"}, "LOHA"),
-        ({"init_lora_weights": "pissa"}, "pissa"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"bias": "all"}, "biases"),
+        ({"layer_replication": [[0, 2], [1, 4]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [5]}, "certain tokens"),
+        ({"peft_type": "PREFIX_TUNING"}, "changes no weights"),
+        ({"init_lora_weights": "loftq"}, "its start is not there"),
         ({"r": 5}, "rank 5"),
+        ({"peft_type": None}, "names no peft_type"),
     ],
 )
-def test_what_is_not_plain_lora_is_refused(stories: Path, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_what_is_no_update_of_weights_is_refused(
+    stories: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     adapter = tmp_path / "adapter"
     peft_adapter(stories, adapter, r=4, target_modules=["q_proj"])
     path = adapter / "adapter_config.json"

@@ -7,6 +7,9 @@ import typer
 EXAMPLES = (
     "surgeon attach-adapter deep adapter --rank 8 --alpha 16",
     "surgeon attach-adapter deep adapter-rs --rank 64 --scaling rank-stabilized --targets attention.q,attention.v --blocks new",
+    "surgeon attach-adapter deep adapter-high --preset cpt-high-rank --rank 64",
+    "surgeon attach-adapter wide adapter-rows --preset new-tokens",
+    "surgeon attach-adapter deep adapter-eva --kind eva --rank 4 --probe domain.jsonl --probe-tokens 2k",
 )  # fmt: skip
 
 ABOUT = "Write a fresh PEFT adapter for MODEL; with it attached the model computes exactly the same."

@@ -8,6 +8,7 @@ EXAMPLES = (
     "surgeon cpt wide domain --data domain.jsonl --replay general.jsonl --replay-ratio 0.3 --tokens 20k --seq-len 128 --batch-tokens 2048 --lr 1e-3 --eval general=general.jsonl --eval domain=domain.jsonl",
     "surgeon cpt deep deep-trained --data domain.jsonl --tokens 8k --seq-len 128 --batch-tokens 2048 --train new-blocks",
     "surgeon cpt base instruct --data instruct.jsonl --tokens 20k --seq-len 128 --batch-tokens 2048 --lr 1e-3",
+    "surgeon cpt deep+adapter adapter-trained --data domain.jsonl --tokens 4k --seq-len 128 --batch-tokens 1024 --train adapter",
     "surgeon cpt base described --data domain.jsonl --tokens 1M --dry-run",
 )  # fmt: skip
 

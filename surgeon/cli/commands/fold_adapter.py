@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
-EXAMPLES = ("surgeon fold-adapter deep+adapter folded",)
+EXAMPLES = (
+    "surgeon fold-adapter deep+adapter folded",
+    "surgeon fold-adapter deep+adapter folded-both --weight 0.7 --add adapter-rs=0.3 --dtype bfloat16 --rounding stochastic",
+)  # fmt: skip
 
 ABOUT = "Add an adapter into the weights of its model: MODEL+ADAPTER becomes a plain checkpoint."
 

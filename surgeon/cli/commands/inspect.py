@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,12 @@ from surgeon.cli.options import Debug, Json, Quiet
 from surgeon.cli.output import Output, pairs
 from surgeon.cli.words import example_text
 
-EXAMPLES = ("surgeon inspect base", "surgeon inspect wide --json", "surgeon inspect adapter")
+EXAMPLES = (
+    "surgeon inspect base",
+    "surgeon inspect wide --json",
+    "surgeon inspect +adapter",
+    "surgeon inspect deep+adapter --json",
+)
 ABOUT = "Architecture, depth, parameters by role, vocabulary, dtypes, shards and lineage of MODEL, with warnings."
 
 
@@ -26,11 +32,17 @@ def register(app: typer.Typer) -> None:
         from surgeon.model_ref import resolve
 
         output = Output(json, quiet)
-        path = resolve(model).path
+        reference = resolve(model.removeprefix("+"))
+        path = reference.path
+        if reference.adapter is not None:
+            from surgeon.adapters.inspect import inspect_on_model
+
+            _emit_adapter(output, inspect_on_model(path, reference.adapter.path))
+            return
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             from surgeon.adapters.inspect import inspect_adapter
 
-            output.emit(inspect_adapter(path))
+            _emit_adapter(output, inspect_adapter(path))
             return
         from surgeon.checkpoint.index import Checkpoint
         from surgeon.inspect_model import inspect as inspect_checkpoint
@@ -38,6 +50,26 @@ def register(app: typer.Typer) -> None:
         data = inspect_checkpoint(Checkpoint.open(path), deep=deep)
         shown = {k: v for k, v in data.items() if k not in ("lineage", "warnings")}
         output.emit(data, [*pairs(shown), "lineage", *lineage_lines(data["lineage"]), *warnings(data)])
+
+
+def _emit_adapter(output: Output, data: dict[str, Any]) -> None:
+    """Modules by part with the number of their blocks; the lineage as a tree."""
+    parts: dict[str, int] = {}
+    for module in data["modules"]:
+        part = re.sub(r"^.*?\.\d+\.", "", module)
+        parts[part] = parts.get(part, 0) + 1
+    shown = {k: v for k, v in data.items() if k not in ("lineage", "modules", "config")}
+    shown["modules"] = parts
+    shown["config"] = {k: v for k, v in data["config"].items() if k not in _SAID}
+    lineage = ["lineage", *lineage_lines(data["lineage"])] if data["lineage"] else []
+    output.emit(data, [*pairs(shown), *lineage])
+
+
+# keys of adapter_config.json that are shown under another name, or say nothing here
+_SAID = (
+    "r", "lora_alpha", "peft_type", "base_model_name_or_path", "use_rslora", "inference_mode", "megatron_core",
+    "qalora_group_size", "bias", "task_type", "peft_version", "auto_mapping",
+)  # fmt: skip
 
 
 def lineage_lines(tree: dict[str, Any] | None, depth: int = 1) -> list[str]:

@@ -1,19 +1,32 @@
-"""A weight with a low-rank update folded in."""
+"""A weight with a low-rank update added."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 COMPUTE = "float64"
-ROWWISE = False  # A is needed whole for every row, and has rows of its own
+AT_ROWS = (True,)  # of the weight only the rows at hand are needed; the factors are small, and cut here
+CHANGES = 0
 
 
-def add_lora(inputs: list[Tensor], *, scaling: float, transposed: bool = False) -> Tensor:
+def add_lora(
+    inputs: list[Tensor], rows: tuple[int, int] | None, *, scaling: float, transposed: bool = False
+) -> Tensor:
     """W + scaling * B @ A in float64, of inputs [W, A, B]: W [out, in], A [rank, in], B [out, rank].
 
-    transposed: W is stored [in, out] (GPT-2's Conv1D).
+    With inputs [W, A, B, A0, B0] the update that the adapter started with is taken out: W + scaling * (B A - B0 A0).
+    transposed: W is stored [in, out] (GPT-2's Conv1D, embeddings). rows: of W as stored, where it is not whole.
     Source: Hu et al. 2021, LoRA (arXiv 2106.09685), equation 3.
     """
-    weight, a, b = inputs
-    delta = (b @ a).mul_(scaling)
-    return weight + (delta.T if transposed else delta)
+    weight = inputs[0]
+    found = weight + _update(inputs[1], inputs[2], rows, transposed).mul_(scaling)
+    if len(inputs) > 3:
+        found -= _update(inputs[3], inputs[4], rows, transposed).mul_(scaling)
+    return found
+
+
+def _update(a: Tensor, b: Tensor, rows: tuple[int, int] | None, transposed: bool) -> Tensor:
+    start, stop = rows if rows is not None else (0, a.shape[1] if transposed else b.shape[0])
+    if transposed:
+        return (b @ a[:, start:stop]).T.clone()
+    return b[start:stop] @ a

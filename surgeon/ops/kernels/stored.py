@@ -10,9 +10,9 @@ ROWWISE = False
 COMPUTE = "stored"
 
 
-def stored(table: Mapping[str, Tensor], shape: tuple[int, ...], *, matrix: str) -> Tensor:
-    """`{matrix}.rows` as it is (already in the output's dtype), of the planned shape."""
-    rows = table[f"{matrix}.rows"]
+def stored(table: Mapping[str, Tensor], shape: tuple[int, ...], *, matrix: str, suffix: str = ".rows") -> Tensor:
+    """The table's tensor `matrix` + `suffix` as it is (already in the output's dtype), of the planned shape."""
+    rows = table[f"{matrix}{suffix}"]
     if tuple(rows.shape) != tuple(shape):
         raise ValueError(f"{matrix}: the table holds {tuple(rows.shape)}, the plan says {tuple(shape)}")
     return rows

@@ -14,11 +14,24 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     """`values` in `dtype`, rounded to nearest even exactly once; integers are taken only to integers."""
     if values.dtype == dtype:
         return values
-    if values.dtype == torch.float64 and dtype in (torch.bfloat16, torch.float16):
+    if values.dtype == torch.float64 and dtype == torch.bfloat16:
+        return _to_bfloat16(values)
+    if values.dtype == torch.float64 and dtype == torch.float16:
         return _to_odd_float32(values).to(dtype)
     if values.dtype.is_floating_point != dtype.is_floating_point:
         raise TypeError(f"{values.dtype} is not rounded to {dtype}")
     return values.to(dtype)
+
+
+def _to_bfloat16(values: Tensor) -> Tensor:
+    """Rounding twice differs from rounding once only where the first one lands in the middle of two values of the
+    second: the lower half of the float32 is 0x8000. Those few are rounded to odd first."""
+    nearest = values.to(torch.float32)
+    found = nearest.to(torch.bfloat16)
+    middle = (nearest.view(torch.int32) & 0xFFFF) == 0x8000
+    if bool(middle.any()):
+        found[middle] = _to_odd_float32(values[middle]).to(torch.bfloat16)
+    return found
 
 
 def _to_odd_float32(values: Tensor) -> Tensor:

@@ -36,20 +36,21 @@ def check(plan: Plan, out: Path | None = None) -> None:
         if not (inputs[role].path / name).is_file():
             raise SurgeonError(f"the file {name} is gone", str(inputs[role].path), "restore it and plan again")
     if plan.kind == "model":
-        _check_config(plan)
+        _check_config(plan, inputs)
     if plan.shards and sorted(n for names in plan.shards for n in names) != sorted(seen):
         raise SurgeonError("the shards of the plan do not hold each tensor once", plan.operation, "report this")
     if out is not None:
         _check_room(plan, out, inputs)
 
 
-def _check_config(plan: Plan) -> None:
+def _check_config(plan: Plan, inputs: Mapping[str, Checkpoint]) -> None:
     """The tensors are those of the model that config.json describes. A plan that only puts tensors of an input in
-    another place, for a family that is declared, is checked by the declaration; any other one by building the model
-    without memory."""
+    another place, or gives the tensors of an input other values, is checked by the declaration where its family is
+    declared; any other one by building the model without memory."""
     shapes = {t.name: t.shape for t in plan.tensors}
     only_placed = all(isinstance(t.source, Copy) or is_plain(t) for t in plan.tensors)
-    if only_placed and is_declared(plan.config):
+    other_values = any(shapes == {n: t.shape for n, t in held.tensors.items()} for held in inputs.values())
+    if (only_placed or other_values) and is_declared(plan.config):
         check_declared(plan.config, shapes)
         return
     from surgeon.arch.meta import check_config

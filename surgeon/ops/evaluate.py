@@ -21,7 +21,7 @@ from surgeon.ops.plan import Apply, Copy, OutTensor, Piece, Rows, Source, Zeros,
 
 Tables = Mapping[str, Mapping[str, Tensor]]
 Run = tuple[int, int]
-CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Evaluator:
             for i, here in zip(source.inputs, at, strict=True)
         ]
         if compute != "stored":
-            inputs = [i.to(getattr(torch, compute)) if i.dtype.is_floating_point else i for i in inputs]
+            inputs = [widened(i, getattr(torch, compute)) if i.dtype.is_floating_point else i for i in inputs]
         supply: dict[str, Any] = {
             "inputs": inputs,
             "shape": shape if rows is None else (rows[1] - rows[0], *shape[1:]),
@@ -157,6 +157,13 @@ class Evaluator:
             case Rows(pieces):
                 return (sum(piece.count for piece in pieces), *shape[1:])
         return shape
+
+
+def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same values in a wider type; from two bytes by way of float32, which is exact and much faster in torch."""
+    if dtype == torch.float64 and tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.to(dtype)
 
 
 def rowwise(source: Source) -> bool:

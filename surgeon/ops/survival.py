@@ -63,18 +63,23 @@ class Survival:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, base: Tensor, exact: Tensor, rounded: Tensor) -> None:
-        """A tensor or some of its rows: as it was, as it should be, as it is stored; arithmetic in float64."""
-        before = base.double()
-        delta = exact.double() - before
-        kept = rounded.double() - before
-        moved = delta != 0
+        """A tensor or some of its rows: as it was, as it should be (float64), as it is stored. Differences are taken in
+        float64 and float32, where those of stored values are exact or nearly so; sums of squares in float32 by piece.
+        """
+        import torch
+
+        before = base.float() if base.dtype != torch.float64 else base
+        delta = (exact - before).float().flatten()
+        kept = (rounded.to(before.dtype) - before).float().flatten()
+        moved, stayed = delta.bool(), ~kept.bool()
+        off = kept - delta
         found = _Sums(
             delta.numel(),
-            int(moved.sum()),
-            int((moved & (kept == 0)).sum()),
-            float((delta * delta).sum()),
-            float((delta * kept).sum()),
-            float((kept - delta).square_().sum()),
+            int(torch.count_nonzero(moved)),
+            int(torch.count_nonzero(moved & stayed)),
+            float(delta @ delta),
+            float(delta @ kept),
+            float(off @ off),
         )
         with self._lock:
             part = re.sub(r"\.\d+(?=\.)", ".{n}", name)

@@ -88,7 +88,7 @@ def test_the_report_says_what_rounding_leaves(tmp_path: Path) -> None:
     dk = sum(float((d * kept[n]).sum()) for n, d in delta.items())
     assert result["elements"] == sum(d.numel() for d in delta.values()) and result["changed"] == moved
     assert result["unmoved"] == unmoved / moved and 0.3 < result["unmoved"] < 1
-    assert result["kept"] == pytest.approx(dk / dd, rel=1e-12)
+    assert result["kept"] == pytest.approx(dk / dd, rel=1e-5)
     assert list(result["parts"]) == ["model.layers.{n}.mlp.up_proj.weight"]
     wide = fold(model, adapter, tmp_path / "float32", dtype="float32").to_json()["rounding"]
     assert wide["unmoved"] < 0.01 and wide["kept"] == pytest.approx(1, abs=1e-4)

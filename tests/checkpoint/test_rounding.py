@@ -38,6 +38,20 @@ def test_where_two_roundings_go_wrong() -> None:
     assert round_once(value, torch.bfloat16).item() == 1 + 2.0**-7
 
 
+def test_the_short_way_to_bfloat16_is_the_long_one() -> None:
+    """Also around the middles of two values, where the float32 between has to be looked at."""
+    from surgeon.checkpoint.rounding import _to_bfloat16, _to_odd_float32
+
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200_000, generator=generator, dtype=torch.float64)
+    near = values.to(torch.bfloat16).double()
+    middles = near * (1 + 2.0**-8) + torch.randn(200_000, generator=generator, dtype=torch.float64) * 2.0**-45
+    tiny = middles * 2.0**-120
+    for held in (values, middles, tiny, -middles):
+        assert torch.equal(_to_bfloat16(held), _to_odd_float32(held).to(torch.bfloat16))
+    assert bool((middles.float().to(torch.bfloat16) != _to_bfloat16(middles)).any())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_fits_comes_back(dtype: torch.dtype) -> None:
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)

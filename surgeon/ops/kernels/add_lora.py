@@ -19,10 +19,10 @@ def add_lora(
     Source: Hu et al. 2021, LoRA (arXiv 2106.09685), equation 3.
     """
     weight = inputs[0]
-    found = weight + _update(inputs[1], inputs[2], rows, transposed).mul_(scaling)
+    update = _update(inputs[1], inputs[2], rows, transposed)
     if len(inputs) > 3:
-        found -= _update(inputs[3], inputs[4], rows, transposed).mul_(scaling)
-    return found
+        update -= _update(inputs[3], inputs[4], rows, transposed)
+    return update.mul_(scaling).add_(weight)
 
 
 def _update(a: Tensor, b: Tensor, rows: tuple[int, int] | None, transposed: bool) -> Tensor:

@@ -4,8 +4,8 @@
 
 Makes the random bfloat16 Llama checkpoint of benchmarks/expand.py and a LoRA on all its linear parts with random
 factors, and folds it with both tools once a round, in an order drawn anew, each in a process of its own. `wall` is
-until the process ends, `synced` until the output is on the disk (surgeon waits for that itself). PEFT adds in bfloat16,
-or in float32 where the model is loaded so; surgeon adds in float64, rounds once, and counts what rounding let pass.
+until the process ends, `synced` until the output is on the disk (surgeon waits for that). PEFT adds in bfloat16, or in
+float32 where the model is loaded so; surgeon adds in float64, rounds once, and counts what rounding let pass.
 The error is that of one stored update against its value in float64.
 """
 

@@ -86,6 +86,13 @@ def perform(
     from surgeon.ops.execute import execute
 
     out = Path(getattr(settings, "out"))  # noqa: B009 - every planned operation's settings have it
+    if getattr(settings, "in_place", False):
+        from surgeon.ops.in_place import execute_in_place, resume_in_place
+
+        finished = resume_in_place(out)
+        if finished is not None:
+            return finished
+        return execute_in_place(chosen.call(settings, progress), threads=threads, progress=progress).to_json()
     from surgeon.checkpoint.commit import check_out
 
     check_out(out, force)
@@ -101,7 +108,8 @@ def described(name: str, settings: BaseModel, progress: Progress = SILENT) -> di
         from surgeon.ops.describe import describe
 
         plan = chosen.call(settings, progress)
-        check(plan, Path(getattr(settings, "out")))  # noqa: B009
+        in_place = getattr(settings, "in_place", False)
+        check(plan, None if in_place else Path(getattr(settings, "out")))  # noqa: B009
         return describe(plan)
     if chosen.describe is None:
         raise UsageError(f"{name} writes nothing", "--dry-run", "run it without --dry-run")

@@ -58,14 +58,14 @@ def staged(out: Path, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.partial"
-    lock = _lock(out)
+    lock = lock_beside(out)
     try:
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed writer: the lock says nobody is writing
         folder.mkdir()
         yield folder
-        _sync_tree(folder)
+        sync_tree(folder)
         _publish(folder, out, force)
-        _sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise SurgeonError(
@@ -76,7 +76,7 @@ def staged(out: Path, force: bool = False) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _unlock(lock)
+        unlock(lock)
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:
@@ -110,7 +110,8 @@ def _renameat2(source: Path, target: Path, flag: int) -> None:
     raise OSError(code, os.strerror(code), str(target))
 
 
-def _lock(out: Path) -> tuple[int, Path]:
+def lock_beside(out: Path) -> tuple[int, Path]:
+    """Hold an output for this process alone, by a file beside it."""
     path = out.parent / f".{out.name}.lock"
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
@@ -123,18 +124,20 @@ def _lock(out: Path) -> tuple[int, Path]:
     return handle, path
 
 
-def _unlock(lock: tuple[int, Path]) -> None:
+def unlock(lock: tuple[int, Path]) -> None:
     lock[1].unlink(missing_ok=True)
     os.close(lock[0])
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Everything below a folder, and the folder, to the disk."""
     for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """A file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

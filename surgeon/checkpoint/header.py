@@ -92,6 +92,12 @@ def encode_header(
     return len(raw).to_bytes(8, "little") + raw
 
 
+def at_least(header: bytes, length: int) -> bytes:
+    """The header padded to `length` bytes, if it is shorter."""
+    raw = header[8:] + b" " * max(0, length - len(header))
+    return len(raw).to_bytes(8, "little") + raw
+
+
 def header_bytes(path: Path) -> bytes:
     """The header of a file as it is, its length and padding included."""
     with path.open("rb") as file:

@@ -22,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from surgeon.checkpoint.digest import file_digest
-from surgeon.checkpoint.header import StoredTensor, header_bytes, read_header
+from surgeon.checkpoint.header import header_bytes, read_header
 from surgeon.errors import SurgeonError
 
 TREE = "tree-blake3:"
@@ -61,7 +61,7 @@ def weight_digests(
     result = []
     for path, tensors, have in zip(paths, held, given, strict=True):
         own = {t.name: have[t.name] if t.name in have else found[path, t.name] for t in tensors}
-        result.append(WeightDigest(_whole(path, tensors, own), own))
+        result.append(WeightDigest(composed(header_bytes(path), own.values()), own))
     return result
 
 
@@ -89,10 +89,11 @@ def digest_like(recorded: str, path: Path) -> str:
         return "damaged"
 
 
-def _whole(path: Path, tensors: Iterable[StoredTensor], digests: Mapping[str, str]) -> str:
-    whole = blake3(_FIRST_LINE + blake3(header_bytes(path)).digest())
-    for tensor in tensors:
-        whole.update(bytes.fromhex(digests[tensor.name]))
+def composed(header: bytes, digests: Iterable[str]) -> str:
+    """The digest of a file with this header whose tensors, in the order of their data, have these digests."""
+    whole = blake3(_FIRST_LINE + blake3(header).digest())
+    for digest in digests:
+        whole.update(bytes.fromhex(digest))
     return TREE + whole.hexdigest()
 
 

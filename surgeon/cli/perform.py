@@ -57,7 +57,7 @@ def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
 
 
 def _lines(result: dict[str, Any]) -> list[str] | None:
-    if "out" not in result:
+    if "out" not in result or "finished" in result:
         return None
     shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval")}
     if "rounding" in shown:  # of the parts: --json

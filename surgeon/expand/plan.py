@@ -27,6 +27,9 @@ from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, 
 from surgeon.progress import SILENT, Progress
 
 
+MOST = 8  # times as deep: beyond that a number is a slip
+
+
 class ExpandSettings(BaseModel):
     """The options of `surgeon expand-layers`. at: blocks to copy, short for select="at". option: of the selector;
     option_fill: of the fill."""
@@ -43,6 +46,11 @@ class ExpandSettings(BaseModel):
     probe: str | None = Field(None, description="A corpus, for selectors that probe the model.")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the selector; repeatable.")
     option_fill: dict[str, Any] = Field(default_factory=dict, description="A keyword of the fill; repeatable.")
+    in_place: bool = Field(
+        False,
+        description="Change MODEL itself (OUT is the same folder): old shards only get new headers. Safe against a "
+        "kill, not against a power cut: for those who have another copy.",
+    )
     undo: bool = Field(False, description="Take the new blocks of the last expansion out again; no other choices.")
     seed: int = Field(0, description="Seed of what is drawn.")
     shard_bytes: Count | None = Field(
@@ -60,6 +68,8 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
     reference = model_ref.resolve(settings.model)
     if settings.link and settings.shard_bytes is not None:
         raise UsageError("--link keeps the shards of MODEL", "--shard-bytes", "leave one of the two out")
+    if settings.in_place:
+        _check_in_place(settings, reference.path)
     if reference.adapter is not None:
         raise UsageError(
             "blocks of a model with an adapter cannot be copied", settings.model, "fold it first: surgeon fold-adapter"
@@ -72,6 +82,12 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         return plan_undo(settings, reference, checkpoint, family)
     selected, probe = _select(settings, checkpoint, family, progress)
     placed = lay_out_blocks(family.depth, selected, settings.layout)
+    if len(placed) > MOST * family.depth:
+        raise UsageError(
+            f"{len(placed)} blocks are more than {MOST} times the {family.depth} that there are",
+            "--add",
+            "methods that deepen at most quadruple (stacking); expand the result again if this is meant",
+        )
     config = remap_blocks(checkpoint.config, [p.source for p in placed], family)
     if family.declaration.derived:
         from surgeon.expand.proof import prove
@@ -104,7 +120,9 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         values={key: value for key, value in checkpoint.config.items() if config.get(key) != value},
         absent=[key for key in config if key not in checkpoint.config],
     )
-    plain = settings.model_dump(mode="json", exclude={"model", "out", "seed", "probe"}, exclude_defaults=True)
+    plain = settings.model_dump(
+        mode="json", exclude={"model", "out", "seed", "probe", "in_place"}, exclude_defaults=True
+    )
     if settings.probe is not None:
         corpus = parse_corpus(settings.probe, weighted=False)
         plain["probe"] = {"name": corpus.name, "digest": corpus_digest(corpus)}
@@ -126,7 +144,9 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         files={} if probe is None else _plot(probe, selected),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
-        shards=() if settings.shard_bytes is not None else kept_shards(checkpoint, tensors, kept, settings.link),
+        shards=()
+        if settings.shard_bytes is not None
+        else kept_shards(checkpoint, tensors, kept, settings.link or settings.in_place),
         link=settings.link,
     )
 
@@ -134,6 +154,17 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
 def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None = None) -> OutTensor:
     stored = checkpoint.tensor(name)
     return OutTensor(target, stored.dtype, stored.shape, source or Copy("model", name))
+
+
+def _check_in_place(settings: ExpandSettings, model: Path) -> None:
+    if settings.out.resolve() != model.resolve():
+        raise UsageError(
+            "--in-place changes MODEL itself, and OUT is another folder", "--in-place", "give MODEL twice"
+        )
+    for name in ("link", "undo", "shard_bytes"):
+        if getattr(settings, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--in-place and {flag} contradict each other", flag, "leave one of the two out")
 
 
 def _plot(probe: BlockProbe, selected: Sequence[int]) -> dict[str, str]:

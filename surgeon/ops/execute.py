@@ -17,7 +17,7 @@ from surgeon.checkpoint.header import num_bytes
 from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
 from surgeon.checkpoint.sidecars import SURGEON_DIR
-from surgeon.checkpoint.writer import Writer
+from surgeon.checkpoint.writer import Layout, Writer
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.describe import measured
@@ -46,11 +46,11 @@ def execute(
     threads = threads or min(os.cpu_count() or 1, 8)
     known = known_tensors(plan, inputs)
     with staged(out, force) as folder:
-        writer, rounding = _write_shards(plan, folder, inputs, threads, progress)
+        writer, rounding = write_shards(plan, folder, inputs, threads, progress)
         _write_files(plan, folder, inputs)
         weights = digests_of_shards(folder, writer.layout, known, threads)
         digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
-        (folder / LINEAGE_FILE).write_text(dump_lineage(_lineage(plan, out, inputs, digests)), encoding="utf-8")
+        (folder / LINEAGE_FILE).write_text(dump_lineage(lineage_of(plan, out, inputs, digests)), encoding="utf-8")
         verified = _verify(plan, folder)
         if plan.link:
             verified["linked"] = list(writer.linked)
@@ -78,12 +78,16 @@ def parameters(plan: Plan) -> int:
     return sum(t.nbytes // num_bytes(t.dtype, ()) for t in plan.tensors)
 
 
-def _write_shards(
-    plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress
-) -> tuple[Writer, dict[str, Any]]:
-    """The closed writer, and what the rounding let through of what was changed."""
-    beside = any(name.endswith(".safetensors") for name in plan.binary)
-    writer = Writer(folder, layout_of(plan, inputs), index=beside, link=plan.link)
+def write_shards(
+    plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress,
+    layout: Layout | None = None,
+) -> tuple[Writer, dict[str, Any]]:  # fmt: skip
+    """The closed writer, and what the rounding let through of what was changed. layout: of shards alone, without an
+    index, in place of the plan's."""
+    beside = layout is None and any(name.endswith(".safetensors") for name in plan.binary)
+    writer = Writer(folder, layout or layout_of(plan, inputs), index=beside, link=plan.link)
+    if layout is not None:
+        writer.has_index = False
     try:
         with progress.task("writing", plan.nbytes, "bytes") as advance, ThreadPoolExecutor(threads) as pool:
 
@@ -152,7 +156,7 @@ def _put(path: Path, raw: bytes) -> None:
     path.write_bytes(raw)
 
 
-def _lineage(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint], digests: dict[str, str]) -> Lineage:
+def lineage_of(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint], digests: dict[str, str]) -> Lineage:
     parents = [
         Parent(
             role=i.role,

@@ -63,8 +63,8 @@ class Survival:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, base: Tensor, exact: Tensor, rounded: Tensor) -> None:
-        """A tensor or some of its rows: as it was, as it should be (float64), as it is stored. Differences are taken in
-        float64 and float32, where those of stored values are exact or nearly so; sums of squares in float32 by piece.
+        """A tensor or some of its rows: as it was, as it should be (float64), as it is stored. Differences are taken
+        in float64, or in float32 where those of stored values are nearly exact; sums in float32 by piece.
         """
         import torch
 

@@ -203,3 +203,24 @@ def test_methods_of_ones_own_by_module_and_function(tiny: Tiny, tmp_path: Path) 
         plan_expand(settings(tiny("llama"), tmp_path / "out", add=1, fill=f"{__name__}:doubled"))
     with pytest.raises(SurgeonError, match="chose"):
         plan_expand(settings(tiny("llama"), tmp_path / "out", select=f"{__name__}:beyond"))
+
+
+def test_more_blocks_than_make_sense_are_refused(stories: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="more than 8 times the 5"):
+        plan_expand(settings(stories, tmp_path / "out", add=36))
+    plan = plan_expand(settings(stories, tmp_path / "out", add=35))
+    assert plan.config["num_hidden_layers"] == 40
+
+
+def test_an_extended_model_is_expanded_too(stories: Path, tmp_path: Path) -> None:
+    """Vocabulary first, then depth: the same logits as before the expansion."""
+    from surgeon.verify import verify
+    from surgeon.vocab.plan import plan_extend_vocab
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    (tmp_path / "tokens.txt").write_text("hippopotamus\n")
+    wide = tmp_path / "wide"
+    execute(plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=wide, tokens=tmp_path / "tokens.txt")), wide)
+    execute(plan_expand(settings(wide, tmp_path / "out", add=2)), tmp_path / "out")
+    report = verify(tmp_path / "out", function=True, data=[str(stories.parent / "domain.valid.jsonl")])
+    assert report["holds"], report

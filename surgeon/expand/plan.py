@@ -26,7 +26,6 @@ from surgeon.expand.shards import kept_shards
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 
-
 MOST = 8  # times as deep: beyond that a number is a slip
 
 

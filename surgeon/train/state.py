@@ -105,6 +105,8 @@ def save(run_dir: Path, state: State) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch turns what the system says into a RuntimeError of its own
         temporary.unlink()
+        if isinstance(error.__context__, KeyboardInterrupt):  # and an interrupt too
+            raise KeyboardInterrupt from error
         free = shutil.disk_usage(folder).free
         raise SurgeonError(
             f"the state cannot be written ({free:,} bytes are free)",

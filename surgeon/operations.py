@@ -16,13 +16,15 @@ from surgeon.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Operation:
-    """`settings` and `function` are "module:name", imported when used. `planned`: the function returns a Plan."""
+    """`settings`, `function` and the others are "module:name", imported when used. `planned`: the function returns a
+    Plan."""
 
     name: str
     settings: str
     function: str
     planned: bool
     describe: str | None = None  # for those that are not planned: what --dry-run prints
+    shows: str | None = None  # for those that are planned: what a plan adds to the result and to --dry-run
 
     def settings_class(self) -> type[BaseModel]:
         found: type[BaseModel] = _load(self.settings)
@@ -30,6 +32,10 @@ class Operation:
 
     def call(self, settings: BaseModel, progress: Progress, **more: Any) -> Any:
         return _load(self.function)(settings, progress, **more)
+
+    def shown(self, plan: Any) -> dict[str, Any]:
+        found: dict[str, Any] = _load(self.shows)(plan) if self.shows else {}
+        return found
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -47,8 +53,15 @@ OPERATIONS: dict[str, Operation] = {
             "simplify-adapter", "surgeon.adapters.simplify:SimplifySettings",
             "surgeon.adapters.simplify:plan_simplify", True,
         ),
-        Operation("merge-task-vectors", "surgeon.merge.plan:MergeSettings", "surgeon.merge.plan:plan_merge", True),
+        Operation(
+            "merge-task-vectors", "surgeon.merge.plan:MergeSettings", "surgeon.search.plan:plan_merge_searched", True,
+            shows="surgeon.search.plan:searched",
+        ),
         Operation("merge", "surgeon.merge.models:MergeModelsSettings", "surgeon.merge.models:plan_merge_models", True),
+        Operation(
+            "average", "surgeon.merge.average:AverageSettings", "surgeon.merge.average:plan_average", True,
+            shows="surgeon.merge.average:averaged",
+        ),
         Operation(
             "cpt", "surgeon.train.settings:CptSettings", "surgeon.train.run:run_cpt", False,
             "surgeon.train.run:describe_cpt",
@@ -73,12 +86,15 @@ def perform(
     *,
     force: bool = False,
     threads: int | None = None,
+    memory: int | None = None,
     progress: Progress = SILENT,
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Carry an operation out; gives the JSON that its command prints. inputs: the digests in a saved plan of an
     operation that is not planned; it is refused where they have changed."""
     chosen = operation(name)
+    if memory is not None and (not chosen.planned or getattr(settings, "in_place", False)):
+        raise UsageError(f"{name} does not keep to a memory here", "--memory", "leave it out")
     if not chosen.planned:
         # what is not planned commits its output itself, if it has one (and so can describe it)
         result = chosen.call(settings, progress, **({"force": force, "inputs": inputs} if chosen.describe else {}))
@@ -97,7 +113,9 @@ def perform(
 
     check_out(out, force)
     plan = chosen.call(settings, progress)
-    return execute(plan, out, force=force, threads=threads, progress=progress).to_json()
+    return execute(plan, out, force=force, threads=threads, memory=memory, progress=progress).to_json() | chosen.shown(
+        plan
+    )
 
 
 def described(name: str, settings: BaseModel, progress: Progress = SILENT) -> dict[str, Any]:
@@ -110,7 +128,7 @@ def described(name: str, settings: BaseModel, progress: Progress = SILENT) -> di
         plan = chosen.call(settings, progress)
         in_place = getattr(settings, "in_place", False)
         check(plan, None if in_place else Path(getattr(settings, "out")))  # noqa: B009
-        return describe(plan)
+        return describe(plan) | chosen.shown(plan)
     if chosen.describe is None:
         raise UsageError(f"{name} writes nothing", "--dry-run", "run it without --dry-run")
     result: dict[str, Any] = _load(chosen.describe)(settings)

@@ -1,4 +1,8 @@
-"""A method is a file: discovery by name, options from the signature, a user's own by `module:function`."""
+"""A method is a file: discovery by name, options from the signature, a user's own by `module:function`.
+
+A folder beside the files is a family of methods, FOLDER:NAME: its `named(NAME)` gives the Method and `members()` all
+names; neither is asked before a name says so.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from surgeon.errors import UsageError, did_you_mean
 
@@ -27,12 +31,13 @@ KINDS: dict[str, str] = {
     "optimizer": "surgeon.train.optimizers",
     "kernel": "surgeon.ops.kernels",
 }
-_REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Option:
     """A keyword-only argument of a method: what a person may set with `--option NAME=VALUE`."""
+
+    REQUIRED: ClassVar[Any] = inspect.Parameter.empty  # in place of a default
 
     name: str
     annotation: Any
@@ -40,18 +45,22 @@ class Option:
 
     @property
     def required(self) -> bool:
-        return self.default is _REQUIRED
+        return self.default is self.REQUIRED
 
 
 @dataclass(frozen=True)
 class Method:
-    """A function found by kind and name. `supplied` are its positional arguments, which surgeon gives by name."""
+    """A function found by kind and name. `supplied` are its positional arguments, which surgeon gives by name.
+
+    traits: declarations of this method alone, before those of its module.
+    """
 
     kind: str
     name: str
     function: Callable[..., Any]
     supplied: tuple[str, ...]
     options: dict[str, Option]
+    traits: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -68,6 +77,8 @@ class Method:
 
     def trait(self, name: str, default: Any = None) -> Any:
         """A declaration in the method's module, upper case (for example ROWWISE = True)."""
+        if name in self.traits:
+            return self.traits[name]
         return getattr(inspect.getmodule(self.function), name, default)
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,20 +112,44 @@ class Method:
 
 def names(kind: str) -> list[str]:
     """All method names of a kind, sorted, without importing any of them."""
-    package = importlib.import_module(KINDS[kind])
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return _found(kind, families=False)
+
+
+def families(kind: str) -> list[str]:
+    """The families of a kind, sorted, without importing any of them."""
+    return _found(kind, families=True)
+
+
+def members(kind: str, family: str) -> list[str]:
+    """The names of all methods of a family, FAMILY:NAME; imports what they are made of."""
+    return [f"{family}:{name}" for name in importlib.import_module(f"{KINDS[kind]}.{family}").members()]
+
+
+def whole_family(kind: str, family: str) -> Method:
+    """A family as one entry of a list; it describes itself and cannot be bound."""
+    module = importlib.import_module(f"{KINDS[kind]}.{family}")
+
+    def describe() -> None: ...
+
+    describe.__doc__ = module.__doc__
+    return Method(kind, f"{family}:NAME", describe, (), {})
 
 
 @cache
 def get(kind: str, name: str) -> Method:
-    """The method of this kind and name; `module:function` names a person's own."""
+    """The method of this kind and name, or of a family (FAMILY:NAME); `module:function` names a person's own."""
     if ":" in name:
         module_name, _, function_name = name.partition(":")
+        if module_name in families(kind):
+            found: Method = importlib.import_module(f"{KINDS[kind]}.{module_name}").named(function_name)
+            return found
         try:
             function = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"{kind} {name!r} cannot be imported: {error}", name, "check PYTHONPATH") from error
         return _method(kind, name, function)
+    if name in families(kind):
+        raise UsageError(f"{name} is a family of methods", name, f"say which: {', '.join(members(kind, name))}")
     if name not in names(kind):
         raise UsageError(f"there is no {kind} {name!r}", f"surgeon methods {kind}", did_you_mean(name, names(kind)))
     module = importlib.import_module(f"{KINDS[kind]}.{name}")
@@ -124,9 +159,18 @@ def get(kind: str, name: str) -> Method:
     return _method(kind, name, function)
 
 
+def _found(kind: str, families: bool) -> list[str]:
+    package = importlib.import_module(KINDS[kind])
+    found = [m for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    return sorted(m.name for m in found if m.ispkg == families)
+
+
 def _method(kind: str, name: str, function: Callable[..., Any]) -> Method:
-    hints = typing.get_type_hints(function, include_extras=True)  # Annotated types read and check
     parameters = inspect.signature(function).parameters.values()
+    # of the options alone: what surgeon supplies may be of types that only a type checker imports
+    named = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    own = types.SimpleNamespace(__annotations__={n: a for n, a in function.__annotations__.items() if n in named})
+    hints = typing.get_type_hints(own, function.__globals__, include_extras=True)  # Annotated types read and check
     supplied = tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
     options = {
         p.name: Option(p.name, hints.get(p.name, str), p.default)

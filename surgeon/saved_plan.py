@@ -46,7 +46,13 @@ def save_plan(path: Path, name: str, settings: BaseModel, progress: Progress = S
 
 
 def apply_plan(
-    path: Path, out: Path | None, *, force: bool = False, threads: int | None = None, progress: Progress = SILENT
+    path: Path,
+    out: Path | None,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    memory: int | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Carry out a saved plan at `out` (by default where it was planned for), if its inputs are unchanged."""
     value = read_json_object(path)
@@ -61,7 +67,7 @@ def apply_plan(
     target = out if out is not None else Path(settings["out"])
     if not chosen.planned:
         resolved = chosen.settings_class().model_validate(settings | {"out": str(target)})
-        return perform(name, resolved, force=force, threads=threads, progress=progress, inputs=inputs)
+        return perform(name, resolved, force=force, threads=threads, memory=memory, progress=progress, inputs=inputs)
     from surgeon.checkpoint.commit import check_out
     from surgeon.ops.check import check_inputs
     from surgeon.ops.execute import execute
@@ -76,7 +82,7 @@ def apply_plan(
     for name, digest in _carried(plan).items():
         if value.get("carried", {}).get(name) != digest:
             raise SurgeonError(f"the file {name} is not the one the plan was made for", str(path), "plan it again")
-    return execute(plan, target, force=force, threads=threads, progress=progress).to_json()
+    return execute(plan, target, force=force, threads=threads, memory=memory, progress=progress).to_json()
 
 
 def _carried(plan: Plan) -> dict[str, str]:

@@ -32,7 +32,7 @@ def verify(
     Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
     promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), preserved rows, hull
     certificates and, on `data`, that old text is left alone (extend-vocab), the same bytes when it is planned again
-    (merge, fold-adapter).
+    (merge, average, fold-adapter).
     `parent`: where the first parent is now, when it has moved. `memory`: bytes that a model may take (by default what
     is available); a model that does not fit is not loaded. Raises SurgeonError without a lineage.
     """
@@ -98,7 +98,7 @@ def _function(
 
             holds, detail = adapter_is_identity(out)
             return [_check("the fresh adapter changes nothing", holds, detail)]
-        case "merge-task-vectors" | "merge" | "fold-adapter" | "simplify-adapter":
+        case "merge-task-vectors" | "merge" | "average" | "fold-adapter" | "simplify-adapter":
             return _again(out, lineage, parent, progress)
     raise SurgeonError(
         f"{lineage.operation} makes no promise about the function", str(out), "verify its bytes without --function"
@@ -180,7 +180,7 @@ def _again(out: Path, lineage: Lineage, parent: Path | None, progress: Progress)
     paths = {p.role: parent_folder(out, lineage, parent, i) for i, p in enumerate(lineage.parents)}
     with tempfile.TemporaryDirectory(prefix="surgeon-verify-") as folder:
         again = Path(folder) / "again"
-        settings = chosen.settings_class().model_validate(settings_again(lineage, paths, again))
+        settings = chosen.settings_class().model_validate(settings_again(lineage, paths, again, out))
         execute(chosen.call(settings, progress), again, progress=progress)
         found = read_lineage(again)
         assert found is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from surgeon.errors import SurgeonError
 
+KEY, PROGRESS = ".plan", ".progress"  # in a folder that is being written: whose it is, and what is done
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2
 
 
@@ -48,24 +49,29 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
 
 
 @contextmanager
-def staged(out: Path, force: bool = False) -> Iterator[Path]:
+def staged(out: Path, force: bool = False, plan_digest: str | None = None) -> Iterator[Path]:
     """A fresh folder beside `out` that becomes `out` by one rename when the block ends well.
 
     On an exception it is removed; after a kill at any moment `out` is as it was before (with force: the old one or
-    the new one, exchanged in one step), and the next writer to `out` removes what was left beside it.
+    the new one, exchanged in one step), and the next writer to `out` removes what was left beside it. Where a
+    plan_digest is given, what an interrupt or a kill left is kept for a writer with the same one (see claim).
     """
     check_out(out, force)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.partial"
     lock = lock_beside(out)
+    kept = False
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed writer: the lock says nobody is writing
-        folder.mkdir()
+        # what a killed writer left: the lock says nobody is writing
+        claim(folder, plan_digest)
         yield folder
         sync_tree(folder)
         _publish(folder, out, force)
         sync(out.parent)
+    except KeyboardInterrupt:
+        kept = plan_digest is not None and (folder / PROGRESS).is_file()
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise SurgeonError(
@@ -75,8 +81,26 @@ def staged(out: Path, force: bool = False) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
         unlock(lock)
+
+
+def claim(folder: Path, plan_digest: str | None) -> None:
+    """Make `folder` an empty place for an output, or one that holds the beginning of an output of the same plan:
+    shards and the record of what is in them, nothing else, and nothing of another plan."""
+    key = folder / KEY
+    if plan_digest is not None and key.is_file() and key.read_text(encoding="utf-8") == plan_digest:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (KEY, PROGRESS) and path.suffix != ".safetensors":
+                path.unlink()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if plan_digest is not None:
+        key.write_text(plan_digest, encoding="utf-8")
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:

@@ -37,3 +37,8 @@ def sidecars(folder: Path) -> list[str]:
 def metrics_name(plan_digest: str) -> str:
     """The file under surgeon/ with the metrics of the training that has this digest, beside its ancestors'."""
     return f"{METRICS_PREFIX}{plan_digest.removeprefix('sha256:')[:12]}.jsonl"
+
+
+def vectors_name(plan_digest: str) -> str:
+    """The file under surgeon/ with how the deltas of the merge that has this digest lie to each other."""
+    return f"{METRICS_PREFIX}vectors-{plan_digest.removeprefix('sha256:')[:12]}.json"

@@ -53,7 +53,7 @@ def weight_digests(
     wanted = [t for tensors, have in zip(held, given, strict=True) for t in tensors if t.name not in have]
     pieces = [(t.path, t.start + at, min(LEAF, t.nbytes - at)) for t in wanted for at in range(0, t.nbytes, LEAF)]
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8)) as pool:
-        leaves = iter(list(pool.map(_leaf, pieces)))
+        leaves = iter(list(pool.map(lambda piece: leaf_digest(*piece), pieces)))
     found = {}
     for tensor in wanted:
         digests = b"".join(next(leaves) for _ in range(0, tensor.nbytes, LEAF))
@@ -97,8 +97,8 @@ def composed(header: bytes, digests: Iterable[str]) -> str:
     return TREE + whole.hexdigest()
 
 
-def _leaf(piece: tuple[Path, int, int]) -> bytes:
-    path, position, count = piece
+def leaf_digest(path: Path, position: int, count: int) -> bytes:
+    """The digest of a piece of a tensor: `count` bytes of a file from `position` on."""
     digest = blake3()
     view = memoryview(bytearray(min(_READ, count)))
     with path.open("rb", buffering=0) as file:

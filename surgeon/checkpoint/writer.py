@@ -91,22 +91,31 @@ class Writer:
 
     index: write one for a single shard too, where other safetensors files lie beside the model's: a loader that takes
     every one of a folder keeps to those that the index names. link: shards that are the same as a file of an input
-    are made a second name of it.
+    are made a second name of it. resume: shards that are there already, of the same length and with the same header,
+    are taken as they are.
     """
 
-    def __init__(self, folder: Path, layout: Layout, index: bool = False, link: bool = False) -> None:
+    def __init__(
+        self, folder: Path, layout: Layout, index: bool = False, link: bool = False, resume: bool = False
+    ) -> None:
         self.folder, self.layout = folder, layout
         self.linked = tuple(layout.whole) if link else ()
         self.has_index = index or len(layout.shards) > 1
         self._handles: list[int] = []
         self._places: dict[str, tuple[int, int, int]] = {}  # name -> handle, start, bytes
+        self._paths: dict[int, Path] = {}
         for shard, entries in layout.shards:
+            path = folder / shard
             if shard in self.linked:
-                link_file(layout.whole[shard], folder / shard)
+                path.unlink(missing_ok=True)
+                link_file(layout.whole[shard], path)
                 continue
             header = layout.header(shard)
-            handle = os.open(folder / shard, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            if path.exists() and not (resume and _begins_with(path, header)):
+                path.unlink()
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
             self._handles.append(handle)
+            self._paths[handle] = path
             position = len(header)
             for name, dtype, shape in entries:
                 size = num_bytes(dtype, shape)
@@ -115,6 +124,16 @@ class Writer:
             os.ftruncate(handle, position)  # what is never written reads as zero and takes no space
             write_at(handle, memoryview(header), 0)
 
+    def place(self, name: str, offset: int = 0) -> tuple[Path, int]:
+        """The file of a tensor, and where in it the byte `offset` of the tensor lies."""
+        handle, start, _ = self._places[name]
+        return self._paths[handle], start + offset
+
+    def start_writeback(self, name: str, offset: int, nbytes: int) -> None:
+        """The disk begins to write these bytes of a tensor."""
+        handle, start, _ = self._places[name]
+        start_writeback(handle, start + offset, nbytes)
+
     def write(self, name: str, data: memoryview, offset: int = 0) -> None:
         """Bytes of a tensor from `offset` (relative to its start) on."""
         handle, start, size = self._places[name]
@@ -122,14 +141,17 @@ class Writer:
             raise ValueError(f"{name}: {data.nbytes} bytes at {offset} leave its {size} bytes")
         write_at(handle, data, start + offset)
 
-    def copy(self, name: str, source: StoredTensor, begin: int = 0, nbytes: int | None = None) -> None:
-        """Bytes [begin, begin + nbytes) of `source` to the same place of `name`, inside the kernel."""
+    def copy(
+        self, name: str, source: StoredTensor, begin: int = 0, nbytes: int | None = None, to: int | None = None
+    ) -> None:
+        """Bytes [begin, begin + nbytes) of `source` to the same place of `name` (or to `to`), inside the kernel."""
         handle, start, size = self._places[name]
         count = source.nbytes - begin if nbytes is None else nbytes
-        if begin + count > min(size, source.nbytes):
+        to = begin if to is None else to
+        if begin < 0 or to < 0 or begin + count > source.nbytes or to + count > size:
             raise ValueError(f"{name}: the copied range leaves the tensor")
         with source.path.open("rb", buffering=0) as file:
-            copy_range(file.fileno(), handle, source.start + begin, start + begin, count)
+            copy_range(file.fileno(), handle, source.start + begin, start + to, count)
 
     def runs(self, copies: Iterable[tuple[str, StoredTensor]]) -> list[Run]:
         """Whole tensors to copy, neighbours in both files taken together; tensors of linked shards need nothing.
@@ -176,6 +198,11 @@ class Writer:
             held, _ = read_header(self.folder / shard)
             assert {(t.name, t.dtype, t.shape) for t in held.values()} == set(entries)
         return [self.folder / name for name in names]
+
+
+def _begins_with(path: Path, header: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def save_tensors(folder: Path, tensors: Sequence[tuple[str, object]], shard_bytes: int = 5_000_000_000) -> list[Path]:

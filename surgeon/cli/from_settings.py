@@ -29,6 +29,7 @@ class Flags:
     plan: Path | None = None
     force: bool = False
     threads: int | None = None
+    memory: int | None = None
 
 
 def command(
@@ -54,6 +55,7 @@ def command(
             given.pop("plan_file", None),
             given.pop("force_", False),
             given.pop("threads", None),
+            options.memory_bytes(given.pop("memory_", None)),
         )
         given.pop("debug")
         recipe, sets, show = given.pop("config_file"), given.pop("set_values"), given.pop("print_config")
@@ -174,5 +176,6 @@ def _shared(writes: bool) -> list[inspect.Parameter]:
             ("plan_file", options.PlanFile, None),
             ("force_", options.Force, False),
             ("threads", options.Threads, None),
+            ("memory_", options.Memory, None),
         ]
     return [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, a, d in chosen]

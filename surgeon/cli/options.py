@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from surgeon.data.numbers import parse_bytes
+from surgeon.errors import UsageError
+
 _MACHINE, _OUTPUT = "Machine", "Output"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)]
@@ -29,6 +32,17 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Worker threads; the bytes do not depend on it.", rich_help_panel=_MACHINE),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="BYTES",
+        help="Bytes that computed tensors may take at a time, such as 512M \\[half of what is free]; what is "
+        "written does not depend on it.",
+        show_default=False,
+        rich_help_panel=_MACHINE,
+    ),
+]
 SetValues = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting by name (below flags).", rich_help_panel="Settings"),
@@ -41,3 +55,11 @@ PrintConfig = Annotated[
     bool,
     typer.Option("--print-config", help="Print the settings and where each came from.", rich_help_panel="Settings"),
 ]
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """The bytes that --memory says."""
+    try:
+        return None if text is None else parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(str(error), "--memory", "write 512M or 4G") from error

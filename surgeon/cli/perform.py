@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from surgeon import operations
-from surgeon.cli import scores
+from surgeon.cli import deltas, scores
 from surgeon.cli.from_settings import Flags
 from surgeon.cli.output import pairs
 from surgeon.errors import UsageError
+from surgeon.search import table as searches
 
 
 def performer(name: str) -> Callable[[BaseModel, Flags], None]:
@@ -20,6 +21,8 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
     def run(settings: BaseModel, flags: Flags) -> None:
         progress = flags.output.progress()
         if flags.dry_run:
+            if getattr(settings, "search", None):
+                progress.say("the search is made all the same: the plan is that of the weights it finds")
             description = operations.described(name, settings, progress)
             flags.output.emit(description, list(pairs(_plain(description))))
             _show_scores(description, flags)
@@ -27,7 +30,9 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
         if flags.plan is not None:
             _save_plan(name, settings, flags)
             return
-        result = operations.perform(name, settings, force=flags.force, threads=flags.threads, progress=progress)
+        result = operations.perform(
+            name, settings, force=flags.force, threads=flags.threads, memory=flags.memory, progress=progress
+        )
         flags.output.emit(result, _lines(result))
         _show_scores(result, flags)
 
@@ -35,14 +40,21 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
 
 
 def _show_scores(result: dict[str, Any], flags: Flags) -> None:
-    """What blocks were chosen by, as a table; in JSON it is in the object already."""
-    if "probe" in result and not flags.output.as_json:
+    """What blocks or weights were chosen by, as a table; in JSON it is in the object already."""
+    if flags.output.as_json:
+        return
+    if "probe" in result:
         flags.output.emit(result, [scores.title(result["probe"])])
         flags.output.table(result, "", scores.COLUMNS, scores.rows(result["probe"]))
+    if "search" in result:
+        found = result["search"]
+        flags.output.emit(result, [searches.title(found)])
+        flags.output.table(result, "", searches.columns(found), searches.rows(found))
+        flags.output.emit(result, [found["formula"]])
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in result.items() if k != "probe"}
+    return {k: v for k, v in result.items() if k not in ("probe", "search")}
 
 
 def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
@@ -62,7 +74,8 @@ def _lines(result: dict[str, Any]) -> list[str] | None:
     shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval")}
     if "rounding" in shown:  # of the parts: --json
         shown["rounding"] = {k: v for k, v in shown["rounding"].items() if k != "parts"}
-    lines = list(pairs(shown))
+    lying = deltas.lines(shown.pop("vectors")) if "vectors" in shown else []
+    lines = [*pairs(shown), *lying]
     if result.get("eval"):
         lines.append("eval")
         lines += [

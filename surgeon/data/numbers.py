@@ -32,3 +32,8 @@ def parse_count(value: Any) -> int:
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 """The type of a setting that holds a count, for pydantic models."""
+
+
+def parse_bytes(value: Any) -> int:
+    """As parse_count, of bytes, where G is said for 10^9."""
+    return parse_count(str(value)[:-1] + "B" if str(value)[-1:] in ("g", "G") else value)

@@ -1,53 +1,85 @@
-"""How a model came from the base: the surgery between them, oldest first, found in its lineage by digest."""
+"""How a model came from the base: the surgery between them, oldest first, found in a lineage by digest."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
+from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError
 from surgeon.merge.pieces import attachments
-from surgeon.ops.plan import source_from_json
+from surgeon.merge.vocabulary import Met
+from surgeon.ops.plan import Source, source_from_json
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model of a merge. `role` is its name in the plan's sources; `steps`: the surgery since the base, oldest
-    first (training changes values, not positions, so it does not count). `name`: for people."""
+    """A model of a merge.
+
+    role: its checkpoint's name in the plan's sources. name: for people. steps: the surgery since the base, oldest
+    first (training changes values, not positions, so it does not count). tables: the folder of the values that the
+    steps refer to. adapter: digest of an adapter on it, folder: where that is; changed: the tensors that the adapter
+    changes, by what they become. met: where the base's rows are in this model, for one without lineage whose tokens
+    stand elsewhere.
+    """
 
     role: str
     name: str
     checkpoint: Checkpoint
     steps: tuple[Lineage, ...] = ()
+    tables: Path | None = None
+    adapter: str | None = None
+    folder: Path | None = None
+    changed: Mapping[str, Source] = field(default_factory=dict)
+    met: Met | None = None
+
+    @cached_property
+    def family(self) -> Family:
+        return family_of(self.checkpoint)
 
     @cached_property
     def signature(self) -> tuple[str, ...]:
         """One digest a step, of all that decides shapes and initial values; equal steps meet even if run twice."""
-        return tuple(_signature(step, self.checkpoint) for step in self.steps)
+        return tuple(_signature(step, self) for step in self.steps)
 
     @property
     def level(self) -> int:
         return len(self.steps)
 
+    @property
+    def digest(self) -> str:
+        """Of the model, with its adapter where it has one."""
+        plain = self.checkpoint.digest
+        return plain if self.adapter is None else json_digest({"model": plain, "adapter": self.adapter})
 
-def surgery_since(checkpoint: Checkpoint, name: str, base: Checkpoint, base_name: str) -> tuple[Lineage, ...]:
-    """The surgery steps from `base` to `checkpoint`, oldest first; empty for a model without lineage.
+    def tables_folder(self) -> Path:
+        return self.tables if self.tables is not None else self.checkpoint.path / SURGEON_DIR
 
-    Raises SurgeonError where the model has a lineage that does not lead to the base.
+    def is_tied(self) -> bool:
+        """Whether its head is its embedding; an adapter may have made two matrices of the one."""
+        return self.family.tied and f"{self.family.declaration.head}.weight" not in self.changed
+
+
+def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, base: Member) -> tuple[Lineage, ...]:
+    """The surgery steps from `base` to `checkpoint`, oldest first, as `lineage` tells; empty for a model without one.
+
+    Raises SurgeonError where the lineage does not lead to the base.
     """
-    if checkpoint.digest == base.digest or checkpoint.lineage is None:
+    if checkpoint.digest == base.checkpoint.digest or lineage is None:
         return ()
     steps: list[Lineage] = []
-    for step in checkpoint.lineage.chain():
+    for step in lineage.chain():
         if step.kind == "surgery":
             steps.append(step)
-        if step.parents and step.parents[0].digest == base.digest:
+        if step.parents and step.parents[0].digest == base.checkpoint.digest:
             return tuple(reversed(steps))
-    raise _not_the_base(checkpoint.lineage, name, base_name)
+    raise _not_the_base(lineage, name, base.name)
 
 
 def _not_the_base(lineage: Lineage, name: str, base_name: str) -> SurgeonError:
@@ -66,14 +98,14 @@ def _not_the_base(lineage: Lineage, name: str, base_name: str) -> SurgeonError:
     )
 
 
-def _signature(step: Lineage, checkpoint: Checkpoint) -> str:
-    folder = checkpoint.path / SURGEON_DIR
+def _signature(step: Lineage, member: Member) -> str:
+    folder = member.tables_folder()
     tables = {}
     for name in attachments(map(source_from_json, step.initial.values())):
         if not (folder / name).is_file():
             raise SurgeonError(
                 f"the file {SURGEON_DIR}/{name}, which holds initial values of {step.operation}, is missing",
-                str(checkpoint.path),
+                str(folder.parent),
                 "restore it from the model's source: the deltas of new rows are relative to it",
             )
         tables[name] = file_digest(folder / name)

@@ -17,20 +17,24 @@ from surgeon.arch.family import Family
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.errors import SurgeonError
-from surgeon.merge.pieces import joined, restrict, substitute
+from surgeon.merge.pieces import joined, met_rows, substitute
+from surgeon.merge.vocabulary import Met
 from surgeon.ops.plan import Apply, Copy, Piece, Rows, Source, Zeros, leaves, source_from_json
 
+OWN = "own"  # in a step that was not recorded: a row of the model itself, of which no earlier value is known
 NewBlocks = Literal["none", "source"]
 Leaf = Callable[[str], Source]
 
 
 @dataclass(frozen=True)
 class Composition:
-    """The surgery `steps` (oldest first) from `base` to a model of `family`; level n is the state after n steps."""
+    """The surgery `steps` (oldest first) from `base` to a model of `family`; level n is the state after n steps.
+    own: the role of the model after the last step."""
 
     base: Checkpoint
     family: Family
     steps: Sequence[Lineage]
+    own: str = "model"
 
     def initial(self, name: str, leaf: Leaf, level: int | None = None) -> Source:
         """theta at initialisation of the tensor `name` at `level` (default: the last), over leaf(name) of the base."""
@@ -40,8 +44,14 @@ class Composition:
         step = self.steps[level - 1]
         if name not in step.initial:
             return self.initial(self.parent_name(name, step), leaf, level - 1)
-        source = _once_stored(source_from_json(step.initial[name]), self._stored_dtype(name, level))
-        return substitute(source, lambda copy: self.initial(copy.tensor, leaf, level - 1))
+        source = _once_stored(source_from_json(step.initial[name]), partial(self._stored_dtype, name, level))
+
+        def below(copy: Copy) -> Source:
+            if copy.model == OWN:
+                return with_changes(copy, model=self.own)
+            return self.initial(copy.tensor, leaf, level - 1)
+
+        return substitute(source, below)
 
     def lifted(self, name: str, leaf: Leaf, start: int, new_blocks: NewBlocks, level: int | None = None) -> Source:
         """What a model at level `start` has for `name` at `level`: leaf(its tensor), and zeros where it has none.
@@ -107,12 +117,13 @@ def is_new_block(block: int | None, step: Lineage) -> bool:
 
 
 def _old_rows(piece: Piece, below: Leaf) -> list[Piece]:
-    if isinstance(piece.source, Copy):
-        return restrict(below(piece.source.tensor), piece.ids)
-    return [Piece(piece.ids, Zeros())]
+    if not isinstance(piece.source, Copy) or piece.source.model == OWN:
+        return [Piece(piece.ids, Zeros())]
+    met = Met(((piece.ids, piece.source.shift),), ())
+    return met_rows(below(piece.source.tensor), met)
 
 
-def _once_stored(source: Source, dtype: str) -> Source:
+def _once_stored(source: Source, dtype: Callable[[], str]) -> Source:
     """Every computed value rounded as the checkpoint stored it; refuses one that depends on another plan's seed."""
     match source:
         case Rows(pieces):
@@ -125,5 +136,5 @@ def _once_stored(source: Source, dtype: str) -> Source:
                     "surgeon.json: initial",
                     "report this: the step should have stored the values under surgeon/",
                 )
-            return Apply("kernel:rounded", (source,), {"dtype": dtype})
+            return Apply("kernel:rounded", (source,), {"dtype": dtype()})
     return source

@@ -1,27 +1,36 @@
-"""surgeon merge METHOD: models of one shape, without a base (linear, slerp)."""
+"""surgeon merge METHOD: models of one shape, without a base (linear, slerp, ...)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgeon import model_ref, registry
-from surgeon.arch.family import Family, family_of
+from surgeon import registry
+from surgeon.arch.family import Family
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.sidecars import sidecars
 from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member
-from surgeon.merge.output import borrowed, is_float
+from surgeon.merge.chat_files import chat_files
+from surgeon.merge.members import Settling, Weighted, open_member
+from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
+from surgeon.merge.output import is_float
 from surgeon.merge.place import place_of
+from surgeon.merge.sequence import Policy, plan_sequence
+from surgeon.merge.three_way import Voices
+from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
 from surgeon.merge.weights import parse_weight
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
-from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, Plan, Source
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Plan, Source
 from surgeon.progress import SILENT, Progress
+
+SEQUENCE = "sequence"
 
 
 class MergeModelsSettings(BaseModel):
@@ -29,114 +38,119 @@ class MergeModelsSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = Field(description="linear, slerp, ... (`surgeon methods merge`).")
+    method: str = Field(description="linear, slerp, ... (`surgeon methods merge`), or sequence.")
     out: Path = Field(description="The folder to write; it must not exist yet.")
-    models: list[str] = Field(min_length=1, description="Models of one shape, MODEL or MODEL=WEIGHT.")
+    models: list[str] = Field(
+        min_length=1, description="Models of one shape, MODEL, MODEL+ADAPTER or MODEL=WEIGHT; a weight may vary."
+    )
     dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the method; repeatable.")
+    policy: Policy | None = Field(None, description="Of sequence: what the models of the stream were trained from.")
+    weight: float | None = Field(None, description="Of sequence: the share of each model in the merge so far.")
     seed: int = Field(0, description="Seed of what is drawn.")
     shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
 
 
 def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT) -> Plan:
-    """The merged model; config, tokenizer and other files are those of the first. Models must agree in all shapes.
+    """The merged model (for `sequence`: see plan_sequence); config, tokenizer and other files are those of the first,
+    and what it lacks of chat template and generation config that of the others. Models must agree in all shapes and in
+    their tokens.
 
     Raises UsageError on wrong options, SurgeonError on models of different shapes.
     """
+    if settings.method == SEQUENCE:
+        if settings.option:
+            raise UsageError("sequence has no options", "--option", "use --policy and --weight")
+        same = {key: getattr(settings, key) for key in ("dtype", "seed", "shard_bytes")}
+        return plan_sequence(settings.models, settings.out, settings.policy, settings.weight, progress, **same)
+    for name in ("policy", "weight"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"--{name} is of sequence", f"--{name}", f"leave it out, or: surgeon merge {SEQUENCE}")
     method = registry.get("merge", settings.method)
-    if "tensors" not in method.supplied:
+    if "tensors" not in method.supplied and not method.trait("BASE_OPTIONAL", False):
         raise UsageError(
             f"{settings.method} needs a base",
             "METHOD",
             f"use: surgeon merge-task-vectors BASE OUT --method {settings.method}",
         )
-    method.bind(settings.option)
+    options = placed_options(method, settings.option)
     code = dtype_code(settings.dtype)
-    weighted = _open(settings)
-    first = weighted[0][0]
-    family = family_of(first.checkpoint)
-    _check_alike([member for member, _ in weighted], family)
+    settle, weighted = _open(settings)
+    first = weighted[0].member
+    check_alike([entry.member for entry in weighted])
+    roles = {first.family.role(name) for name in first.checkpoint.tensors}
+    options.check(roles)
+    for entry in weighted:
+        entry.weight.check(roles, entry.member.name)
     if method.trait("COMMUTATIVE", False):  # one sum, whatever the order they are given in
-        weighted.sort(key=lambda entry: entry[0].checkpoint.digest)
-    members = [member for member, _ in weighted]
-    inputs = {member.role: member.checkpoint for member in members}
+        weighted.sort(key=lambda entry: entry.member.digest)
+    check_numbers(method, weighted, options, [place_of(name, first.family) for name in first.checkpoint.tensors])
+    members = [entry.member for entry in weighted]
+    inputs = {entry.role: Checkpoint.open(entry.path) for entry in settle.inputs}
     tensors = []
     for name in first.checkpoint.tensors:
         merged = is_float(name, members)
-        source = _source(name, weighted, family, settings, method) if merged else Copy(first.role, name)
+        source = _source(name, weighted, first.family, method, options) if merged else Copy(first.role, name)
         tensors.append(fitted(name, source, first.checkpoint, code if merged else None, inputs))
-    files, carried, origin = borrowed(first, [(m, w) for m, w in weighted if m is not first])
-    names = {member.role: member.name for member in members}
-    for name, role in origin.items():
-        progress.say(f"{name} is taken from {names[role]}: {first.name} has none")
-    plain = settings.model_dump(mode="json", exclude={"out", "models", "seed"}, exclude_defaults=True)
-    described = plain | {
-        "models": [{"digest": m.checkpoint.digest, "weight": w} for m, w in weighted],
-        "first": {"digest": first.checkpoint.digest},
-    }
-    ordered = [first, *(m for m in members if m is not first)]
+    files = chat_files(Voices(None, first, [(e.member, e.weight) for e in weighted if e.member is not first]), {})
+    for what, name in files.origin.items():
+        progress.say(f"{what} is that of {name}: {first.name} has none")
+    described = _described(settings, weighted, first, options)
     return Plan(
         operation="merge",
         settings=described,
         seed=settings.seed,
-        inputs=tuple(Input(m.role, m.checkpoint.path, m.checkpoint.digest, m.name) for m in ordered),
+        inputs=tuple(settle.inputs),
         tensors=tuple(tensors),
-        config=with_dtype(first.checkpoint.config, code),
+        config=with_dtype(first.checkpoint.config, code) | files.config,
         lineage=Lineage(
             operation="merge",
             kind="training",
             settings=described,
             seed=settings.seed,
-            merge=described | {"files_from": origin},
+            merge=described | {"files_from": files.origin},
         ),
-        files=files,
-        carried=dict.fromkeys(sidecars(first.checkpoint.path), first.role) | carried,
+        files=files.files,
+        carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in files.files} | files.carried,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
 
 
 def _source(
-    name: str,
-    weighted: list[tuple[Member, float]],
-    family: Family,
-    settings: MergeModelsSettings,
-    method: registry.Method,
+    name: str, weighted: Sequence[Weighted], family: Family, method: registry.Method, options: PlacedOptions
 ) -> Source:
-    weights = [weight for _, weight in weighted]
-    place = place_of(name, family) if "place" in method.supplied else None
+    place = place_of(name, family)
+    weights, here = [entry.weight.at(place) for entry in weighted], options.at(place)
+    values = [entry.member.changed.get(name, Copy(entry.member.role, name)) for entry in weighted]
     same_as = method.trait("same_as")
-    number = None if same_as is None else same_as(weights, place, **method.bind(settings.option))
+    number = None if same_as is None else same_as(weights, **method.bind(here))
     if number is not None:
-        return Copy(weighted[number][0].role, name)
-    options: Mapping[str, Any] = {"method": settings.method, "weights": weights, "options": dict(settings.option)}
-    if place is not None:
-        options = {**options, "place": place}
-    return Apply("kernel:merge", tuple(Copy(member.role, name) for member, _ in weighted), options)
+        return values[number]
+    roles = [entry.member.role for entry in weighted]
+    settings: dict[str, Any] = {"method": method.name, "weights": weights, "models": roles, "options": here}
+    if "tensors" not in method.supplied:
+        settings["base"] = False
+    return Apply("kernel:merge", tuple(values), settings)
 
 
-def _open(settings: MergeModelsSettings) -> list[tuple[Member, float]]:
+def _open(settings: MergeModelsSettings) -> tuple[Settling, list[Weighted]]:
     opened = []
     for number, text in enumerate(settings.models):
         name, weight = parse_weight(text)
-        ref = model_ref.resolve(name)
-        if ref.adapter is not None:
-            raise SurgeonError(
-                "a merge is of whole models", text, "fold the adapter first: surgeon fold-adapter MODEL+ADAPTER OUT"
-            )
-        role = "model" if number == 0 else f"model{number}"
-        opened.append((Member(role, ref.name, Checkpoint.open(ref.path)), weight))
-    return opened
+        opened.append(Weighted(open_member(name, "model" if number == 0 else f"tuned{number}"), weight))
+    settle = Settling([entry.member for entry in opened])
+    return settle, [replace(entry, member=settle(entry.member)) for entry in opened]
 
 
-def _check_alike(members: list[Member], family: Family) -> None:
+def check_alike(members: Sequence[Member]) -> None:
+    """Refuse models of different shapes or tokens: without a base nothing says what their difference means."""
     first = members[0]
     shapes = {name: tensor.shape for name, tensor in first.checkpoint.tensors.items()}
     for member in members[1:]:
-        other = family_of(member.checkpoint)
-        if other.model_type != family.model_type or other.tied != family.tied:
+        if member.family.model_type != first.family.model_type or member.is_tied() != first.is_tied():
             raise SurgeonError(
-                f"{first.name} ({family.model_type}) and {member.name} ({other.model_type}) are not of one kind, "
-                "or one ties its head to the embedding and the other does not",
+                f"{first.name} ({first.family.model_type}) and {member.name} ({member.family.model_type}) are not of "
+                "one kind, or one ties its head to the embedding and the other does not",
                 str(member.checkpoint.path),
                 "merge models of one form",
             )
@@ -149,3 +163,32 @@ def _check_alike(members: list[Member], family: Family) -> None:
                     str(member.checkpoint.path),
                     "models of different shapes meet by lineage only: surgeon merge-task-vectors",
                 )
+        _check_tokens(first, member)
+
+
+def _check_tokens(first: Member, member: Member) -> None:
+    if same_files(first.checkpoint.path, member.checkpoint.path):
+        return
+    one, other = vocabulary_of(first.checkpoint), vocabulary_of(member.checkpoint)
+    if one is None or other is None or one.refined_by(other) or other.refined_by(one) or meet(one, other).same:
+        return
+    raise SurgeonError(
+        f"the tokens of {first.name} and {member.name} stand at different rows",
+        f"{member.checkpoint.path}/tokenizer.json",
+        "models with different vocabularies meet by their tokens in surgeon merge-task-vectors only",
+    )
+
+
+def _described(
+    settings: MergeModelsSettings, weighted: Sequence[Weighted], first: Member, options: PlacedOptions
+) -> dict[str, Any]:
+    plain = settings.model_dump(mode="json", exclude={"out", "models", "seed"}, exclude_defaults=True)
+    if options.described():
+        plain["option"] = options.described()
+
+    def named(member: Member) -> dict[str, str]:
+        found = {"digest": member.checkpoint.digest}
+        return found if member.adapter is None else found | {"adapter": member.adapter}
+
+    models = [{**named(entry.member), "weight": entry.weight.plain()} for entry in weighted]
+    return plain | {"models": models, "first": named(first)}

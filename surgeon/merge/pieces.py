@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from surgeon.errors import SurgeonError
 from surgeon.ops.plan import Apply, Copy, Piece, Rows, Source, Zeros
+
+if TYPE_CHECKING:
+    from surgeon.merge.vocabulary import Met
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -42,6 +46,14 @@ def restrict(source: Source, ids: Runs) -> list[Piece]:
         common = intersection(piece.ids, ids)
         if common:
             found.append(_part(piece, common))
+    return found
+
+
+def met_rows(source: Source, met: Met) -> list[Piece]:
+    """Pieces of the rows that have a partner in `source`, at the ids they have here."""
+    found = []
+    for ids, shift in met.shifts:
+        found += [Piece(_moved(p.ids, -shift), shifted(p.source, shift)) for p in restrict(source, _moved(ids, shift))]
     return found
 
 
@@ -103,8 +115,26 @@ def _join(runs: Runs) -> Runs:
 
 def _substituted(piece: Piece, change: Callable[[Copy], Source]) -> list[Piece]:
     if isinstance(piece.source, Copy):
-        return restrict(change(piece.source), piece.ids)
+        by = piece.source.shift
+        found = restrict(change(replace(piece.source, shift=0)), _moved(piece.ids, by))
+        return [Piece(_moved(part.ids, -by), shifted(part.source, by)) for part in found]
     return [replace(piece, source=substitute(piece.source, change))]
+
+
+def shifted(source: Source, by: int) -> Source:
+    """The source whose row r is the row r + by of the one given, where rows are called by their ids."""
+    match source:
+        case Copy() if by:
+            return replace(source, shift=source.shift + by)
+        case Rows(pieces) if by:
+            return Rows(tuple(Piece(_moved(p.ids, -by), shifted(p.source, by)) for p in pieces))
+        case Apply(_, inputs) if by and _at_rows(source):
+            return replace(source, inputs=tuple(shifted(i, by) for i in inputs))
+    return source
+
+
+def _moved(ids: Runs, by: int) -> Runs:
+    return tuple((start + by, stop + by) for start, stop in ids) if by else ids
 
 
 def _part(piece: Piece, ids: Runs) -> Piece:
@@ -128,7 +158,7 @@ def _within(ids: Runs, wanted: Runs) -> list[tuple[int, int]]:
 
 def _at_rows(source: Source) -> bool:
     """Whether an Apply inside a piece is taken at the piece's row ids, as a Copy is."""
-    from surgeon.ops.evaluate import at_rows  # imports torch: only where a computed piece is met
+    from surgeon.ops.rowwise import at_rows
 
     return isinstance(source, Apply) and at_rows(source)
 

@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from surgeon import model_ref, registry
+from surgeon import registry
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import Lineage
+from surgeon.checkpoint.lineage import Lineage, Parent
 from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
-from surgeon.data.numbers import Count
-from surgeon.errors import SurgeonError, UsageError
-from surgeon.merge.align import Alignment, NewRows
-from surgeon.merge.ancestry import Member, surgery_since
-from surgeon.merge.initial import NewBlocks
-from surgeon.merge.output import borrowed, is_float
+from surgeon.errors import UsageError
+from surgeon.merge.added_tokens import AddedRows, added_rows
+from surgeon.merge.align import Alignment
+from surgeon.merge.ancestry import Member
+from surgeon.merge.chat_files import ChatFiles, chat_files
+from surgeon.merge.members import Members, Opening, open_members
+from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
+from surgeon.merge.output import is_float
 from surgeon.merge.pieces import attachments
-from surgeon.merge.weights import parse_weight
+from surgeon.merge.place import place_of
+from surgeon.merge.settings import MergeSettings as MergeSettings  # the settings of the operation that is planned here
+from surgeon.merge.special_tokens import Special, special_tokens
+from surgeon.merge.three_way import Voices
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
-from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, OutTensor, Plan, Source
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, OutTensor, Plan, Source, Zeros
 from surgeon.progress import SILENT, Progress
 
 
-class MergeSettings(BaseModel):
-    """The options of `surgeon merge-task-vectors`. add: MODEL or MODEL=WEIGHT; option: of the method."""
+@dataclass(frozen=True)
+class Aligned:
+    """The models of a merge with everything that meets: what the plan, the measures and the search start from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    members: Members
+    alignment: Alignment
+    special: Special
 
-    base: str = Field(description="The model that all descend from.")
-    out: Path = Field(description="The folder to write; it must not exist yet.")
-    add: list[str] = Field(min_length=1, description="A model made from BASE, MODEL=WEIGHT; repeatable.")
-    method: str = Field("task_arithmetic", description="How deltas are combined (`surgeon methods merge`).")
-    scale: float = Field(1.0, allow_inf_nan=False, description="Factor of the combined delta (lambda).")
-    onto: str | None = Field(
-        None, description="The model whose shape and files the output has [the most operated-on]."
-    )
-    new_blocks: NewBlocks = Field("none", description="What new blocks get of a delta made without them.")
-    new_rows: NewRows = Field("own", description="New rows: the delta of their own model, or none.")
-    dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
-    option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the method; repeatable.")
-    seed: int = Field(0, description="Seed of what is drawn.")
-    shard_bytes: Count | None = Field(None, gt=0, description="The size that a shard does not exceed.")
+    @cached_property
+    def inputs(self) -> dict[str, Checkpoint]:
+        return {entry.role: Checkpoint.open(entry.path) for entry in self.members.inputs}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the output's tensors."""
+        names = list(self.alignment.target.checkpoint.tensors)
+        return sorted({*names, self.alignment.head}) if self.alignment.untie else names
+
+    def merges(self, name: str) -> bool:
+        """Whether the tensor is merged (floating point, not a buffer)."""
+        return is_float(name, self.members.all) and self.alignment.family.role(name) != "buffer"
 
 
 def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
@@ -54,6 +59,10 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     since. Where the formula reduces to one model its bytes are copied. Raises UsageError on wrong options,
     SurgeonError on models that do not meet.
     """
+    if settings.search:
+        raise UsageError(
+            "this plans a merge of given weights", "search", "surgeon.search.plan.plan_merge_searched finds them first"
+        )
     method = registry.get("merge", settings.method)
     if "base" not in method.supplied:
         raise UsageError(
@@ -61,157 +70,198 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
             "--method",
             f"use: surgeon merge {settings.method} OUT MODEL ...",
         )
-    options = dict(settings.option)
-    if "scale" in options:
+    options = _options(settings, method)
+    code = dtype_code(settings.dtype)
+    aligned = align(settings, progress)
+    members, alignment = aligned.members, aligned.alignment
+    if method.trait("ONTO_WHOLE", False) and settings.onto is None:
+        raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
+    target = members.target
+    roles = {alignment.family.role(name) for name in target.checkpoint.tensors}
+    options.check(roles)
+    for entry in members.added:
+        entry.weight.check(roles, f"--add {entry.member.name}")
+    check_numbers(method, members.added, options, [place_of(name, alignment.family) for name in aligned.names])
+    tensors = [_tensor(aligned, name, settings, method, options, code) for name in aligned.names]
+    chat = None if settings.chat is None else members.of(settings.chat)
+    others = [(e.member, e.weight) for e in members.added if e.weight.constant != 0 and e.member is not target]
+    files = chat_files(
+        Voices(members.base, target, others, chat), {content: i for content, (i, _) in aligned.special.added.items()}
+    )
+    more = added_rows(alignment, aligned.special, files.files)
+    for what, name in files.origin.items():
+        progress.say(f"{what} is that of {name}")
+    return _plan(settings, aligned, options, tensors, files, more, code)
+
+
+def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
+    """The models opened and aligned, with the rows that are taken whole. Raises as plan_merge does."""
+    how = Opening(settings.lineage, settings.blocks, settings.any_base)
+    members = open_members(settings.base, settings.add, settings.onto, how)
+    untied = [m.name for m in members.all if not m.is_tied()]
+    if settings.untie and not untied:
+        raise UsageError("no model has a head of its own", "--untie", "leave --untie out")
+    alignment = Alignment(members.base, members.target, settings.new_blocks, settings.new_rows, settings.untie)
+    alignment.check_positions(members.all)
+    aligned = Aligned(members, alignment, Special())
+    if settings.special_tokens == "merged":
+        return aligned
+    special = special_tokens(alignment, [(e.member, e.weight) for e in members.added], aligned.inputs)
+    for content, name in special.names.items():
+        how_ = "added, as it is in" if content in special.added else "taken as it is in"
+        progress.say(f"the token {content} is {how_} {name}")
+    return Aligned(members, replace(alignment, taken=special.taken, rows=special.rows), special)
+
+
+def _options(settings: MergeSettings, method: registry.Method) -> PlacedOptions:
+    given = dict(settings.option)
+    if "scale" in given:
         raise UsageError("the scale is an option of its own", "--option scale", "use --scale")
     if "scale" in method.options or settings.scale != 1:
-        options["scale"] = settings.scale
-    method.bind(options)
-    code = dtype_code(settings.dtype)
-    base, target, weighted = _members(settings)
-    alignment = Alignment(base, target, settings.new_blocks, settings.new_rows)
-    members = [base, *(member for member, _ in weighted)]
-    alignment.check_positions(members)
-    inputs = {member.role: member.checkpoint for member in (target, *members)}
-    tensors: list[OutTensor] = []
-    for name in target.checkpoint.tensors:
-        source: Source = Copy(target.role, name)
-        merged = is_float(name, [target, *members]) and alignment.family.role(name) != "buffer"
-        if merged:
-            source = _source(alignment, weighted, name, settings, method, options)
-        tensors.append(fitted(name, source, target.checkpoint, code if merged else None, inputs))
-    files, carried, origin = borrowed(target, [(m, w) for m, w in weighted if w != 0 and m is not target])
-    names = {member.role: member.name for member in members}
-    for name, role in origin.items():
-        progress.say(f"{name} is taken from {names[role]}: {target.name} has none")
+        given["scale"] = settings.scale
+    return placed_options(method, given)
+
+
+def _tensor(
+    aligned: Aligned, name: str, settings: MergeSettings, method: registry.Method, options: PlacedOptions,
+    code: str | None,
+) -> OutTensor:  # fmt: skip
+    alignment, target = aligned.alignment, aligned.members.target
+    source: Source = Copy(target.role, name)
+    merged = aligned.merges(name)
+    if merged:
+        source = _source(aligned, name, settings, method, options)
+    like = alignment.family.embedding if name not in target.checkpoint.tensors else name
+    out = fitted(name, source, target.checkpoint, code if merged else None, aligned.inputs, like)
+    if alignment.rows is not None and alignment.is_vocabulary(name):
+        return replace(out, shape=(alignment.rows, *out.shape[1:]))
+    return out
+
+
+def _source(
+    aligned: Aligned, name: str, settings: MergeSettings, method: registry.Method, options: PlacedOptions
+) -> Source:
+    """The merged tensor: a plain copy where the formula reduces to one model, else one Apply."""
+    alignment = aligned.alignment
+    place = place_of(name, alignment.family)
+    here = options.at(place)
+    scale = float(here.get("scale", 1.0))
+    onto = alignment.target if method.trait("ONTO_WHOLE", False) else None
+    every = method.trait("EVERY_DELTA", False)
+    found: list[tuple[Member, float, Source]] = []
+    for entry in aligned.members.added:
+        weight = entry.weight.at(place)
+        if onto is not None and entry.member.digest == onto.digest:
+            raise UsageError(f"{onto.name} counts in full already", "--add", f"leave --add {onto.name} out")
+        delta = alignment.delta(entry.member, name) if weight * scale != 0 or every else None
+        if delta is not None or every:
+            found.append((entry.member, weight, Zeros() if delta is None else delta))
+    roles = {entry.member.digest: entry.member.role for entry in aligned.members.added}
+    reference = alignment.reference(name)
+    own = None if onto is None else alignment.delta(onto, name)
+    if onto is not None and own is not None:
+        reference = alignment.whole(onto, name)
+    if all(delta == Zeros() for _, _, delta in found):
+        return reference
+    same_as = method.trait("same_as")
+    number = None if same_as is None else same_as([w for _, w, _ in found], **method.bind(here))
+    if number is not None and own is None:
+        return alignment.whole(found[number][0], name)
+    if method.trait("LINEAR", False) and own is None and len(found) == 1 and found[0][1] * scale == 1:
+        return alignment.whole(found[0][0], name)
+    return Apply(
+        "kernel:merge",
+        (reference, *(delta for _, _, delta in found)),
+        {
+            "method": settings.method,
+            "weights": [weight for _, weight, _ in found],
+            "models": [roles[member.digest] for member, _, _ in found],
+            "options": here,
+        },
+    )
+
+
+def _plan(
+    settings: MergeSettings, aligned: Aligned, options: PlacedOptions, tensors: list[OutTensor], files: ChatFiles,
+    more: AddedRows, code: str | None,
+) -> Plan:  # fmt: skip
+    members, target = aligned.members, aligned.members.target
     tables = attachments(tensor.source for tensor in tensors)
-    own = dict.fromkeys(sidecars(target.checkpoint.path), target.role)
-    for name in tables:
-        del own[f"{SURGEON_DIR}/{name}"]
-    described = _described(settings, base, target, weighted)
+    kept = [n for n in sidecars(target.checkpoint.path) if n not in {f"{SURGEON_DIR}/{t}" for t in tables}]
+    carried = {name: target.role for name in kept if name not in {*files.files, *more.files}} | files.carried
+    described = _described(settings, members, options)
+    config = with_dtype(target.checkpoint.config, code) | files.config | more.config
+    if aligned.alignment.untie:
+        config["tie_word_embeddings"] = False
+    said: dict[str, Any] = {"files_from": dict(files.origin)}
+    if aligned.special.names:
+        said["tokens_from"] = dict(aligned.special.names)
+    folder = target.tables_folder()
     return Plan(
         operation="merge-task-vectors",
         settings=described,
         seed=settings.seed,
-        inputs=_inputs(base, target, weighted),
+        inputs=members.inputs,
         tensors=tuple(tensors),
-        config=with_dtype(target.checkpoint.config, code),
+        config=config,
         lineage=Lineage(
             operation="merge-task-vectors",
-            kind="training",
+            kind="surgery" if more.rows is not None else "training",
             settings=described,
             seed=settings.seed,
-            merge=described | {"files_from": origin},
+            rows=more.rows,
+            initial=more.initial,
+            merge=described | said,
         ),
-        files=files,
-        carried=own | carried,
-        attachments={name: (target.checkpoint.path / SURGEON_DIR / name).read_bytes() for name in tables},
+        files=files.files | more.files,
+        carried=carried,
+        attachments={name: (folder / name).read_bytes() for name in tables} | more.tables,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
+        told=_told(members),
     )
 
 
-def _source(
-    alignment: Alignment,
-    weighted: list[tuple[Member, float]],
-    name: str,
-    settings: MergeSettings,
-    method: registry.Method,
-    options: Mapping[str, Any],
-) -> Source:
-    """The merged tensor: a plain copy where the formula reduces to one model, else one Apply."""
-    found = []
-    for member, weight in weighted:
-        delta = alignment.delta(member, name) if weight * settings.scale != 0 else None
-        if delta is not None:
-            found.append((member, weight, delta))
-    if not found:
-        return alignment.reference(name)
-    if method.trait("LINEAR", False) and len(found) == 1 and found[0][1] * settings.scale == 1:
-        return alignment.whole(found[0][0], name)
-    return Apply(
-        "kernel:merge",
-        (alignment.reference(name), *(delta for _, _, delta in found)),
-        {"method": settings.method, "weights": [weight for _, weight, _ in found], "options": dict(options)},
+def _told(members: Members) -> dict[str, Lineage]:
+    """The history of a target that has none of its own, as far as it is known: the output descends from the base."""
+    target = members.target
+    if target.checkpoint.lineage is not None or target.digest == members.base.digest:
+        return {}
+    base = members.base
+    parent = Parent(
+        role="model", name=base.name, path="", digest=base.checkpoint.digest, lineage=base.checkpoint.lineage
     )
+    for step in target.steps:
+        told = step.model_copy(update={"parents": [parent]})
+        parent = Parent(role="model", name=target.name, path="", digest="", lineage=told)
+    if not target.steps:
+        told = Lineage(operation="training", kind="training", parents=[parent])
+    return {target.role: told}
 
 
-def _members(settings: MergeSettings) -> tuple[Member, Member, list[tuple[Member, float]]]:
-    """(base, target, tuned models with their weights, in the order of their digests)."""
-    base_ref, base = _open(settings.base)
-    added = []
-    for text in settings.add:
-        name, weight = parse_weight(text)
-        added.append((*_open(name), weight))
-    added.sort(key=lambda entry: entry[1].digest)
-    for (ref, one, _), (other_ref, other, _) in pairwise(added):
-        if one.digest == other.digest:
-            raise UsageError(
-                f"{ref.name} and {other_ref.name} are the same model",
-                "--add",
-                "give it once, with the sum of the weights",
-            )
-    weighted = []
-    for number, (ref, checkpoint, weight) in enumerate(added):
-        steps = surgery_since(checkpoint, ref.name, base, base_ref.name)
-        weighted.append((Member(f"tuned{number}", ref.name, checkpoint, steps), weight))
-    root = Member("base", base_ref.name, base)
-    target = _target(settings, root, weighted)
-    # one role a checkpoint: what is given twice (as base, --add or --onto) is one input
-    by_digest = {base.digest: root} | {
-        target.checkpoint.digest: Member("model", target.name, target.checkpoint, target.steps)
-    }
-    return (
-        by_digest[base.digest],
-        by_digest[target.checkpoint.digest],
-        [(by_digest.get(m.checkpoint.digest, m), weight) for m, weight in weighted],
-    )
-
-
-def _target(settings: MergeSettings, base: Member, weighted: list[tuple[Member, float]]) -> Member:
-    """--onto, else the most operated-on model: of several, the one of the largest weight, then by digest."""
-    deepest = max((member.level for member, _ in weighted), default=0)
-    if settings.onto is not None:
-        ref, checkpoint = _open(settings.onto)
-        steps = surgery_since(checkpoint, ref.name, base.checkpoint, base.name)
-        if len(steps) < deepest:
-            beyond = next(member for member, _ in weighted if member.level == deepest)
-            raise UsageError(
-                f"{beyond.name} was operated on further than {ref.name}: its delta has no place there",
-                "--onto",
-                f"leave --onto out, or give --onto {beyond.name}",
-            )
-        return Member("model", ref.name, checkpoint, steps)
-    if deepest == 0:
-        return base
-    return max(((m, w) for m, w in weighted if m.level == deepest), key=lambda entry: abs(entry[1]))[0]
-
-
-def _open(text: str) -> tuple[model_ref.ModelRef, Checkpoint]:
-    ref = model_ref.resolve(text)
-    if ref.adapter is not None:
-        raise SurgeonError(
-            "task vectors are taken from whole models",
-            text,
-            "fold the adapter first: surgeon fold-adapter MODEL+ADAPTER OUT",
-        )
-    return ref, Checkpoint.open(ref.path)
-
-
-def _inputs(base: Member, target: Member, weighted: list[tuple[Member, float]]) -> tuple[Input, ...]:
-    members = {member.role: member for member in (target, base, *(member for member, _ in weighted))}
-    return tuple(Input(role, m.checkpoint.path, m.checkpoint.digest, m.name) for role, m in members.items())
-
-
-def _described(
-    settings: MergeSettings, base: Member, target: Member, weighted: list[tuple[Member, float]]
-) -> dict[str, Any]:
+def _described(settings: MergeSettings, members: Members, options: PlacedOptions) -> dict[str, Any]:
     """The settings by digest, not by path: the same merge has the same record wherever its inputs lie."""
-    plain = settings.model_dump(mode="json", exclude={"base", "out", "add", "onto", "seed"}, exclude_defaults=True)
-    models = [{"digest": m.checkpoint.digest, "weight": w, "surgery": m.level} for m, w in weighted]
+    plain = settings.model_dump(
+        mode="json", exclude={"base", "out", "add", "onto", "seed", "chat", "lineage"}, exclude_defaults=True
+    )
+    given = {name: value for name, value in options.described().items() if name != "scale"}
+    if given:
+        plain["option"] = given
+    if settings.chat is not None:
+        plain["chat"] = _named(members.of(settings.chat))
+    if settings.lineage is not None:
+        plain["lineage"] = True
+    models: list[Mapping[str, Any]] = [
+        _named(e.member) | {"weight": e.weight.plain(), "surgery": e.member.level} for e in members.added
+    ]
     return plain | {
         "method": settings.method,
         "scale": settings.scale,
-        "base": {"digest": base.checkpoint.digest},
-        "onto": {"digest": target.checkpoint.digest},
+        "base": _named(members.base),
+        "onto": _named(members.target),
         "add": models,
     }
+
+
+def _named(member: Member) -> dict[str, str]:
+    plain = {"digest": member.checkpoint.digest}
+    return plain if member.adapter is None else plain | {"adapter": member.adapter}

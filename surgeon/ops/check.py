@@ -16,10 +16,11 @@ from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import memory_budget
 from surgeon.ops.plain import is_plain
 from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
+from surgeon.ops.weighted_sum import is_weighted_sum
 
 
-def check(plan: Plan, out: Path | None = None) -> None:
-    """Raise SurgeonError on the first thing that would go wrong."""
+def check(plan: Plan, out: Path | None = None, memory: int | None = None) -> None:
+    """Raise SurgeonError on the first thing that would go wrong. memory: bytes that computed tensors may take."""
     if out is not None:
         check_apart(out, [i.path for i in plan.inputs])
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
@@ -41,6 +42,7 @@ def check(plan: Plan, out: Path | None = None) -> None:
         raise SurgeonError("the shards of the plan do not hold each tensor once", plan.operation, "report this")
     if out is not None:
         _check_room(plan, out, inputs)
+        _check_memory(plan, inputs, memory)
 
 
 def _check_config(plan: Plan, inputs: Mapping[str, Checkpoint]) -> None:
@@ -71,7 +73,7 @@ def check_inputs(plan: Plan) -> None:
 
 def working_bytes(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
     """An estimate of the memory that computing this tensor takes at its peak (float64 and temporaries)."""
-    from surgeon.ops.evaluate import chunk_rows, rowwise
+    from surgeon.ops.rowwise import chunk_rows, rowwise
 
     elements = math.prod(out.shape)
     if out.shape and rowwise(out.source):
@@ -85,8 +87,10 @@ def _check_source(
 ) -> None:
     """exact: bytes go out as they are. whole: the source has the rows of the output (a kernel's input may not)."""
     match source:
-        case Copy(model, tensor):
+        case Copy(model, tensor, shift):
             stored = _stored(inputs, model, tensor)
+            if exact and shift:
+                raise SurgeonError(f"{out.name!r} is copied from other rows as a whole", tensor, "report this")
             if exact and (stored.dtype != out.dtype or stored.shape != out.shape):
                 raise _mismatch(out, stored)
         case Zeros():
@@ -107,9 +111,10 @@ def _check_source(
             for piece in pieces:
                 if isinstance(piece.source, Copy):
                     stored = _stored(inputs, piece.source.model, piece.source.tensor)
-                    last = max(stop for _, stop in piece.ids)
+                    last = max(stop for _, stop in piece.ids) + piece.source.shift
+                    first = min(start for start, _ in piece.ids) + piece.source.shift
                     same = not exact or stored.dtype == out.dtype
-                    if not same or stored.shape[1:] != out.shape[1:] or last > stored.shape[0]:
+                    if not same or stored.shape[1:] != out.shape[1:] or first < 0 or last > stored.shape[0]:
                         raise _mismatch(out, stored)
                 else:
                     _check_source(piece.source, out, inputs, exact=False, whole=False)
@@ -117,7 +122,7 @@ def _check_source(
             if is_plain(out):
                 return
             from surgeon import registry
-            from surgeon.ops.evaluate import rowwise
+            from surgeon.ops.rowwise import rowwise
 
             kind, _, name = method.partition(":")
             registry.get(kind, name)
@@ -172,11 +177,19 @@ def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None
         raise SurgeonError(
             f"the output needs {need:,} bytes and the disk has {free:,} left", str(folder), "free some space"
         )
+
+
+def _check_memory(plan: Plan, inputs: Mapping[str, Checkpoint], memory: int | None) -> None:
+    """No tensor needs more than may be used; weighted sums of stored tensors take next to nothing."""
     computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
-    largest = max(computed, key=lambda t: working_bytes(t, inputs), default=None)
-    if largest is not None and working_bytes(largest, inputs) > 2 * memory_budget():
+    heavy = [t for t in computed if not is_weighted_sum(t, inputs)]
+    if not heavy:
+        return
+    room = 2 * memory_budget() if memory is None else memory
+    largest = max(heavy, key=lambda t: working_bytes(t, inputs))
+    if working_bytes(largest, inputs) > room:
         raise SurgeonError(
             f"computing {largest.name!r} needs about {working_bytes(largest, inputs):,} bytes of memory",
-            f"{2 * memory_budget():,} bytes are available",
-            "use a machine with more memory",
+            f"{room:,} bytes are available" if memory is None else f"--memory {memory:,}",
+            "use a machine with more memory" if memory is None else "allow more, or a method that works by rows",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_table
@@ -14,72 +15,86 @@ from surgeon.checkpoint.reader import TORCH, to_bytes
 from surgeon.checkpoint.rounding import round_once
 from surgeon.checkpoint.writer import Writer
 from surgeon.ops.check import working_bytes
-from surgeon.ops.evaluate import Evaluator, Run, chunk_rows, rowwise
+from surgeon.ops.done import Done, LeafHasher
+from surgeon.ops.evaluate import Evaluator, Run
+from surgeon.ops.measure_change import ChangeMeter
 from surgeon.ops.memory import memory_budget
 from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
-from surgeon.ops.survival import Survival, change_of
+from surgeon.ops.rowwise import chunk_rows, rowwise
 
 
 class Computer:
-    """Computes tensors of one plan into one writer, from any thread, within the memory that is there."""
+    """Computes tensors of one plan into one writer, from any thread, within `memory` bytes (half of what is free)."""
 
-    def __init__(self, plan: Plan, inputs: Mapping[str, Checkpoint], writer: Writer) -> None:
+    def __init__(
+        self, plan: Plan, inputs: Mapping[str, Checkpoint], writer: Writer, memory: int | None = None
+    ) -> None:
         tables = {name: load_table(raw) for name, raw in plan.attachments.items()}
         self.evaluator = Evaluator(inputs, plan.seed, tables)
         self.writer = writer
-        self.gate = MemoryGate(memory_budget())
-        self.survival = Survival()
+        self.gate = MemoryGate(memory_budget() if memory is None else memory)
 
-    def write(self, out: OutTensor) -> None:
+    def write(self, out: OutTensor) -> Done:
+        """One tensor; the digests of its pieces where all of it passes through here."""
         torch.set_num_threads(1)  # of this worker: the tensors are what is done side by side
         if isinstance(out.source, Rows) and any(isinstance(p.source, Copy) for p in out.source.pieces):
             self._write_rows(out)
-            return
+            return Done(out.name, 0, ())
         with self.gate.hold(working_bytes(out, self.evaluator.inputs)):
-            self._write_computed(out)
+            return self._write_computed(out)
+
+    def rows(self, out: OutTensor, start: int, stop: int) -> memoryview:
+        """The stored bytes of some rows, not written."""
+        torch.set_num_threads(1)
+        with self.gate.hold(working_bytes(out, self.evaluator.inputs)):
+            cache: dict[str, Any] = {}
+            parts = [to_bytes(self.evaluator.tensor(out, run, cache)) for run in _chunks(out, start, stop)]
+        return memoryview(b"".join(parts))
 
     def _write_rows(self, out: OutTensor) -> None:
         """Copied runs inside the kernel; computed runs evaluated at their rows."""
         row = out.nbytes // out.shape[0]
         assert isinstance(out.source, Rows)
-        cache: dict[str, torch.Tensor] = {}
+        cache: dict[str, Any] = {}
         for piece in out.source.pieces:
             for start, stop in piece.ids:
                 match piece.source:
                     case Copy():
                         stored = self.evaluator.stored(piece.source)
-                        self.writer.copy(out.name, stored, start * row, (stop - start) * row)
+                        begin = (start + piece.source.shift) * row
+                        self.writer.copy(out.name, stored, begin, (stop - start) * row, start * row)
                     case Zeros():
                         pass
                     case _:
                         with self.gate.hold(working_bytes(out, self.evaluator.inputs)):
-                            data = to_bytes(self.evaluator.tensor(out, (start, stop), cache))
-                            self.writer.write(out.name, data, start * row)
+                            for run in _chunks(out, start, stop):
+                                data = to_bytes(self.evaluator.tensor(out, run, cache))
+                                self.writer.write(out.name, data, run[0] * row)
 
-    def _write_computed(self, out: OutTensor) -> None:
-        if not out.shape or not rowwise(out.source):
-            self.writer.write(out.name, to_bytes(self._tensor(out)))
-            return
-        row = out.nbytes // out.shape[0]
-        step = chunk_rows(out.shape)
-        cache: dict[str, torch.Tensor] = {}
-        for start in range(0, out.shape[0], step):
-            stop = min(start + step, out.shape[0])
-            self.writer.write(out.name, to_bytes(self._tensor(out, (start, stop), cache)), start * row)
+    def _write_computed(self, out: OutTensor) -> Done:
+        whole = not out.shape or not rowwise(out.source)
+        row = out.nbytes // out.shape[0] if out.shape else 0
+        cache: dict[str, Any] = {}
+        meter, hasher = ChangeMeter.of(out, self.evaluator), LeafHasher()
+        for rows in [None] if whole else _chunks(out, 0, out.shape[0]):
+            if meter is None:
+                stored = self.evaluator.tensor(out, rows, cache)
+            else:
+                exact = meter.exact(rows, cache)
+                same = meter.change.exact is out.source
+                stored = round_once(exact, TORCH[out.dtype]) if same else self.evaluator.tensor(out, rows, cache)
+                meter.add(exact, stored)
+            data = to_bytes(stored)
+            self.writer.write(out.name, data, 0 if rows is None else rows[0] * row)
+            hasher.update(data)
+        sums = None if meter is None else meter.sums
+        return Done(out.name, 0, hasher.leaves(), sums, () if meter is None else meter.models)
 
-    def _tensor(
-        self, out: OutTensor, rows: Run | None = None, cache: dict[str, torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """The tensor or some of its rows as stored; where it is a change of another one, what survives is counted."""
-        change = change_of(out.source)
-        if change is None:
-            return self.evaluator.tensor(out, rows, cache)
-        exact = self.evaluator.value(change.exact, out.shape, out.name, rows, cache)
-        base = self.evaluator.value(change.base, out.shape, out.name, rows, cache)
-        same = change.exact is out.source
-        rounded = round_once(exact, TORCH[out.dtype]) if same else self.evaluator.tensor(out, rows, cache)
-        self.survival.add(out.name, base, exact, rounded)
-        return rounded
+
+def _chunks(out: OutTensor, start: int, stop: int) -> Iterator[Run]:
+    step = chunk_rows(out.shape)
+    for first in range(start, stop, step):
+        yield first, min(first + step, stop)
 
 
 class MemoryGate:

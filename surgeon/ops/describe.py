@@ -33,12 +33,16 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def measured(plan: Plan) -> dict[str, Any]:
-    """What planning found out about the inputs: the scores of blocks, with those that were copied."""
+    """What planning found out about the inputs: the scores of blocks, with those that were copied; of a merge the
+    tokens that one model gave, and whose the files are that are not the target's."""
+    found: dict[str, Any] = {}
+    merge = plan.lineage.merge or {}
+    found |= {key: merge[key] for key in ("tokens_from", "files_from", "sequence") if merge.get(key)}
     blocks = plan.lineage.blocks
-    if blocks is None or blocks.probe is None:
-        return {}
-    copied = sorted({new.source for new in blocks.new})
-    return {"probe": blocks.probe.model_dump(mode="json") | {"copied": copied}}
+    if blocks is not None and blocks.probe is not None:
+        copied = sorted({new.source for new in blocks.new})
+        found["probe"] = blocks.probe.model_dump(mode="json") | {"copied": copied}
+    return found
 
 
 def tensor_rows(plan: Plan) -> list[tuple[str, str, str, str]]:

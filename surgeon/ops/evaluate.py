@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import TORCH, read
 from surgeon.checkpoint.rounding import round_once
 from surgeon.ops.plan import Apply, Copy, OutTensor, Piece, Rows, Source, Zeros, source_to_json
+from surgeon.ops.rowwise import at_rows, chunk_rows, kind_and_name, takes_rows
 
 Tables = Mapping[str, Mapping[str, Tensor]]
 Run = tuple[int, int]
-CHUNK_ELEMENTS = 1 << 20
+Cache = dict[str, Any]  # what is known of one output tensor, for as long as its chunks are computed
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Evaluator:
     seed: int = 0
     tables: Tables = field(default_factory=dict)
 
-    def tensor(self, out: OutTensor, rows: Run | None = None, cache: dict[str, Tensor] | None = None) -> Tensor:
+    def tensor(self, out: OutTensor, rows: Run | None = None, cache: Cache | None = None) -> Tensor:
         """Output tensor (or its rows) in its output dtype, rounded once."""
         values = self.value(out.source, out.shape, out.name, rows, cache, TORCH[out.dtype])
         count = out.shape if rows is None else (rows[1] - rows[0], *out.shape[1:])
@@ -46,14 +47,14 @@ class Evaluator:
         shape: tuple[int, ...],
         name: str,
         rows: Run | None = None,
-        cache: dict[str, Tensor] | None = None,
+        cache: Cache | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """The unrounded value, of `rows` where given. `dtype` is what zeros are made of."""
         shape_here = shape if rows is None else (rows[1] - rows[0], *shape[1:])
         match source:
-            case Copy():
-                return read(self.stored(source), rows)
+            case Copy(_, _, shift):
+                return read(self.stored(source), shifted(rows, shift))
             case Zeros():
                 return torch.zeros(shape_here, dtype=dtype)
             case Rows(pieces):
@@ -70,7 +71,7 @@ class Evaluator:
         shape: tuple[int, ...],
         name: str,
         rows: Run | None,
-        cache: dict[str, Tensor] | None,
+        cache: Cache | None,
         dtype: torch.dtype,
     ) -> Tensor:
         first, last = rows or (0, shape[0])
@@ -96,12 +97,12 @@ class Evaluator:
         within: Run,
         shape: tuple[int, ...],
         name: str,
-        cache: dict[str, Tensor] | None,
+        cache: Cache | None,
         dtype: torch.dtype,
     ) -> Tensor:
         match piece.source:
-            case Copy():
-                return read(self.stored(piece.source), at)
+            case Copy(_, _, shift):
+                return read(self.stored(piece.source), shifted(at, shift))
             case Zeros():
                 return torch.zeros((at[1] - at[0], *shape[1:]), dtype=dtype)
             case Rows():
@@ -118,19 +119,18 @@ class Evaluator:
         shape: tuple[int, ...],
         name: str,
         rows: Run | None,
-        cache: dict[str, Tensor] | None,
+        cache: Cache | None,
     ) -> Tensor:
         if rows is not None and not at_rows(source):
             return self._cached(source, shape, name, cache)[rows[0] : rows[1]]
-        method = registry.get(*_kind_and_name(source.method))
-        compute = method.trait("COMPUTE", "float64")
-        at = takes_rows(method, len(source.inputs))
-        inputs = [
-            self.value(i, self._shape(i, shape), name, rows if here else None, cache)
-            for i, here in zip(source.inputs, at, strict=True)
-        ]
-        if compute != "stored":
-            inputs = [widened(i, getattr(torch, compute)) if i.dtype.is_floating_point else i for i in inputs]
+        return self.applied(source, shape, name, rows, cache)[1]
+
+    def applied(
+        self, source: Apply, shape: tuple[int, ...], name: str, rows: Run | None, cache: Cache | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The inputs that the kernel gets, and its unrounded value; rows: where it works at rows."""
+        method = registry.get(*kind_and_name(source.method))
+        inputs = self._inputs(source, method, shape, name, rows, cache)
         supply: dict[str, Any] = {
             "inputs": inputs,
             "shape": shape if rows is None else (rows[1] - rows[0], *shape[1:]),
@@ -138,10 +138,44 @@ class Evaluator:
             "whole": shape,
             "seed": tensor_seed(self.seed, name),
             "table": None if source.attachment is None else self.tables[source.attachment],
+            "pieces": partial(self._pieces, source, method, shape, name, cache),
+            # by identity: the source lives in the plan, longer than what is known of one of its tensors
+            "memo": {} if cache is None else cache.setdefault(f"memo {id(source)}", {}),
         }
-        return method.call(supply, source.options)
+        return inputs, method.call(supply, source.options)
 
-    def _cached(self, source: Apply, shape: tuple[int, ...], name: str, cache: dict[str, Tensor] | None) -> Tensor:
+    def _inputs(
+        self,
+        source: Apply,
+        method: registry.Method,
+        shape: tuple[int, ...],
+        name: str,
+        rows: Run | None,
+        cache: Cache | None,
+    ) -> list[Tensor]:
+        """The values of the inputs in the type that the kernel computes in, of `rows` where it works at rows."""
+        at = takes_rows(method, len(source.inputs))
+        inputs = [
+            self.value(i, self._shape(i, shape), name, rows if here else None, cache)
+            for i, here in zip(source.inputs, at, strict=True)
+        ]
+        compute = method.trait("COMPUTE", "float64")
+        if compute == "stored":
+            return inputs
+        return [widened(i, getattr(torch, compute)) if i.dtype.is_floating_point else i for i in inputs]
+
+    def _pieces(
+        self, source: Apply, method: registry.Method, shape: tuple[int, ...], name: str, cache: Cache | None
+    ) -> Iterator[list[Tensor]]:
+        """All inputs of a kernel, chunk by chunk over the whole tensor (a scalar is one chunk)."""
+        if not shape:
+            yield self._inputs(source, method, shape, name, None, cache)
+            return
+        step = chunk_rows(shape)
+        for start in range(0, shape[0], step):
+            yield self._inputs(source, method, shape, name, (start, min(start + step, shape[0])), cache)
+
+    def _cached(self, source: Apply, shape: tuple[int, ...], name: str, cache: Cache | None) -> Tensor:
         if cache is None:
             return self._apply(source, shape, name, None, None)
         key = json.dumps(source_to_json(source), sort_keys=True)
@@ -159,41 +193,19 @@ class Evaluator:
         return shape
 
 
+def shifted(rows: Run | None, shift: int) -> Run | None:
+    """The rows of a tensor in which a token stands `shift` rows from where it stands in the output."""
+    if rows is None:
+        assert shift == 0, "only pieces are shifted"
+        return None
+    return (rows[0] + shift, rows[1] + shift)
+
+
 def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The same values in a wider type; from two bytes by way of float32, which is exact and much faster in torch."""
     if dtype == torch.float64 and tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
     return tensor.to(dtype)
-
-
-def rowwise(source: Source) -> bool:
-    """Whether rows of this source can be computed without its other rows."""
-    match source:
-        case Apply(method, inputs, options):
-            found = registry.get(*_kind_and_name(method))
-            trait = found.trait("ROWWISE", bool(found.trait("AT_ROWS", ())))
-            here = trait(options) if callable(trait) else bool(trait)
-            return here and all(rowwise(i) for i, at in zip(inputs, takes_rows(found, len(inputs)), strict=True) if at)
-    return True
-
-
-def takes_rows(method: registry.Method, count: int) -> tuple[bool, ...]:
-    """Which inputs are given at the rows at hand: all, unless the kernel declares AT_ROWS for the first ones (the
-    others it gets whole)."""
-    declared = method.trait("AT_ROWS", None)
-    if declared is None:
-        return (True,) * count
-    return tuple(declared[i] if i < len(declared) else False for i in range(count))
-
-
-def chunk_rows(shape: tuple[int, ...]) -> int:
-    """How many rows of an elementwise computation are done at a time."""
-    return max(1, CHUNK_ELEMENTS // max(math.prod(shape[1:]), 1))
-
-
-def at_rows(source: Apply) -> bool:
-    """Whether an Apply inside a piece is taken at the piece's row ids, as a Copy is."""
-    return bool(source.inputs) and rowwise(source)
 
 
 def tensor_seed(seed: int, name: str) -> int:
@@ -205,8 +217,3 @@ def evaluate(source: Source, dtype: str, shape: tuple[int, ...], inputs: Mapping
              name: str = "", seed: int = 0, tables: Tables | None = None) -> Tensor:  # fmt: skip
     """One source on open checkpoints, rounded once to `dtype` (a safetensors code)."""
     return Evaluator(inputs, seed, tables or {}).tensor(OutTensor(name, dtype, shape, source))
-
-
-def _kind_and_name(method: str) -> tuple[str, str]:
-    kind, _, name = method.partition(":")
-    return kind, name

@@ -5,50 +5,60 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from surgeon.arch.family import family_of_names
 from surgeon.checkpoint.commit import check_out, staged
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.header import num_bytes
 from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
-from surgeon.checkpoint.sidecars import SURGEON_DIR
+from surgeon.checkpoint.sidecars import SURGEON_DIR, vectors_name
 from surgeon.checkpoint.writer import Layout, Writer
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.describe import measured
+from surgeon.ops.done import Done, by_tensor, computed_digests
+from surgeon.ops.jobs import Job, jobs_of
 from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
-from surgeon.ops.plain import is_plain, plain_bytes
-from surgeon.ops.plan import Copy, OutTensor, Plan
+from surgeon.ops.plan import Plan
 from surgeon.ops.result import Result
+from surgeon.ops.resume import Progressed, still_there
+from surgeon.ops.survival import survival
 from surgeon.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from surgeon.ops.compute import Computer
-
-Job = tuple[int, Callable[[], None]]  # bytes, what writes them
 
 
 def execute(
-    plan: Plan, out: Path, *, threads: int | None = None, force: bool = False, progress: Progress = SILENT
-) -> Result:
-    """Carry out a checked plan: everything at `out`, or nothing. Raises SurgeonError with nothing left at `out`."""
+    plan: Plan, out: Path, *, threads: int | None = None, force: bool = False, memory: int | None = None,
+    progress: Progress = SILENT,
+) -> Result:  # fmt: skip
+    """Carry out a checked plan: everything at `out`, or nothing. Raises SurgeonError with nothing left at `out`.
+
+    memory: bytes that computed tensors may take at a time (by default half of what is free). Where it is interrupted,
+    what was computed stays beside `out`, and the same plan goes on from there.
+    """
     started = time.perf_counter()
     check_out(out, force)
-    check(plan, out)
+    check(plan, out, memory)
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
     threads = threads or min(os.cpu_count() or 1, 8)
     known = known_tensors(plan, inputs)
-    with staged(out, force) as folder:
-        writer, rounding = write_shards(plan, folder, inputs, threads, progress)
+    with staged(out, force, plan.digest) as folder:
+        progressed = Progressed(folder)
+        written = write_shards(plan, folder, inputs, threads, progress, memory=memory, progressed=progressed)
+        writer = written.writer
+        found = written.measured(plan)
         _write_files(plan, folder, inputs)
-        weights = digests_of_shards(folder, writer.layout, known, threads)
+        if "vectors" in found:
+            _put(folder / SURGEON_DIR / vectors_name(plan.digest), dump_json(found["vectors"]).encode())
+        weights = digests_of_shards(folder, writer.layout, known | written.digests(plan), threads)
+        progressed.clear()
         digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
         (folder / LINEAGE_FILE).write_text(dump_lineage(lineage_of(plan, out, inputs, digests)), encoding="utf-8")
         verified = _verify(plan, folder)
@@ -69,7 +79,7 @@ def execute(
         peak_rss_bytes=peak_rss_bytes(),
         plan_digest=plan.digest,
         verified=verified,
-        found=measured(plan) | ({"rounding": rounding} if rounding else {}),
+        found=measured(plan) | found,
     )
 
 
@@ -78,63 +88,77 @@ def parameters(plan: Plan) -> int:
     return sum(t.nbytes // num_bytes(t.dtype, ()) for t in plan.tensors)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A closed writer, and what was computed into it."""
+
+    writer: Writer
+    done: Sequence[Done]
+
+    def digests(self, plan: Plan) -> dict[str, str]:
+        """Of the computed tensors, as far as all of their bytes passed through this process."""
+        return computed_digests(self.done, {t.name: t.nbytes for t in plan.tensors})
+
+    def measured(self, plan: Plan) -> dict[str, Any]:
+        """What was measured of changes: {"rounding": ..., "vectors": ...}, empty where nothing was changed."""
+        tensors = by_tensor(self.done)
+        found: dict[str, Any] = {}
+        rounding = survival({name: sums for name, (sums, _) in tensors.items()})
+        if rounding:
+            found["rounding"] = rounding
+        compared = {name: entry for name, entry in tensors.items() if entry[1]}
+        if compared:
+            from surgeon.ops.diagnosis import Diagnosis
+
+            roles = [i.role for i in plan.inputs if any(i.role in models for _, models in compared.values())]
+            family = family_of_names(plan.config, [t.name for t in plan.tensors])
+            diagnosis = Diagnosis(family, roles)
+            for name, (sums, models) in compared.items():
+                diagnosis.add(name, sums, models)
+            found["vectors"] = diagnosis.report({i.role: i.name or i.role for i in plan.inputs})
+        return found
+
+
 def write_shards(
     plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress,
-    layout: Layout | None = None,
-) -> tuple[Writer, dict[str, Any]]:  # fmt: skip
-    """The closed writer, and what the rounding let through of what was changed. layout: of shards alone, without an
-    index, in place of the plan's."""
+    layout: Layout | None = None, memory: int | None = None, progressed: Progressed | None = None,
+) -> Written:  # fmt: skip
+    """The shards of a plan in a folder. layout: of shards alone, without an index, in place of the plan's.
+    progressed: the record of the folder; what it tells of and still is there is not done again."""
     beside = layout is None and any(name.endswith(".safetensors") for name in plan.binary)
-    writer = Writer(folder, layout or layout_of(plan, inputs), index=beside, link=plan.link)
+    before = progressed.read() if progressed is not None else []
+    writer = Writer(folder, layout or layout_of(plan, inputs), index=beside, link=plan.link, resume=bool(before))
     if layout is not None:
         writer.has_index = False
+    done: list[Done] = []
     try:
+        done += still_there(before, writer, {t.name: t.nbytes for t in plan.tensors})
+        if before:
+            progress.say(f"going on with an output that was interrupted: {len(done)} parts of it are there")
         with progress.task("writing", plan.nbytes, "bytes") as advance, ThreadPoolExecutor(threads) as pool:
 
             def run(job: Job) -> None:
-                job[1]()
+                finished = job[1]()
+                if finished is not None:
+                    done.append(finished)
+                    if progressed is not None and finished.leaves:
+                        progressed.add(finished)
                 advance(job[0])
 
-            computer = _computer(plan, writer, inputs)
-            jobs = [pool.submit(run, job) for job in _jobs(plan, writer, inputs, computer)]
-            done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
+            jobs = [pool.submit(run, job) for job in jobs_of(plan, writer, inputs, memory, done)]
+            try:
+                finished, pending = wait(jobs, return_when=FIRST_EXCEPTION)
+            except BaseException:  # an interrupt: what has not begun is not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             for waiting in pending:
                 waiting.cancel()
-            for finished in done:
-                finished.result()
+            for job in finished:
+                job.result()
         writer.finish()
     finally:
         writer.close()
-    return writer, computer.survival.report() if computer is not None else {}
-
-
-def _computed(plan: Plan) -> list[OutTensor]:
-    """What is neither copied nor plain, largest first."""
-    found = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
-    return sorted(found, key=lambda t: -t.nbytes)
-
-
-def _computer(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint]) -> Computer | None:
-    """torch is imported only where there is something to compute."""
-    if not _computed(plan):
-        return None
-    from surgeon.ops.compute import Computer
-
-    return Computer(plan, inputs, writer)
-
-
-def _jobs(plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], computer: Computer | None) -> list[Job]:
-    """What is to be computed, then runs of copied tensors. Zeros need nothing: the files are there at full length and
-    read as zero."""
-    jobs: list[Job] = []
-    if computer is not None:
-        jobs += [(t.nbytes, partial(computer.write, t)) for t in _computed(plan)]
-    copies = [
-        (t.name, inputs[t.source.model].tensor(t.source.tensor)) for t in plan.tensors if isinstance(t.source, Copy)
-    ]
-    jobs += [(run.nbytes, partial(writer.copy_run, run)) for run in writer.runs(copies)]
-    plain = [(t.name, raw) for t in plan.tensors if (raw := plain_bytes(t)) is not None]
-    return jobs + [(len(raw), partial(writer.write, name, memoryview(raw))) for name, raw in plain]
+    return Written(writer, done)
 
 
 def _write_files(plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint]) -> None:
@@ -163,7 +187,7 @@ def lineage_of(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint], digests:
             name=i.name or i.path.absolute().name,
             path=os.path.relpath(i.path.resolve(), out.absolute().resolve()),
             digest=i.digest,
-            lineage=inputs[i.role].lineage,
+            lineage=plan.told.get(i.role, inputs[i.role].lineage),
         )
         for i in plan.inputs
     ]

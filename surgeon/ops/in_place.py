@@ -56,7 +56,7 @@ def execute_in_place(
         changes, fresh = _shards(plan, inputs[source.role], stage)
         names = [name for entry in fresh.shards for name, _, _ in entry[1]]
         added = replace(plan, tensors=tuple(t for t in plan.tensors if t.name in set(names)), shards=(), link=False)
-        _, rounding = write_shards(added, stage / "files", inputs, threads, progress, fresh)
+        written = write_shards(added, stage / "files", inputs, threads, progress, fresh)
         digests = _digests(plan, inputs[source.role], stage, changes, fresh)
         files = _small_files(plan, stage, changes, fresh)
         digests |= dict(zip(files, file_digests(stage / "files" / name for name in files), strict=True))
@@ -80,7 +80,7 @@ def execute_in_place(
         peak_rss_bytes=peak_rss_bytes(),
         plan_digest=plan.digest,
         verified={"reopened": True, "tensors": len(held.tensors), "in_place": [c.new for c in changes]},
-        found=measured(plan) | ({"rounding": rounding} if rounding else {}),
+        found=measured(plan) | written.measured(plan),
     )
 
 

@@ -19,10 +19,14 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The bytes of `tensor` of the input with the role `model`, never decoded where they go out unchanged."""
+    """The bytes of `tensor` of the input with the role `model`, never decoded where they go out unchanged.
+
+    shift: inside pieces, row r of the output is row r + shift of the tensor (a token that has another id there).
+    """
 
     model: str
     tensor: str
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Plan:
     shards: the names of each shard's tensors in order, where the shards are those of the input (empty: shards are
     filled up to shard_bytes). link: a shard that is the same as the input's file becomes a second name of it; this
     does not decide its bytes. restores: the digest of a checkpoint that the output may turn out to be, which is said.
+    told: role -> lineage of an input whose folder has none, as a person told it.
     """
 
     operation: str
@@ -120,6 +125,7 @@ class Plan:
     shards: tuple[tuple[str, ...], ...] = ()
     link: bool = False
     restores: str = ""
+    told: Mapping[str, Lineage] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -143,8 +149,8 @@ class Plan:
 
 def source_to_json(source: Source) -> dict[str, Any]:
     match source:
-        case Copy(model, tensor):
-            return {"copy": [model, tensor]}
+        case Copy(model, tensor, shift):
+            return {"copy": [model, tensor, shift] if shift else [model, tensor]}
         case Zeros():
             return {"zeros": True}
         case Rows(pieces):
@@ -156,8 +162,8 @@ def source_to_json(source: Source) -> dict[str, Any]:
 
 def source_from_json(value: Mapping[str, Any]) -> Source:
     match value:
-        case {"copy": [model, tensor]}:
-            return Copy(model, tensor)
+        case {"copy": [model, tensor, *shift]}:
+            return Copy(model, tensor, *shift)
         case {"zeros": True}:
             return Zeros()
         case {"rows": pieces}:
@@ -224,6 +230,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
         value |= {"shards": [list(names) for names in plan.shards], "link": plan.link}
     if plan.restores:
         value["restores"] = plan.restores
+    if plan.told:
+        value["told"] = {r: told.model_dump(mode="json", exclude_defaults=True) for r, told in plan.told.items()}
     return value
 
 
@@ -248,6 +256,7 @@ def from_json(value: Mapping[str, Any]) -> Plan:
         shards=tuple(map(tuple, value.get("shards", ()))),
         link=value.get("link", False),
         restores=value.get("restores", ""),
+        told={role: Lineage.model_validate(told) for role, told in value.get("told", {}).items()},
     )
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from surgeon import registry
+from surgeon.ops.delta_sums import DeltaSums
 from surgeon.ops.plan import Apply, Source
 
 
@@ -32,71 +30,34 @@ def change_of(source: Source) -> Change | None:
     return None if which is None else Change(source, source.inputs[which])
 
 
-@dataclass
-class _Sums:
-    elements: int = 0
-    meant: int = 0  # elements that the exact change moves
-    unmoved: int = 0  # of those, how many are what they were after rounding
-    dd: float = 0.0
-    dk: float = 0.0
-    ee: float = 0.0
-
-    def add(self, other: _Sums) -> None:
-        for name in ("elements", "meant", "unmoved", "dd", "dk", "ee"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "elements": self.elements,
-            "changed": self.meant,
-            "unmoved": self.unmoved / self.meant if self.meant else 0.0,
-            "kept": self.dk / self.dd if self.dd else 1.0,
-            "relative_error": (self.ee / self.dd) ** 0.5 if self.dd else 0.0,
-        }
+def survival(tensors: Mapping[str, DeltaSums]) -> dict[str, Any]:
+    """{"elements", "skipped", "changed", "unmoved", "kept", "relative_error", "parts": {part: the same}}; empty where
+    nothing was changed. skipped: elements that were not looked at (of large tensors some blocks are). changed:
+    elements that the exact change moves; unmoved: the share of them that rounding leaves where they were; kept:
+    <delta, stored delta> / |delta|^2; relative_error: |stored delta - delta| / |delta|. parts: names with their
+    numbers left out."""
+    if not tensors:
+        return {}
+    total = DeltaSums(0)
+    parts: dict[str, DeltaSums] = {}
+    for name in sorted(tensors):
+        own = _of_change(tensors[name])
+        total.add(own)
+        parts.setdefault(re.sub(r"\.\d+(?=\.)", ".{n}", name), DeltaSums(0)).add(own)
+    return _report(total) | {"parts": {part: _report(sums) for part, sums in sorted(parts.items())}}
 
 
-@dataclass
-class Survival:
-    """Sums over tensors, for all of them and by part (names with their numbers left out); safe from any thread."""
+def _of_change(sums: DeltaSums) -> DeltaSums:
+    """Without the products of single deltas."""
+    return DeltaSums(0, sums.elements, [0.0], [], sums.dd, sums.dk, sums.ee, sums.meant, sums.unmoved, sums.skipped)
 
-    _parts: dict[str, dict[str, list[_Sums]]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, name: str, base: Tensor, exact: Tensor, rounded: Tensor) -> None:
-        """A tensor or some of its rows: as it was, as it should be (float64), as it is stored. Differences are taken
-        in float64, or in float32 where those of stored values are nearly exact; sums in float32 by piece.
-        """
-        import torch
-
-        before = base.float() if base.dtype != torch.float64 else base
-        delta = (exact - before).float().flatten()
-        kept = (rounded.to(before.dtype) - before).float().flatten()
-        moved, stayed = delta.bool(), ~kept.bool()
-        off = kept - delta
-        found = _Sums(
-            delta.numel(),
-            int(torch.count_nonzero(moved)),
-            int(torch.count_nonzero(moved & stayed)),
-            float(delta @ delta),
-            float(delta @ kept),
-            float(off @ off),
-        )
-        with self._lock:
-            part = re.sub(r"\.\d+(?=\.)", ".{n}", name)
-            self._parts.setdefault(part, {}).setdefault(name, []).append(found)
-
-    def report(self) -> dict[str, Any]:
-        """{"elements", "changed", "unmoved", "kept", "relative_error", "parts": {part: the same}}; empty where nothing
-        was changed. changed: elements that the exact change moves; unmoved: the share of them that rounding leaves
-        where they were; kept: <delta, stored delta> / |delta|^2; relative_error: |stored delta - delta| / |delta|."""
-        if not self._parts:
-            return {}
-        total, parts = _Sums(), {}
-        for part in sorted(self._parts):
-            here = _Sums()
-            for name in sorted(self._parts[part]):
-                for sums in sorted(self._parts[part][name], key=lambda s: (s.elements, s.dd, s.dk, s.ee)):
-                    here.add(sums)
-            parts[part] = here.report()
-            total.add(here)
-        return total.report() | {"parts": parts}
+def _report(sums: DeltaSums) -> dict[str, Any]:
+    return {
+        "elements": sums.elements,
+        "skipped": sums.skipped,
+        "changed": sums.meant,
+        "unmoved": sums.unmoved / sums.meant if sums.meant else 0.0,
+        "kept": sums.dk / sums.dd if sums.dd else 1.0,
+        "relative_error": (sums.ee / sums.dd) ** 0.5 if sums.dd else 0.0,
+    }

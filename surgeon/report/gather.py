@@ -11,11 +11,13 @@ from surgeon.checkpoint.lineage import LINEAGE_FILE, BlockMap, Lineage, read_lin
 from surgeon.errors import SurgeonError
 from surgeon.report.block_map import block_map_json
 from surgeon.report.curves import Training
+from surgeon.report.deltas import Deltas, deltas_of, described
 from surgeon.report.run_file import RUN_FILE, RunRecord, StageRecord, read_run
 from surgeon.report.table import EvaluateResult, Row, evaluation_table, read_evaluation
 from surgeon.report.tokens import NewTokens, new_tokens
 from surgeon.report.trainings import CPT, training_of_stage, trainings_of_checkpoint
 from surgeon.report.vocabulary import Vocabulary, of_lineage
+from surgeon.search.record import SearchRecord, search_json
 
 FORMAT = 1
 
@@ -38,11 +40,31 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """What one merge measured of its deltas."""
+
+    title: str
+    deltas: Deltas
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The vocabulary rows that one step added."""
 
     title: str
     new: NewTokens
+
+
+@dataclass(frozen=True)
+class Search:
+    """How one step's weights were found. names: of the models by digest."""
+
+    title: str
+    record: SearchRecord
+    names: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.title} | search_json(self.record, self.names)
 
 
 @dataclass(frozen=True)
@@ -66,7 +88,9 @@ class Content:
     stages: list[StageRecord] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     blocks: list[Blocks] = field(default_factory=list)
+    merges: list[Merge] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     root: Lineage | None = None
     vocabulary: Vocabulary | None = None
@@ -86,7 +110,9 @@ class Content:
             "stages": [s.model_dump(exclude_unset=True) for s in self.stages],
             "training": [t.to_json() for t in self.trainings],
             "blocks": [{"step": b.title} | block_map_json(b.map) for b in self.blocks],
+            "merges": [{"step": m.title} | described(m.deltas) for m in self.merges],
             "new_tokens": [{"step": t.title} | t.new.to_json() for t in self.tokens],
+            "searches": [search.to_json() for search in self.searches],
             "vocabulary": self.vocabulary.to_json() if self.vocabulary else None,
             "checkpoints": [
                 {"name": c.title, "path": c.path, "plan": c.lineage.plan, "versions": c.lineage.versions,
@@ -144,8 +170,14 @@ def _of_checkpoint(folder: Path, lineage: Lineage) -> Content:
 def _add_maps(content: Content, title: str, folder: Path, lineage: Lineage) -> None:
     if lineage.blocks is not None:
         content.blocks.append(Blocks(title, lineage.blocks))
+    deltas = deltas_of(folder, lineage)
+    if deltas is not None:
+        content.merges.append(Merge(title, deltas))
     if lineage.rows is not None:
         content.tokens.append(Tokens(title, new_tokens(folder, lineage.rows)))
+    if lineage.merge is not None and "search" in lineage.merge:
+        names = {parent.digest: parent.name for parent in lineage.parents}
+        content.searches.append(Search(title, SearchRecord.model_validate(lineage.merge["search"]), names))
 
 
 def _model_names(folder: Path, run: RunRecord) -> dict[str, str]:

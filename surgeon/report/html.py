@@ -16,10 +16,21 @@ from surgeon.errors import SurgeonError
 from surgeon.report import words
 from surgeon.report.block_map import strips
 from surgeon.report.curves import Line, Training, curves
-from surgeon.report.gather import Content, gather
-from surgeon.report.plots import drawable, eval_svg, learning_svg, models_svg, scores_svg, training_svg
+from surgeon.report.deltas import Deltas, heats
+from surgeon.report.gather import Content, Search, gather
+from surgeon.report.plots import (
+    drawable,
+    eval_svg,
+    heat_svg,
+    learning_svg,
+    models_svg,
+    scores_svg,
+    search_svg,
+    training_svg,
+)
 from surgeon.report.table import change
 from surgeon.report.vocabulary import Vocabulary
+from surgeon.search import table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -65,13 +76,14 @@ def render(content: Content) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(words=words, strips=strips, change=change, probe_svg=_probe)
+    environment.globals.update(words=words, strips=strips, change=change, probe_svg=_probe, heat_svgs=_heats)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     about = [" ".join(paragraph.split()) for paragraph in content.about.split("\n\n")]
     return template.render(
         content=content,
         about=[paragraph for paragraph in about if paragraph],
         trainings=[_drawn(training, i) for i, training in enumerate(content.trainings)],
+        searches=[_searched(search, i) for i, search in enumerate(content.searches)],
         vocabulary=_vocabulary(content.vocabulary),
         versions=_versions(content),
     )
@@ -142,6 +154,25 @@ def _probe(blocks: BlockMap, number: int) -> Markup:
     copied = sorted({new.source for new in blocks.new})
     label = f"Scores of blocks by {blocks.probe.selector}"
     return scores_svg(blocks.probe, copied, f"b{number}-scores", label)
+
+
+def _heats(deltas: Deltas, number: int) -> list[Markup]:
+    """The maps of one merge."""
+    return [heat_svg(heat, f"m{number}-heat{i}", heat.title) for i, heat in enumerate(heats(deltas))]
+
+
+def _searched(search: Search, number: int) -> dict[str, Any]:
+    """A search as the template takes it: its table as on the terminal, and its plot."""
+    found = search.to_json()
+    names = search.record.names(search.names)
+    return {
+        "title": search.title,
+        "said": table.title(found),
+        "formula": found["formula"],
+        "columns": table.columns(found),
+        "rows": table.rows(found),
+        "plot": search_svg(search.record, names, f"s{number}-search", "Losses of the evaluated weights"),
+    }
 
 
 def _versions(content: Content) -> list[tuple[list[str], dict[str, str]]]:

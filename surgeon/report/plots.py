@@ -13,7 +13,11 @@ from surgeon.checkpoint.lineage import BlockProbe
 from surgeon.expand.scores_plot import SIZE, draw_scores
 from surgeon.figure import svg_text
 from surgeon.report.curves import Curves, Line
+from surgeon.report.deltas import Heat
 from surgeon.report.words import short, visible
+from surgeon.search.front_plot import Colours, draw_search
+from surgeon.search.front_plot import size as search_size
+from surgeon.search.record import SearchRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +102,38 @@ def scores_svg(probe: BlockProbe, chosen: Sequence[int], name: str, label: str) 
         ax.set_xlabel("block of the parent")
 
     return _svg(draw, SIZE, name, label)
+
+
+def heat_svg(heat: Heat, name: str, label: str) -> Markup:
+    """A cell for each block of each part, the fuller the larger its value; below zero in another colour."""
+    from matplotlib.patches import Rectangle
+
+    def draw(figure: Figure) -> None:
+        ax: Axes = figure.subplots()
+        for row, part in enumerate(heat.parts):
+            for block in range(heat.blocks):
+                value = heat.values.get((part, block))
+                if value is not None and heat.largest:
+                    fill = _LOSS if value >= 0 else _LR
+                    ax.add_patch(
+                        Rectangle((block - 0.5, row - 0.5), 1, 1, facecolor=fill, alpha=abs(value) / heat.largest)
+                    )
+        _axis(ax)
+        _title(ax, f"{heat.title}; full: {heat.largest:.3g}")
+        ax.grid(False)
+        ax.set_xlim(-0.5, heat.blocks - 0.5)
+        ax.set_ylim(len(heat.parts) - 0.5, -0.5)
+        ax.set_yticks(range(len(heat.parts)), heat.parts)
+        ax.set_xlabel("block")
+
+    return _svg(draw, (7.2, 0.9 + 0.24 * len(heat.parts)), name, label)
+
+
+def search_svg(record: SearchRecord, vectors: Sequence[str], name: str, label: str) -> Markup:
+    """The points that a search evaluated, by their losses; vectors: their names."""
+    colours = Colours(ink=_INK, plain=_EVAL, best=_LOSS, mark=_LR, grid=_GRID)
+    shown = [visible(vector) for vector in vectors]
+    return _svg(lambda figure: draw_search(figure, record, shown, colours), search_size(record), name, label)
 
 
 def models_svg(models: Sequence[str], lines: Sequence[Line], name: str, label: str) -> Markup:

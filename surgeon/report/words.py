@@ -6,7 +6,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -104,7 +104,7 @@ def plain(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
-def pairs(values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+def pairs(values: Mapping[str, Any], leave: Collection[str] = ()) -> list[tuple[str, str]]:
     """The settings or results that say something: no nulls, no empty ones, nested ones by dotted names.
 
     An item of a list of mappings goes by its "name", else by its place.

@@ -6,12 +6,14 @@ from typing import Any
 
 from surgeon.train.flops import flops_per_token
 from surgeon.train.job import Job, prepare
+from surgeon.train.kept import check_keeping, step_path
 from surgeon.train.settings import CptSettings
 from surgeon.train.trainable import Trainable
 
 
 def describe_cpt(settings: CptSettings) -> dict[str, Any]:
     """Plain data: sizes, corpora, what is trained and what it costs. Reads the inputs, writes nothing."""
+    check_keeping(settings)
     job = prepare(settings, dry=True)
     shape = job.shape
     flops = flops_per_token(job.model, job.trainable, shape.seq_len)
@@ -36,7 +38,17 @@ def describe_cpt(settings: CptSettings) -> dict[str, Any]:
         "memory_bytes": memory_bytes(job),
         "inputs": job.inputs,
         "plan_digest": job.digest,
-    }
+    } | _kept(job)
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """The checkpoints that will be there at the end, and their size; one more is there while one is written."""
+    settings, steps = job.settings, job.shape.steps
+    if not settings.keep_checkpoints:
+        return {}
+    saved = [*range(settings.saved_every(steps), steps, settings.saved_every(steps)), steps]
+    paths = [str(step_path(settings.run_dir, step)) for step in saved[-settings.keep_checkpoints :]]
+    return {"checkpoints": paths, "checkpoint_bytes": len(paths) * job.checkpoint.num_bytes}
 
 
 def memory_bytes(job: Job) -> dict[str, int]:

@@ -5,32 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError
 from surgeon.progress import SILENT, Progress
-from surgeon.train import attention, state
+from surgeon.train import attention, kept, state
 from surgeon.train.batch import collate
 from surgeon.train.flops import flops_per_token, utilisation
+from surgeon.train.folder import write_folder
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
+from surgeon.train.outcome import Outcome
 from surgeon.train.score import score, window_length
-
-
-@dataclass
-class Outcome:
-    """What a run came to. tokens: without padding. evals: {step, name, nats_per_token, bits_per_byte}."""
-
-    tokens: int = 0
-    final_loss: float | None = None
-    tokens_per_second: float = 0.0
-    mfu: float | None = None
-    evals: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Loop:
@@ -54,7 +45,7 @@ class Loop:
             state.restore(start, self.parameters, self.optimizer)
             first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
         log = MetricsLog(settings.run_dir / state.METRICS, first)
-        save_every = settings.save_every or max(1, steps // 10)
+        save_every = settings.saved_every(steps)
         busy, counted = 0.0, 0
         try:
             with progress.task("training", settings.tokens, "tokens") as advance:
@@ -153,9 +144,16 @@ class Loop:
         return {"tokens_per_second": round(tokens_per_second, 1), "mfu": mfu}
 
     def _save(self, step: int, outcome: Outcome) -> None:
+        settings = self.job.settings
+        if settings.keep_checkpoints:
+            # before the state: a run that goes on from a state does not come to that step again
+            path = kept.step_path(settings.run_dir, step)
+            with staged(path, force=True) as folder:
+                write_folder(folder, path, self.job, step, outcome)
+            kept.prune(settings.run_dir, settings.keep_checkpoints)
         held = {name: p.detach() for name, p in self.parameters.items()}
         saved = state.State(step, outcome.tokens, outcome.final_loss, held, self.optimizer.state_dict(), outcome.evals)
-        state.save(self.job.settings.run_dir, saved)
+        state.save(settings.run_dir, saved)
 
 
 def _step_seed(seed: int, step: int) -> int:

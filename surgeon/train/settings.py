@@ -15,7 +15,9 @@ from surgeon.registry import Method, get
 Positive = Annotated[Count, Field(gt=0)]
 
 # settings that do not decide the result: a resumed run may change them
-FREE = frozenset({"out", "resume", "keep_state", "save_every", "eval", "eval_every", "eval_tokens"})
+FREE = frozenset(
+    {"out", "resume", "keep_state", "save_every", "keep_checkpoints", "eval", "eval_every", "eval_tokens"}
+)
 
 
 class CptSettings(BaseModel):
@@ -52,6 +54,12 @@ class CptSettings(BaseModel):
     eval_every: Positive | None = Field(None, description="Steps between evaluations [only before and after].")
     eval_tokens: Positive = Field(20_000, description="Tokens of each eval corpus, in whole documents.")
     save_every: Positive | None = Field(None, description="Steps between saved states [a tenth of the run].")
+    keep_checkpoints: Positive | None = Field(
+        None,
+        description="Keep the newest N of the checkpoints written at --save-every and at the end: whole models in the "
+        "stored types, in OUT.run/checkpoints, also when the run is done. For `surgeon average`, so not with --train "
+        "adapter (the average of A and of B is not that of BA) [none].",
+    )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
@@ -77,6 +85,10 @@ class CptSettings(BaseModel):
         """Where the run keeps its state and metrics until it is done: beside the output."""
         out = self.out_path.absolute()
         return out.with_name(out.name + ".run")
+
+    def saved_every(self, steps: int) -> int:
+        """Steps between save points of a run of `steps`."""
+        return self.save_every or max(1, steps // 10)
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the result, as plain data."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
+from surgeon.train import kept
 
 SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
 _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.partial"}
@@ -46,7 +47,7 @@ def owned(run_dir: Path) -> Iterator[None]:
 
     Raises SurgeonError where another process trains into it, or where something that is no run has its name.
     """
-    if run_dir.exists() and not (run_dir.is_dir() and {p.name for p in run_dir.iterdir()} <= _OURS):
+    if run_dir.exists() and not _is_a_run(run_dir):
         raise SurgeonError(
             "where the run would keep its state there is something else",
             str(run_dir),
@@ -56,12 +57,24 @@ def owned(run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (run_dir / SETTINGS).is_file():
+        if not is_begun(run_dir):
             clear(run_dir)
             (run_dir / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # not empty: the next process has already made its own lock in it
                 run_dir.rmdir()
         os.close(handle)
+
+
+def is_begun(run_dir: Path) -> bool:
+    """Whether a run was started there that is not done."""
+    return (run_dir / SETTINGS).is_file()
+
+
+def _is_a_run(run_dir: Path) -> bool:
+    """Whether nothing lies there but what runs leave."""
+    if not run_dir.is_dir():
+        return False
+    return {p.name for p in run_dir.iterdir()} <= {*_OURS, kept.CHECKPOINTS} and kept.is_ours(run_dir)
 
 
 def _hold(run_dir: Path) -> int:
@@ -85,7 +98,7 @@ def _hold(run_dir: Path) -> int:
 
 
 def clear(run_dir: Path) -> None:
-    """Forget the run in this folder; the lock stays."""
+    """Forget the run in this folder; the lock and kept checkpoints stay."""
     if (run_dir / STATES).is_dir():
         shutil.rmtree(run_dir / STATES)
     for name in sorted(_OURS - {STATES, LOCK}):

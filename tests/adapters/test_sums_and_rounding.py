@@ -119,13 +119,13 @@ def test_rounding_at_random_keeps_the_update_on_average(tmp_path: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_threads_or_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from surgeon.ops import evaluate
+    from surgeon.ops import rowwise
 
     model = tiny.build("llama", tmp_path / "model", dtype="bfloat16")
     adapter = adapter_of(model, tmp_path / "one", 1, rank=4)
     digests = set()
     for number, (threads, elements) in enumerate([(1, 1 << 21), (3, 1 << 21), (2, 100), (2, 33)]):
-        monkeypatch.setattr(evaluate, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(rowwise, "CHUNK_ELEMENTS", elements)
         out = tmp_path / f"out{number}"
         settings = FoldSettings(model=f"{model}+{adapter}", out=out, rounding="stochastic", weight=0.9)
         execute(plan_fold(settings), out, threads=threads)

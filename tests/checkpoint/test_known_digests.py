@@ -31,7 +31,7 @@ def shard(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process, which must not read: a read fails."""
     monkeypatch.setattr(known_digests, "_held", {})
-    monkeypatch.setattr(tree_digest, "_leaf", None)
+    monkeypatch.setattr(tree_digest, "leaf_digest", None)
 
 
 def overwrite(path: Path) -> None:

@@ -15,7 +15,7 @@ from surgeon.cli import commands
 
 ORDER = (
     "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "simplify_adapter",
-    "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods",
+    "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods",
     "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}

@@ -11,7 +11,8 @@ from merge_models import expanded, tensors, trained
 from safetensors.torch import save_file
 
 from surgeon.errors import SurgeonError
-from surgeon.measure.delta import diff, vectors
+from surgeon.measure.delta import diff
+from surgeon.measure.vectors import vectors
 
 
 def test_diff_of_a_model_with_itself(stories: Path) -> None:
@@ -23,7 +24,7 @@ def test_diff_of_a_model_with_itself(stories: Path) -> None:
 
 def test_diff_gives_norm_and_cosine_per_unit(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = trained(stories, tmp_path / "other", 1)
-    monkeypatch.setattr("surgeon.ops.evaluate.CHUNK_ELEMENTS", 500)  # several chunks a tensor
+    monkeypatch.setattr("surgeon.ops.rowwise.CHUNK_ELEMENTS", 500)  # several chunks a tensor
     found = diff(stories, other)
     assert not found["identical"]
     unit = next(u for u in found["units"] if u["unit"] == "3.mlp.down_proj")
@@ -58,11 +59,15 @@ def test_vectors_are_aligned_by_lineage_and_say_their_null(stories: Path, tmp_pa
     d = (tensors(domain)["model.layers.4.mlp.up_proj.weight"].double() - base).flatten()
     pair = unit["pairs"][0]
     cosine = (i @ d / i.norm() / d.norm()).item()
-    assert unit["norms"] == pytest.approx([i.norm().item(), d.norm().item()], rel=1e-12)
-    assert pair["cosine"] == pytest.approx(cosine, rel=1e-9)
+    # sums are taken in float32, of deltas that are exact
+    assert unit["norms"] == pytest.approx([i.norm().item(), d.norm().item()], rel=1e-6)
+    assert pair["cosine"] == pytest.approx(cosine, abs=1e-7)
     assert pair["null"] == pytest.approx(1 / math.sqrt(i.numel()))
-    assert pair["z"] == pytest.approx(cosine * math.sqrt(i.numel()), rel=1e-9)
-    assert pair["sign_conflicts"] == ((i.sign() * d.sign()) < 0).double().mean().item()
+    assert pair["z"] == pytest.approx(cosine * math.sqrt(i.numel()), abs=1e-4)
+    product = i * d
+    against = product[product < 0].abs().sum() / product.abs().sum()
+    assert pair["sign_conflicts"] == pytest.approx(against.item(), abs=1e-6)
+    assert pair["disparity"] == pytest.approx(max(i.norm() / d.norm(), d.norm() / i.norm()).item(), rel=1e-6)
     assert abs(found["pairs"][0]["z"]) < 4  # independent noise: nothing to be seen
     new = next(u for u in found["units"] if u["unit"] == "2.mlp.down_proj")
     assert new["norms"][0] == 0 and new["pairs"][0]["cosine"] is None

@@ -50,9 +50,7 @@ def test_linear_is_the_mean_and_its_order_does_not_matter(pair: tuple[Path, Path
 
 def test_slerp_takes_curves_over_depth(pair: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = pair
-    out = merge_models(
-        "slerp", tmp_path / "out", str(a), str(b), option={"t": "1", "t_attention": "0,1", "t_mlp": "0.5,0.5"}
-    )
+    out = merge_models("slerp", tmp_path / "out", str(a), str(b), option={"t": "1,attention:0,1,mlp:0.5"})
     found, left, right = tensors(out), tensors(a), tensors(b)
     at = "model.layers.{}.self_attn.q_proj.weight".format
     assert torch.equal(found[at(0)], left[at(0)]) and torch.equal(found[at(4)], right[at(4)])

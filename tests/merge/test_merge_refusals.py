@@ -12,6 +12,7 @@ from merge_models import expanded, merged, tensors, trained
 from safetensors.torch import save_file
 
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.merge.weights import parse_weight
@@ -24,12 +25,18 @@ def refusal(base: Path, *add: str, **settings: object) -> SurgeonError:
 
 
 def test_words_of_weights() -> None:
-    assert parse_weight("a/b=0.5") == ("a/b", 0.5)
-    assert parse_weight("a/b=-1e-1") == ("a/b", -0.1)
-    assert parse_weight("runs/lr=3e-4/model") == ("runs/lr=3e-4/model", 1.0)
-    assert parse_weight("plain") == ("plain", 1.0)
-    with pytest.raises(UsageError, match="finite"):
-        parse_weight("a=nan")
+    def words(text: str) -> tuple[str, object]:
+        name, weight = parse_weight(text)
+        return name, weight.plain()
+
+    assert words("a/b=0.5") == ("a/b", 0.5)
+    assert words("a/b=-1e-1") == ("a/b", -0.1)
+    assert words("runs/lr=3e-4/model") == ("runs/lr=3e-4/model", 1.0)
+    assert words("plain") == ("plain", 1.0)
+    assert words("a=0.5,mlp:0,1,attention.q:2") == ("a", "0.5,attention.q:2.0,mlp:0.0,1.0")
+    for wrong in ("a=nan", "a=x", "a=", "a=0.5,mlp:", "a=mlp:1", "a=1,mlp:1,mlp:2", "a=0.5x"):
+        with pytest.raises(UsageError, match="does not parse"):
+            parse_weight(wrong)
 
 
 def test_a_deeper_model_without_lineage(stories: Path, tmp_path: Path) -> None:
@@ -39,15 +46,17 @@ def test_a_deeper_model_without_lineage(stories: Path, tmp_path: Path) -> None:
     assert "model.layers.5" in error.problem and "surgeon.json" in error.hint
 
 
-def test_more_rows_without_lineage(stories: Path, tmp_path: Path) -> None:
+def test_more_rows_without_lineage_and_without_tokens(stories: Path, tmp_path: Path) -> None:
     wide = trained(stories, tmp_path / "wide", 1, lineage=False)
+    for name in TOKENIZER_FILES:
+        (wide / name).unlink(missing_ok=True)
     held = tensors(wide)
     held["model.embed_tokens.weight"] = torch.zeros(520, 64)
     save_file(held, wide / "model.safetensors", metadata={"format": "pt"})
     config = wide / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 520}))
     error = refusal(stories, str(wide))
-    assert "[520, 64]" in error.problem and "extend-vocab" in error.hint
+    assert "520 rows" in error.problem and "has no tokenizer" in error.problem
 
 
 def test_another_base(stories: Path, tmp_path: Path) -> None:
@@ -126,10 +135,11 @@ def test_wrong_words(stories: Path, tmp_path: Path) -> None:
 def test_two_chat_templates_of_equal_weight(stories: Path, tmp_path: Path) -> None:
     one = trained(stories, tmp_path / "one", 1, chat_template__jinja="one")
     other = trained(stories, tmp_path / "other", 2, chat_template__jinja="other")
-    assert "different files chat_template.jinja" in refusal(stories, str(one), str(other)).problem
+    assert "different chat templates" in refusal(stories, str(one), str(other)).problem
     out = merged(tmp_path / "out", stories, {one: 0.4, other: 0.6})
     assert (out / "chat_template.jinja").read_text() == "other"
     lineage = Checkpoint.open(out).lineage
     assert lineage is not None and lineage.merge is not None
-    role = next(p.role for p in lineage.parents if p.name == "other")
-    assert lineage.merge["files_from"] == {"chat_template.jinja": role}
+    assert lineage.merge["files_from"] == {"chat_template.jinja": "other"}
+    chosen = merged(tmp_path / "chosen", stories, {one: 0.4, other: 0.6}, chat="one")
+    assert (chosen / "chat_template.jinja").read_text() == "one"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surgeon.cli.options import Debug, Force, Json, Quiet, Threads
+from surgeon.cli.options import Debug, Force, Json, Memory, Quiet, Threads, memory_bytes
 from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Another output than the plan's.")] = None,
         force: Force = False,
         threads: Threads = None,
+        memory: Memory = None,
         json: Json = False,
         quiet: Quiet = False,
         debug: Debug = False,
@@ -29,4 +30,6 @@ def register(app: typer.Typer) -> None:
         from surgeon.saved_plan import apply_plan
 
         output = Output(json, quiet)
-        output.emit(apply_plan(plan, out, force=force, threads=threads, progress=output.progress()))
+        room = memory_bytes(memory)
+        result = apply_plan(plan, out, force=force, threads=threads, memory=room, progress=output.progress())
+        output.emit(result)

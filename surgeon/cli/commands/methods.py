@@ -29,21 +29,32 @@ def register(app: typer.Typer) -> None:
         kinds = [k for k in registry.KINDS if k not in HIDDEN]
         if kind is not None and kind not in registry.KINDS:
             raise UsageError(f"there is no kind {kind!r}", "surgeon methods", did_you_mean(kind, kinds))
-        found = [registry.get(k, name) for k in ([kind] if kind else kinds) for name in registry.names(k)]
-        data = {
-            "methods": [
-                {
-                    "kind": m.kind,
-                    "name": m.name,
-                    "summary": m.summary,
-                    "options": {o.name: _option(o) for o in m.options.values()},
-                    "source": m.source,
-                }
-                for m in found
-            ]
-        }
-        rows = [(m.kind, m.name, _options(m), m.summary, m.source) for m in found]
-        Output(json, quiet).table(data, "", ("kind", "name", "options", "what it does", "source"), rows)
+        listed = [_about(m) for k in ([kind] if kind else kinds) for m in _methods(k, kind is not None)]
+        rows = [(m["kind"], m["name"], _options(m["options"]), m["summary"], m["source"]) for m in listed]
+        columns = ("kind", "name", "options", "what it does", "source")
+        Output(json, quiet).table({"methods": listed}, "", columns, rows)
+
+
+def _methods(kind: str, each: bool) -> list[registry.Method]:
+    """The methods of a kind. each: those of families (mergekit:NAME) one by one, for which the library behind them is
+    imported; otherwise a family is one line."""
+    found = [registry.get(kind, name) for name in registry.names(kind)]
+    for family in registry.families(kind):
+        if each:
+            found += [registry.get(kind, name) for name in registry.members(kind, family)]
+        else:
+            found.append(registry.whole_family(kind, family))
+    return found
+
+
+def _about(method: registry.Method) -> dict[str, Any]:
+    return {
+        "kind": method.kind,
+        "name": method.name,
+        "summary": method.summary,
+        "options": {o.name: _option(o) for o in method.options.values()},
+        "source": method.source,
+    }
 
 
 def _option(option: registry.Option) -> dict[str, Any]:
@@ -52,8 +63,9 @@ def _option(option: registry.Option) -> dict[str, Any]:
     )
 
 
-def _options(method: registry.Method) -> str:
-    return ", ".join(o.name if o.required else f"{o.name}={o.default}" for o in method.options.values()) or "-"
+def _options(options: dict[str, Any]) -> str:
+    words = [name if o["required"] else f"{name}={o['default']}" for name, o in options.items()]
+    return ", ".join(words) or "-"
 
 
 def _type(annotation: Any) -> str:

@@ -23,25 +23,24 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         debug: Debug = False,
     ) -> None:
-        from surgeon.measure.delta import vectors as measure
-        from surgeon.model_ref import resolve
+        from surgeon.cli.deltas import lines, number
+        from surgeon.measure.vectors import vectors as measure
 
         output = Output(json, quiet)
-        data = measure(resolve(base).path, [resolve(m).path for m in models], progress=output.progress())
-        rows = [
-            (u["unit"], *("-" if n is None else f"{n:.4g}" for n in u["relative"]), *_pair_cells(u))
-            for u in data["units"]
-        ]
+        data = measure(base, models, progress=output.progress())
+        rows = [(u["unit"], *(number(n) for n in u["relative"]), *_pair_cells(u)) for u in data["units"]]
         pairs = [f"{p['a']}~{p['b']}" for p in data["pairs"]]
         columns = (
             "unit",
             *(f"|d|/|W| {m}" for m in data["models"]),
-            *(f"{w} {p}" for p in pairs for w in ("cos", "z")),
+            *(f"{w} {p}" for p in pairs for w in ("cos", "z", "conflicts", "disparity")),
         )
         output.table(data, "", columns, rows)
+        if not json:
+            output.emit(data, lines(data))
 
 
 def _pair_cells(unit: dict[str, list[dict[str, float | None]]]) -> list[str]:
-    return [
-        "-" if (value := pair[key]) is None else f"{value:.4f}" for pair in unit["pairs"] for key in ("cosine", "z")
-    ]
+    from surgeon.cli.deltas import number
+
+    return [number(pair[key]) for pair in unit["pairs"] for key in ("cosine", "z", "sign_conflicts", "disparity")]

@@ -2,90 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from surgeon.errors import UsageError
+from surgeon.merge.methods._arc import arc
+from surgeon.merge.methods._options import second_share
+from surgeon.merge.methods._sums import cosine, gram
 
-ROWWISE = False  # the angle is that of the whole tensor
+ROWWISE = True
 COLLINEAR = 0.9995  # above this |cosine| the arc is its chord, as in mergekit
 
 
+def facts(
+    chunks: Callable[[], Iterator[list[Tensor]]], weights: list[float], *, t: float | None
+) -> tuple[float, float]:
+    """The factors of the two tensors: the angle is that of the whole tensors."""
+    share = _t(weights, t)
+    if share in (0.0, 1.0):
+        return 1 - share, share
+    ((aa, ab), (_, bb)) = gram(chunks())
+    cos = cosine(ab, aa, bb)
+    return arc(share, cos, cos is not None and abs(cos) > COLLINEAR)
+
+
 def slerp(
-    tensors: list[Tensor],
-    weights: list[float],
-    place: dict[str, Any] | None,
-    *,
-    t: float | None = None,
-    t_attention: list[float] | None = None,
-    t_mlp: list[float] | None = None,
+    tensors: list[Tensor], weights: list[float], facts: tuple[float, float], *, t: float | None = None
 ) -> Tensor:
     """sin((1-t)A)/sin(A) a + sin(tA)/sin(A) b, A the angle between the two tensors taken as vectors; float64.
 
-    t = 0 is the first model and t = 1 the second; without `t` it is the second's share of the weights.
-    t_attention, t_mlp: values of t over depth for these parts of the blocks, interpolated linearly between the
-    first and the last block; `t` holds elsewhere. Nearly collinear tensors (|cos| > 0.9995) are interpolated
-    linearly.
-    Source: Shoemake 1985, Animating rotation with quaternion curves; curves as in Lu, Luu, Buehler (arXiv 2409.03444).
-    """
-    a, b = _two(tensors)
-    share = _t(weights, place, t, t_attention, t_mlp)
-    if share in (0.0, 1.0):
-        return (b if share else a).clone()
-    norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    cosine = ((a * b).sum() / norms).clamp(-1, 1) if norms > 0 else torch.ones((), dtype=a.dtype)
-    if cosine.abs() > COLLINEAR:
-        return a * (1 - share) + b * share
-    angle = torch.acos(cosine)
-    return a * (torch.sin((1 - share) * angle) / torch.sin(angle)) + b * (torch.sin(share * angle) / torch.sin(angle))
+    t = 0 is the first model and t = 1 the second; without `t` it is the second's share of the weights. Nearly
+    collinear tensors (|cos| > 0.9995) and a tensor of zeros have no arc: they are interpolated linearly. mergekit
+    takes a tensor of a length below 1e-8 for one at a right angle.
+    Source: Shoemake 1985, Animating rotation with quaternion curves, section 3.3; of models: Lu, Luu, Buehler 2024 (arXiv 2409.03444).
+    """  # noqa: E501 - the source is one line
+    if (number := same_as(weights, t=t)) is not None:
+        return tensors[number].clone()
+    return tensors[0] * facts[0] + tensors[1] * facts[1]
 
 
-def same_as(
-    weights: list[float],
-    place: dict[str, Any] | None,
-    *,
-    t: float | None = None,
-    t_attention: list[float] | None = None,
-    t_mlp: list[float] | None = None,
-) -> int | None:
+def same_as(weights: list[float], *, t: float | None = None) -> int | None:
     """The number of the input that the result equals exactly, where there is one."""
-    return {0.0: 0, 1.0: 1}.get(_t(_two(weights), place, t, t_attention, t_mlp))
+    return {0.0: 0, 1.0: 1}.get(_t(weights, t))
 
 
-def _t(
-    weights: list[float],
-    place: dict[str, Any] | None,
-    t: float | None,
-    t_attention: list[float] | None,
-    t_mlp: list[float] | None,
-) -> float:
-    curve = {"attention": t_attention, "mlp": t_mlp}.get(place["part"]) if place else None
-    if curve is not None and place is not None:
-        return _curve(curve, place["block"] / max(place["blocks"] - 1, 1))
+def _t(weights: list[float], t: float | None) -> float:
+    share = second_share("slerp", weights if t is None else [1.0] * len(weights))
     if t is None:
-        if min(weights) < 0 or sum(weights) == 0:
-            raise UsageError(
-                "the weights give no share", "MODEL=WEIGHT", "give two that are not negative, or --option t"
-            )
-        t = weights[1] / sum(weights)
+        return share
     if not 0 <= t <= 1:
         raise UsageError(f"t={t} is not in [0, 1]", "--option t", "0 is the first model, 1 the second")
     return t
-
-
-def _curve(values: list[float], position: float) -> float:
-    """Piecewise-linear through `values` spread evenly over 0..1."""
-    if not values or min(values) < 0 or max(values) > 1:
-        raise UsageError(f"the curve {values} is not in [0, 1]", "--option t_attention, t_mlp", "such as 0,0.5,1")
-    at = position * (len(values) - 1)
-    low = min(int(at), len(values) - 1)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (at - low)
-
-
-def _two(items: list[Any]) -> list[Any]:
-    if len(items) != 2:
-        raise UsageError(f"slerp is between two models, {len(items)} are given", "surgeon merge slerp", "give two")
-    return items

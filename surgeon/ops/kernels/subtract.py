@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # weighted sums are planned, and computed, without torch
+    from torch import Tensor
 
 COMPUTE = "float64"
 ROWWISE = True

@@ -1,0 +1,89 @@
+"""How task vectors lie to their base and to each other, aligned by lineage; streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from surgeon.merge.kinship import kinship
+from surgeon.merge.pieces import attachments
+from surgeon.merge.plan import Aligned, MergeSettings, align
+from surgeon.ops.diagnosis import Diagnosis
+from surgeon.ops.measure_sums import sums_of, with_torch
+from surgeon.ops.plan import Apply, OutTensor, Zeros
+from surgeon.progress import SILENT, Progress
+
+
+def vectors(
+    base: str | Path, models: Sequence[str | Path], progress: Progress = SILENT, threads: int = 2
+) -> dict[str, Any]:
+    """Task vectors against the base: norms, relative norms, and for every pair the cosine with its null and z,
+    weighted sign conflicts and the disparity of norms (see Diagnosis); float32 by pieces, their sums in float64.
+
+    A model that is shallower or has fewer rows counts where it has tensors. units: by block and part; blocks, parts:
+    sums of these; total: the whole model; pairs: of the total; outliers: units unlike the same part of other blocks;
+    kinship: cosine of the weights with the base's, for models without lineage. Raises SurgeonError where a model does
+    not come from the base.
+    """
+    settings = MergeSettings(
+        base=str(base), out=Path("-"), add=[f"{model}=1" for model in models], special_tokens="merged"
+    )
+    aligned = align(settings)
+    roles = _roles(aligned, models)
+    names = {entry.member.role: entry.member.name for entry in aligned.members.added}
+    diagnosis = Diagnosis(aligned.alignment.family, roles)
+    planned = [out for name in aligned.names if aligned.merges(name) and (out := _planned(aligned, name)) is not None]
+    folder = aligned.alignment.target.tables_folder()
+    tables = {name: (folder / name).read_bytes() for name in attachments(out.source for out in planned)}
+    elsewhere = with_torch(aligned.inputs, tables)
+    with (
+        progress.task("measuring", sum(out.nbytes for out in planned), "bytes") as advance,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        sums = pool.map(lambda out: (out, sums_of(out, aligned.inputs, elsewhere)), planned)
+        for out, taken in sums:
+            assert isinstance(out.source, Apply)
+            diagnosis.add(out.name, taken, out.source.options["models"])
+            advance(out.nbytes)
+    found = diagnosis.report(names)
+    related = {}
+    for entry in aligned.members.added:
+        near = kinship(aligned.members.base, entry.member) if entry.member.checkpoint.lineage is None else None
+        if near is not None:
+            related[entry.member.name] = {"cosine": near[0], "relative": near[1], "matrices": near[2]}
+    return {"base": aligned.members.base.name, **found, "pairs": found["total"]["pairs"], "kinship": related}
+
+
+def _roles(aligned: Aligned, models: Sequence[str | Path]) -> list[str]:
+    """The roles of the models in the order in which they were given."""
+    by_place = {}
+    for entry in aligned.members.added:
+        member = entry.member
+        plain = str(member.checkpoint.path.absolute())
+        by_place[plain if member.folder is None else f"{plain}+{member.folder.absolute()}"] = member
+    from surgeon import model_ref
+
+    found = []
+    for model in models:
+        ref = model_ref.resolve(str(model))
+        key = str(ref.path.absolute())
+        member = by_place[key if ref.adapter is None else f"{key}+{ref.adapter.path.absolute()}"]
+        found.append(member.role)
+    return found
+
+
+def _planned(aligned: Aligned, name: str) -> OutTensor | None:
+    """The tensor as the sum of the reference and all deltas that there are."""
+    alignment, target = aligned.alignment, aligned.members.target.checkpoint
+    deltas = [(e.member.role, alignment.delta(e.member, name)) for e in aligned.members.added]
+    there = [(role, delta) for role, delta in deltas if delta is not None]
+    stored = target.tensors.get(name) or target.tensor(alignment.family.embedding)
+    options = {"method": "task_arithmetic", "weights": [1.0] * len(there), "models": [role for role, _ in there]}
+    reference = alignment.reference(name)
+    if isinstance(reference, Zeros) and not there:
+        return None
+    return OutTensor(
+        name, stored.dtype, stored.shape, Apply("kernel:merge", (reference, *(d for _, d in there)), options)
+    )

@@ -1,0 +1,278 @@
+"""The models of a merge: opened, refused where their weights cannot be added up, placed in the base's history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from surgeon import model_ref
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import Lineage, read_lineage
+from surgeon.checkpoint.sidecars import SURGEON_DIR
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.merge.ancestry import Member, surgery_since
+from surgeon.merge.assumed import assumed_blocks, assumed_rows
+from surgeon.merge.graded import Graded
+from surgeon.merge.kinship import check_kinship
+from surgeon.merge.quantised import refuse_quantised
+from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
+from surgeon.merge.weights import parse_weight
+from surgeon.ops.plan import Copy, Input, map_copies
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A model with the weight of its task vector."""
+
+    member: Member
+    weight: Graded
+
+
+@dataclass(frozen=True)
+class Members:
+    """base: where the task vectors start. target: whose shape and files the output has. added: in the order of their
+    digests. inputs: of the plan, the target first."""
+
+    base: Member
+    target: Member
+    added: tuple[Weighted, ...]
+    inputs: tuple[Input, ...]
+
+    @property
+    def all(self) -> list[Member]:
+        return [self.base, self.target, *(entry.member for entry in self.added)]
+
+    def of(self, name: str) -> Member:
+        """The model that a person calls so (its folder's name, or as it was given)."""
+        found = [
+            m
+            for m in self.all
+            if name in (m.name, str(m.checkpoint.path)) or Path(name).absolute() == m.checkpoint.path
+        ]
+        if not found:
+            raise UsageError(
+                f"there is no {name!r} in this merge",
+                name,
+                f"one of {', '.join(dict.fromkeys(m.name for m in self.all))}",
+            )
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a person says of models that have no lineage. lineage: a surgeon.json; blocks: the base's block that each
+    block came from; any_base: do not ask whether they share the base."""
+
+    lineage: Path | None = None
+    blocks: str | None = None
+    any_base: bool = False
+
+
+def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) -> Members:
+    """Raises UsageError on words that do not parse, SurgeonError on models that do not meet."""
+    root = open_member(base, "base")
+    entries = [parse_weight(text) for text in add]
+    opened = sorted(
+        ((open_member(name, f"tuned{n}"), weight) for n, (name, weight) in enumerate(entries)),
+        key=lambda e: e[0].digest,
+    )
+    for (one, _), (other, _) in pairwise(opened):
+        if one.digest == other.digest:
+            raise UsageError(
+                f"{one.name} and {other.name} are the same model", "--add", "give it once, with the sum of the weights"
+            )
+    added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
+    asked = None if onto is None else _placed(open_member(onto, "onto"), root, how)
+    target = _target(root, added, asked)
+    added = [Weighted(_met(e.member, root, target), e.weight) for e in added]
+    target = next((e.member for e in added if e.member.digest == target.digest), _met(target, root, target))
+    if target.digest == root.digest:
+        target = root
+    target = _with_own_rows(target, root)
+    return _with_roles(root, target, added)
+
+
+def open_member(text: str, role: str) -> Member:
+    """A model, or a model with an adapter, as a person names it."""
+    ref = model_ref.resolve(text)
+    checkpoint = Checkpoint.open(ref.path)
+    refuse_quantised(checkpoint, ref.name)
+    if ref.adapter is None:
+        return Member(role, ref.name, checkpoint)
+    digest = Checkpoint.open(ref.adapter.path).digest
+    return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
+
+
+def _placed(member: Member, base: Member, how: Opening) -> Member:
+    """With the surgery that led to it: by its lineage, by a lineage that was given, or by blocks that were given."""
+    checkpoint = member.checkpoint
+    if checkpoint.digest == base.checkpoint.digest:
+        return member
+    if member.family.model_type != base.family.model_type:
+        raise SurgeonError(
+            f"{member.name} is a {member.family.model_type}, {base.name} a {base.family.model_type}",
+            str(checkpoint.path),
+            "merge models of one base",
+        )
+    if checkpoint.lineage is not None:
+        return replace(member, steps=surgery_since(checkpoint.lineage, checkpoint, member.name, base))
+    changed = _shapes(checkpoint) != _shapes(base.checkpoint)
+    if how.lineage is not None and changed:
+        given = _given_lineage(how.lineage)
+        steps = surgery_since(given, checkpoint, str(how.lineage), base)
+        member = replace(member, steps=steps, tables=how.lineage.parent / SURGEON_DIR)
+        _check_fits(member, how.lineage)
+    elif how.blocks is not None and member.family.depth != base.family.depth:
+        step = assumed_blocks(how.blocks, base.checkpoint)
+        assert step.blocks is not None
+        if len(step.blocks.source) != member.family.depth:
+            raise UsageError(
+                f"{len(step.blocks.source)} blocks are named, {member.name} has {member.family.depth}",
+                f"--blocks {how.blocks}",
+                "name one block of the base for each of its blocks",
+            )
+        member = replace(member, steps=(step,))
+    if not how.any_base:
+        check_kinship(base, member)
+    return member
+
+
+def _given_lineage(path: Path) -> Lineage:
+    lineage = read_lineage(path.parent) if path.name == "surgeon.json" else None
+    if lineage is None:
+        raise UsageError(
+            "this is not the surgeon.json of a checkpoint",
+            f"--lineage {path}",
+            "give DIR/surgeon.json as surgeon wrote it",
+        )
+    return lineage
+
+
+def _check_fits(member: Member, path: Path) -> None:
+    last = next((step for step in reversed(member.steps) if step.blocks is not None), None)
+    rows = next((step.rows for step in reversed(member.steps) if step.rows is not None), None)
+    depth = len(last.blocks.source) if last is not None and last.blocks is not None else member.family.depth
+    held = member.checkpoint.tensor(member.family.embedding).shape[0]
+    if depth != member.family.depth or (rows is not None and rows.rows != held):
+        raise SurgeonError(
+            f"the lineage tells of {depth} blocks and {rows.rows if rows else held} rows, {member.name} has "
+            f"{member.family.depth} and {held}",
+            f"--lineage {path}",
+            "give the surgeon.json of the model that it was trained from",
+        )
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+
+
+def _target(base: Member, added: Sequence[Weighted], asked: Member | None) -> Member:
+    """--onto, else the most operated-on model: of several, the one of the largest weight, then by digest. Rows of its
+    own count as an operation."""
+    deepest = max((e.member.level for e in added), default=0)
+    if asked is not None:
+        if asked.level < deepest:
+            beyond = next(e.member for e in added if e.member.level == deepest)
+            raise UsageError(
+                f"{beyond.name} was operated on further than {asked.name}: its delta has no place there",
+                "--onto",
+                f"leave --onto out, or give --onto {beyond.name}",
+            )
+        return asked
+    candidates = [e for e in added if e.member.level == deepest]
+    if deepest == 0:
+        candidates = [e for e in candidates if _rows(e.member) > _rows(base)]
+    return max(candidates, key=lambda e: max(map(abs, e.weight.values))).member if candidates else base
+
+
+def _rows(member: Member) -> int:
+    return member.checkpoint.tensor(member.family.embedding).shape[0]
+
+
+def _met(member: Member, base: Member, target: Member) -> Member:
+    """A model without lineage whose tokens stand elsewhere than the base's, with where they stand."""
+    one, other = base.checkpoint, member.checkpoint
+    if member.steps or one.digest == other.digest:
+        return member
+    if _rows(base) == _rows(member) and same_files(one.path, other.path):
+        return member
+    here, there = vocabulary_of(one), vocabulary_of(other)
+    if here is None or there is None:
+        if _rows(base) == _rows(member):
+            return member
+        lacking = base if here is None else member
+        raise SurgeonError(
+            f"{member.name} has {_rows(member)} rows and {base.name} {_rows(base)}, and {lacking.name} has no "
+            "tokenizer to match them by",
+            str(lacking.checkpoint.path),
+            "put the tokenizer's files beside the weights",
+        )
+    if here.refined_by(there):
+        return member
+    met = meet(here, there)
+    return member if met.same and _rows(base) == _rows(member) else replace(member, met=met)
+
+
+def _with_own_rows(target: Member, base: Member) -> Member:
+    """A target whose rows are not the base's, and no lineage says why: the rows that meet are the base's, the others
+    its own."""
+    if target.met is None:
+        return target
+    here, there = vocabulary_of(base.checkpoint), vocabulary_of(target.checkpoint)
+    assert here is not None and there is not None
+    step = assumed_rows(target.family, meet(there, here))
+    return replace(target, met=None, steps=(step,))
+
+
+def _with_roles(base: Member, target: Member, added: Sequence[Weighted]) -> Members:
+    """One role a checkpoint: what is given twice (as base, --add or --onto, or under two adapters) is one input."""
+    settle = Settling([replace(target, role="model"), replace(base, role="base"), *(e.member for e in added)])
+    base, target = settle(base), settle(target)
+    weighted = tuple(Weighted(settle(e.member), e.weight) for e in added)
+    return Members(base, target, weighted, tuple(settle.inputs))
+
+
+class Settling:
+    """Gives models their roles, by digest of their checkpoints, and the tensors that their adapters change.
+
+    The first one is the plan's "model"; a role "base" is kept. inputs: of the plan, once all are settled.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._roles: dict[str, str] = {}
+        self._done: dict[str, Member] = {}
+        self.inputs: list[Input] = []
+        for member in members:
+            digest = member.checkpoint.digest
+            if digest not in self._roles:
+                kept = member.role if member.role in ("model", "base") else f"tuned{len(self._roles)}"
+                self._roles[digest] = kept if self._roles else "model"
+                name = member.name if member.adapter is None else member.name.rpartition("+")[0]
+                self.inputs.append(Input(self._roles[digest], member.checkpoint.path, digest, name))
+
+    def __call__(self, member: Member) -> Member:
+        if member.digest not in self._done:
+            self._done[member.digest] = self._settled(member)
+        return self._done[member.digest]
+
+    def _settled(self, member: Member) -> Member:
+        member = replace(member, role=self._roles[member.checkpoint.digest])
+        if member.folder is None:
+            return member
+        from surgeon.adapters.apply import applied
+
+        found = applied(member.checkpoint, member.family, member.folder, f"adapter{len(self.inputs)}")
+        for role, folder in found.inputs.items():
+            self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, folder.name))
+        changed = dict(found.sources)
+        if found.head is not None:
+            changed[f"{member.family.declaration.head}.weight"] = found.head
+        in_roles = {name: map_copies(source, partial(_in_role, member.role)) for name, source in changed.items()}
+        return replace(member, changed=in_roles)
+
+
+def _in_role(role: str, copy: Copy) -> Copy:
+    return replace(copy, model=role) if copy.model == "model" else copy

@@ -1,0 +1,80 @@
+"""What there is to write of a plan, in pieces that any thread may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.tree_digest import LEAF
+from surgeon.checkpoint.writer import Writer
+from surgeon.ops.done import Done
+from surgeon.ops.plain import is_plain, plain_bytes
+from surgeon.ops.plan import Copy, OutTensor, Plan
+from surgeon.ops.weighted_sum import weighted_sum
+
+if TYPE_CHECKING:
+    from surgeon.ops.compute import Computer
+    from surgeon.ops.sum_jobs import SumJobs
+
+Job = tuple[int, Callable[[], "Done | None"]]  # bytes, what writes them
+
+
+def jobs_of(
+    plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], memory: int | None, done: Sequence[Done]
+) -> list[Job]:
+    """What is to be computed, the largest first, then runs of copied tensors. Zeros need nothing: the files are there
+    at full length and read as zero. done: what is there already."""
+    computing = _Computing(plan, writer, inputs, memory)
+    finished = {(d.name, d.first) for d in done}
+    jobs: list[Job] = []
+    for tensor in _computed(plan):
+        jobs += [job for first, job in computing.jobs(tensor) if (tensor.name, first) not in finished]
+    copies = [
+        (t.name, inputs[t.source.model].tensor(t.source.tensor)) for t in plan.tensors if isinstance(t.source, Copy)
+    ]
+    jobs += [(run.nbytes, partial(writer.copy_run, run)) for run in writer.runs(copies)]
+    plain = [(t.name, raw) for t in plan.tensors if (raw := plain_bytes(t)) is not None]
+    return jobs + [(len(raw), partial(writer.write, name, memoryview(raw))) for name, raw in plain]
+
+
+def _computed(plan: Plan) -> list[OutTensor]:
+    """What is neither copied nor plain, largest first."""
+    found = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
+    return sorted(found, key=lambda t: -t.nbytes)
+
+
+class _Computing:
+    """numpy and torch are imported only where there is something for them to compute."""
+
+    def __init__(self, plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], memory: int | None) -> None:
+        self.plan, self.writer, self.inputs, self.memory = plan, writer, inputs, memory
+        self._computer: Computer | None = None
+        self._sums: SumJobs | None = None
+
+    def jobs(self, tensor: OutTensor) -> list[tuple[int, Job]]:
+        """(number of the first piece that it writes, the job) of a tensor."""
+        program = weighted_sum(tensor, self.inputs)
+        if program is None:
+            return [(0, (tensor.nbytes, partial(self.computer().write, tensor)))]
+        from surgeon.ops.sum_jobs import SumJobs
+
+        if self._sums is None:
+            self._sums = SumJobs(self.inputs, self.writer, self._rows)
+        if not all(segment.plain for segment in program.segments):
+            self.computer()  # made here, not by the thread that meets it first
+        return [
+            (n, (min(LEAF, tensor.nbytes - n * LEAF), partial(self._sums.run, tensor, program, n)))
+            for n in self._sums.pieces(tensor)
+        ]
+
+    def computer(self) -> Computer:
+        if self._computer is None:
+            from surgeon.ops.compute import Computer
+
+            self._computer = Computer(self.plan, self.inputs, self.writer, self.memory)
+        return self._computer
+
+    def _rows(self, tensor: OutTensor, start: int, stop: int) -> memoryview:
+        return self.computer().rows(tensor, start, stop)

@@ -1,0 +1,92 @@
+"""Chat template, generation config and end-of-sequence ids follow the model that changed them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from merge_models import merged, trained
+
+from surgeon.checkpoint.lineage import read_lineage
+from surgeon.errors import SurgeonError
+
+
+def changed(folder: Path, name: str, **values: Any) -> None:
+    path = folder / name
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(held | values))
+
+
+@pytest.fixture
+def trio(stories: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """(base, instruct, domain): the base has a generation config and a template of its own, as Qwen's bases do, the
+    domain model has them from the base, and the instruct model has others."""
+    base = trained(stories, tmp_path / "base", 9, lineage=False, chat_template__jinja="plain {{ messages }}")
+    changed(base, "generation_config.json", eos_token_id=2, max_new_tokens=64)
+    instruct = trained(base, tmp_path / "instruct", 1, lineage=False)
+    (instruct / "chat_template.jinja").write_text("chat {{ messages }}</s>")
+    changed(instruct, "generation_config.json", eos_token_id=[2, 0], temperature=0.7)
+    changed(instruct, "config.json", eos_token_id=0, pad_token_id=0)
+    changed(instruct, "tokenizer_config.json", eos_token="<unk>")
+    return base, instruct, trained(base, tmp_path / "domain", 2)
+
+
+@pytest.mark.parametrize("onto", [None, "domain", "base"])
+def test_they_follow_the_instruct_model(trio: tuple[Path, Path, Path], tmp_path: Path, onto: str | None) -> None:
+    base, instruct, domain = trio
+    place = {"domain": str(domain), "base": str(base), None: None}[onto]
+    out = merged(tmp_path / "out", base, {instruct: 0.4, domain: 1.0}, onto=place)
+    assert (out / "chat_template.jinja").read_text() == "chat {{ messages }}</s>"
+    assert (out / "generation_config.json").read_bytes() == (instruct / "generation_config.json").read_bytes()
+    config = json.loads((out / "config.json").read_text())
+    assert config["eos_token_id"] == 0 and config["pad_token_id"] == 0
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(out).eos_token == "<unk>"
+    assert AutoModelForCausalLM.from_pretrained(out).generation_config.eos_token_id == [2, 0]
+    lineage = read_lineage(out)
+    assert lineage is not None and lineage.merge is not None
+    assert set(lineage.merge["files_from"].values()) == {"instruct"}
+
+
+def test_a_target_that_changed_them_keeps_its_own_unless_told(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, instruct, domain = trio
+    (domain / "chat_template.jinja").write_text("domain {{ messages }}")
+    out = merged(tmp_path / "out", base, {instruct: 0.4, domain: 1.0}, onto=str(domain))
+    assert (out / "chat_template.jinja").read_text() == "domain {{ messages }}"
+    told = merged(tmp_path / "told", base, {instruct: 0.4, domain: 1.0}, onto=str(domain), chat="instruct")
+    assert (told / "chat_template.jinja").read_text() == "chat {{ messages }}</s>"
+
+
+def test_a_model_of_weight_zero_says_nothing(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, instruct, domain = trio
+    out = merged(tmp_path / "out", base, {instruct: 0.0, domain: 1.0})
+    assert (out / "chat_template.jinja").read_text() == "plain {{ messages }}"
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == 2
+
+
+def test_two_that_contradict_each_other(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, instruct, domain = trio
+    other = trained(base, tmp_path / "other", 3, lineage=False)
+    changed(other, "generation_config.json", eos_token_id=1)
+    with pytest.raises(SurgeonError, match="different generation configs") as found:
+        merged(tmp_path / "out", base, {instruct: 0.5, other: 0.5, domain: 0.1})
+    assert "--chat" in found.value.hint
+    chosen = merged(tmp_path / "chosen", base, {instruct: 0.5, other: 0.5, domain: 0.1}, chat="other")
+    assert json.loads((chosen / "generation_config.json").read_text())["eos_token_id"] == 1
+
+
+def test_a_template_inside_the_tokenizer_config(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, instruct, domain = trio
+    for model, text in ((base, "plain"), (domain, "plain"), (instruct, "chat")):
+        (model / "chat_template.jinja").unlink()
+        changed(model, "tokenizer_config.json", chat_template=text)
+    # base and domain have changed together, and their lineage would not meet: the test is of files alone
+    (domain / "surgeon.json").unlink()
+    out = merged(tmp_path / "out", base, {instruct: 0.4, domain: 1.0})
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(out).chat_template == "chat"
+    assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())

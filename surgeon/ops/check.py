@@ -73,13 +73,14 @@ def check_inputs(plan: Plan) -> None:
 
 def working_bytes(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
     """An estimate of the memory that computing this tensor takes at its peak (float64 and temporaries)."""
-    from surgeon.ops.rowwise import chunk_rows, rowwise
+    from surgeon.ops.rowwise import chunk_rows, rowwise, whole_copies
 
     elements = math.prod(out.shape)
     if out.shape and rowwise(out.source):
         elements = min(elements, chunk_rows(out.shape) * math.prod(out.shape[1:]))
         return elements * 8 * (2 + _num_leaves(out.source))
-    return elements * 8 * 3 + sum(t.nbytes * 8 // num_bytes(t.dtype, ()) for t in _leaves(out.source, inputs))
+    own = elements * 8 * whole_copies(out.source)
+    return own + sum(t.nbytes * 8 // num_bytes(t.dtype, ()) for t in _leaves(out.source, inputs))
 
 
 def _check_source(

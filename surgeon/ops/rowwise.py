@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from surgeon import registry
-from surgeon.ops.plan import Apply, Source
+from surgeon.ops.plan import Apply, Rows, Source
 
 CHUNK_ELEMENTS = 1 << 20
 
@@ -19,6 +19,18 @@ def rowwise(source: Source) -> bool:
             here = trait(options) if callable(trait) else bool(trait)
             return here and all(rowwise(i) for i, at in zip(inputs, takes_rows(found, len(inputs)), strict=True) if at)
     return True
+
+
+def whole_copies(source: Source) -> int:
+    """How many float64 copies of a tensor that is computed whole are held besides its inputs, at the peak: 3, or what
+    the method declares as WHOLE_COPIES."""
+    match source:
+        case Apply(method, inputs, options):
+            trait = registry.get(*kind_and_name(method)).trait("WHOLE_COPIES", 3)
+            return max([trait(options) if callable(trait) else trait, *(whole_copies(i) for i in inputs)])
+        case Rows(pieces):
+            return max((whole_copies(piece.source) for piece in pieces), default=3)
+    return 3
 
 
 def takes_rows(method: registry.Method, count: int) -> tuple[bool, ...]:

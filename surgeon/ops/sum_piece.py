@@ -19,8 +19,8 @@ from surgeon.ops.delta_sums import DeltaSums
 from surgeon.ops.plan import Copy, OutTensor
 from surgeon.ops.weighted_sum import Segment, WeightedSum
 
-BLOCK = 1 << 15  # elements
-EVERY, SMALL = 4, 16  # of tensors of more than SMALL blocks every EVERY-th one is measured
+BLOCK = 1 << 17  # elements
+EVERY, SMALL = 4, 4  # of tensors of more than SMALL blocks every EVERY-th one is measured
 
 
 class Block(NamedTuple):

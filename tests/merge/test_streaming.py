@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops import done, jobs, resume, sum_jobs, sum_piece
+from surgeon.ops.check import working_bytes
 from surgeon.ops.execute import execute
 from surgeon.ops.plan import Plan
 from surgeon.verify import verify
@@ -263,6 +265,15 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     assert kept and shards(out) == shards(whole) and not partial.exists()
     assert (out / "surgeon.json").read_bytes() == (whole / "surgeon.json").read_bytes()
     assert not os.path.lexists(partial)
+
+
+def test_the_bridge_asks_for_the_memory_that_mergekit_takes(family: dict[str, Path], tmp_path: Path) -> None:
+    needs = {}
+    for method in ("ties", "mergekit:ties"):
+        made = plan(family, tmp_path / "out", method=method)
+        inputs = {entry.role: Checkpoint.open(entry.path) for entry in made.inputs}
+        needs[method] = max(working_bytes(t, inputs) / math.prod(t.shape) for t in made.tensors)
+    assert needs["mergekit:ties"] == needs["ties"] + 7 * 8
 
 
 def test_memory_is_read_strictly() -> None:

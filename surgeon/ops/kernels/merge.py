@@ -21,6 +21,11 @@ def ROWWISE(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that de
     return bool(registry.get("merge", options["method"]).trait("ROWWISE", False))
 
 
+def WHOLE_COPIES(options: Mapping[str, Any]) -> int:  # noqa: N802 - a trait that depends on the options
+    """As the method declares."""
+    return int(registry.get("merge", options["method"]).trait("WHOLE_COPIES", 3))
+
+
 def CHANGES(options: Mapping[str, Any]) -> int | None:  # noqa: N802 - a trait that depends on the options
     """The base is what is changed, where there is one."""
     found = registry.get("merge", options["method"])

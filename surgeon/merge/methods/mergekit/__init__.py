@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # what it does is another operation of surgeon's
 ELSEWHERE = {"passthrough": "surgeon expand-layers places layers; it keeps config.json and the layer types in step"}
 
+WHOLE_COPIES = 10  # as measured: deltas are stacked, and masks, sorted and scaled copies held beside them
+
 
 def members() -> list[str]:
     """The names that `named` knows, sorted. Imports mergekit."""
@@ -48,7 +50,7 @@ def named(name: str) -> Method:
         function=_documented(function, spec),
         supplied=("base", "deltas", "weights", "seed") if based else ("tensors", "weights", "seed"),
         options=options,
-        traits={"BASE_OPTIONAL": spec.contract.base.value == "optional"},
+        traits={"BASE_OPTIONAL": spec.contract.base.value == "optional", "WHOLE_COPIES": WHOLE_COPIES},
     )
 
 

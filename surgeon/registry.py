@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "objective": "surgeon.train.objectives",
     "regularizer": "surgeon.train.regularizers",
     "optimizer": "surgeon.train.optimizers",
+    "meta": "surgeon.train.meta",
     "kernel": "surgeon.ops.kernels",
 }
 

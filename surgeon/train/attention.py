@@ -39,19 +39,23 @@ def choose(model: Any, seq_len: int) -> Mode:
     return "rows"
 
 
+def arranged(batch: Batch, mode: Mode) -> tuple[Batch, dict[str, Any]]:
+    """(the batch in the rows and tokens of the mode, what to give to the model's forward)."""
+    if mode == "rows":
+        batch = by_segment(batch)
+        return batch, {"input_ids": batch.ids}
+    if mode == "mask":
+        return batch, {"input_ids": batch.ids, "position_ids": batch.positions}
+    batch = flat(batch)
+    extra = segment_arguments(batch.lengths, batch.ids.device)
+    return batch, {"input_ids": batch.ids, "position_ids": batch.positions} | extra
+
+
 def logits(model: Any, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
     """(logits [rows, tokens, V], labels [rows, tokens]) of a batch; rows and tokens are those of the mode."""
-    if mode == "segments":
-        batch = flat(batch)
-        extra = segment_arguments(batch.lengths, batch.ids.device)
-    elif mode == "rows":
-        batch, extra = by_segment(batch), {}
-    else:
-        extra = {}
-    positions = {} if mode == "rows" else {"position_ids": batch.positions}
+    batch, arguments = arranged(batch, mode)
     # without a cache: with one, the library does not look for packed documents
-    output = model(input_ids=batch.ids, use_cache=False, **positions, **extra)
-    return output.logits, batch.labels
+    return model(**arguments, use_cache=False).logits, batch.labels
 
 
 @torch.no_grad()

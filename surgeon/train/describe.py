@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surgeon.train.flops import flops_per_token
+from surgeon.train.footprint import memory_bytes
 from surgeon.train.job import Job, prepare
 from surgeon.train.kept import check_keeping, step_path
 from surgeon.train.settings import CptSettings
@@ -49,21 +50,3 @@ def _kept(job: Job) -> dict[str, Any]:
     saved = [*range(settings.saved_every(steps), steps, settings.saved_every(steps)), steps]
     paths = [str(step_path(settings.run_dir, step)) for step in saved[-settings.keep_checkpoints :]]
     return {"checkpoints": paths, "checkpoint_bytes": len(paths) * job.checkpoint.num_bytes}
-
-
-def memory_bytes(job: Job) -> dict[str, int]:
-    """An estimate by part. Weights: float32. Training: gradient and two moments of what is trained. Activations: of
-    one micro-batch, 16 hidden and 4 intermediate vectors a block with a graph; logits with their gradient."""
-    config = job.model.config.get_text_config()
-    tokens = job.shape.micro_batch * job.shape.seq_len
-    lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    width = 4 if str(job.dtype) == "torch.float32" else 2
-    blocks = config.num_hidden_layers - lowest
-    parts = {
-        "weights": 4 * sum(p.numel() for p in job.model.parameters()),
-        "training": 12 * sum(p.numel() for p in job.trainable.parameters.values()),
-        "activations": tokens * blocks * (16 * config.hidden_size + 4 * inner) * width,
-        "logits": tokens * config.vocab_size * (8 + width),
-    }
-    return parts | {"total": sum(parts.values())}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from surgeon.adapters.load import put_on
 from surgeon.checkpoint.digest import json_digest
@@ -21,7 +20,9 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.registry import Method
-from surgeon.train import attention, corpora
+from surgeon.train import attention, blocks, corpora
+from surgeon.train.footprint import memory_bytes
+from surgeon.train.parallel import SOLO, World, world_of
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.trainable import Trainable, select
 
@@ -58,6 +59,7 @@ class Job:
     chosen: dict[str, list[tuple[Method, dict[str, Any]]]]
     evals: tuple[tuple[str, tuple[Item, ...]], ...]
     record: dict[str, Any]
+    world: World = SOLO
 
     @property
     def digest(self) -> str:
@@ -77,15 +79,11 @@ class Job:
         method, options = self.chosen["schedule"][0]
         return float(method.call({"step": step, "total": self.shape.steps}, options))
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        method, options = self.chosen["objective"][0]
-        result: Tensor = method.call({"logits": logits, "labels": labels, "model": self.model}, options)
-        return result
-
     def optimizer(self) -> torch.optim.Optimizer:
         method, options = self.chosen["optimizer"][0]
         groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay)
-        result: torch.optim.Optimizer = method.call({"groups": groups, "betas": self.settings.betas}, options)
+        supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
+        result: torch.optim.Optimizer = method.call(supply, options)
         return result
 
 
@@ -101,29 +99,42 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
             f"--train {settings.train}",
             "name the adapter, or fold it first with `surgeon fold-adapter`",
         )
-    device = resolve_device(settings.device)
+    world, place = (SOLO, None) if dry else world_of(settings.device)
+    device = place or resolve_device(settings.device)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
-    place = torch.device("cpu") if dry else device
-    model = load_model(ref.path, device=place, dtype=torch.float32, trust_remote_code=code)
+    # what is divided among processes goes to their devices in parts
+    whole = torch.device("cpu") if dry or world.size > 1 else device
+    model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code)
     if adapter is not None:
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
     data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
-    trainable = select(model, settings.train, checkpoint.lineage)
+    trainable = select(model, settings.train, checkpoint.lineage, settings.group)
     record = _record(settings, shape, checkpoint, adapter, data)
     evals = tuple(_evals(settings, tokenizer))
     dtype = resolve_dtype(settings.dtype, device)
     job = Job(
         settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable, "rows",
-        chosen, evals, record,
+        chosen, evals, record, world,
     )  # fmt: skip
     job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
-    if dry:
-        return job
+    return job if dry else _ready(job)
+
+
+def _ready(job: Job) -> Job:
+    """The model as it runs: attention that keeps documents apart, blocks checkpointed, sharded and compiled."""
     with job.autocast():
-        mode = attention.choose(model, shape.seq_len)
+        mode = attention.choose(job.model, job.shape.seq_len)
+    blocks.checkpoint(job.model, job.trainable, job.settings.checkpointing, job.device, memory_bytes(job))
+    if job.world.size > 1:
+        job.world.shard(job.model, blocks.blocks_of(job.model), job.dtype)
+        named = dict(job.model.named_parameters())
+        sharded = {name: named[name] for name in job.trainable.parameters}
+        job = replace(job, trainable=replace(job.trainable, parameters=sharded))
+    if job.settings.compile or (job.settings.compile is None and job.device.type == "cuda"):
+        blocks.compile_blocks(job.model)
     return replace(job, mode=mode)
 
 
@@ -167,7 +178,6 @@ def _record(
         "model": checkpoint.digest,
         "seq_len": shape.seq_len,
         "batch_tokens": shape.rows * shape.seq_len,
-        "micro_batch": shape.micro_batch,
     }
     for key, replay in (("data", False), ("replay", True)):
         sources = [s for s in data.sources if s.replay is replay]

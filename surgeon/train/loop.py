@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from typing import Any
 
 import torch
@@ -12,121 +11,128 @@ from torch import Tensor
 
 from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
-from surgeon.errors import SurgeonError
 from surgeon.progress import SILENT, Progress
-from surgeon.train import attention, kept, state
+from surgeon.train import kept, state
 from surgeon.train.batch import collate
-from surgeon.train.flops import flops_per_token, utilisation
+from surgeon.train.flops import flops_per_token
 from surgeon.train.folder import write_folder
+from surgeon.train.forward import Forward
+from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
 from surgeon.train.outcome import Outcome
+from surgeon.train.pace import Done, Pace
 from surgeon.train.score import score, window_length
+from surgeon.train.stop import Stop
 
 
 class Loop:
     """Runs a job from a step on. Deterministic on a CPU: batches, dropout and updates are functions of the step."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job, self.world = job, job.world
         self.parameters = job.trainable.parameters
         self.optimizer = job.optimizer()
+        self.forward = Forward(job.model, job.mode)
         regularized = bool(job.chosen["regularizer"])
         self._anchors = {n: p.detach().clone() for n, p in self.parameters.items()} if regularized else {}
         # the update of a frozen row is undone exactly: its gradient may be zero, but decay and momentum are not
-        self._frozen = {n: self.parameters[n].detach()[~mask].clone() for n, mask in job.trainable.rows.items()}
+        self._rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
+        self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
+        self.run_view = self._view()
+        self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
 
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
         """All steps from `start` (None: from the beginning), with evaluation, metrics and states on the way."""
         settings, steps = self.job.settings, self.job.shape.steps
         first, outcome = 0, Outcome()
         if start is not None:
-            state.restore(start, self.parameters, self.optimizer)
+            self._restore(start)
             first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
-        log = MetricsLog(settings.run_dir / state.METRICS, first)
+        log = MetricsLog(settings.run_dir / state.METRICS, first) if self.world.is_main else None
+        pace = Pace(self.job, self._flops, log, outcome)
         save_every = settings.saved_every(steps)
-        busy, counted = 0.0, 0
-        try:
-            with progress.task("training", settings.tokens, "tokens") as advance:
-                advance(outcome.tokens)
-                if first == 0 and self.job.evals:
-                    log.write({"step": 0, "tokens": 0, "eval": self._evaluate(0, outcome)})
-                for step in range(first + 1, steps + 1):
-                    began = time.perf_counter()
-                    windows = self.job.data.mixture.batch(step - 1)
-                    loss, norm, rate = self._step(step, windows)
-                    seconds, tokens = time.perf_counter() - began, sum(w.num_tokens for w in windows)
-                    busy, counted = busy + seconds, counted + tokens
-                    outcome.tokens, outcome.final_loss = outcome.tokens + tokens, loss
-                    line: dict[str, Any] = {
-                        "step": step,
-                        "tokens": outcome.tokens,
-                        "loss": loss,
-                        "lr": rate,
-                        "grad_norm": norm,
-                    }
-                    line |= self._speed(tokens / seconds)
-                    if step == steps or (settings.eval_every and step % settings.eval_every == 0):
-                        line |= {"eval": self._evaluate(step, outcome)} if self.job.evals else {}
-                    log.write(line)
-                    if step % save_every == 0 and step < steps:
-                        self._save(step, outcome)
-                    advance(tokens)
+        with Stop(self.world) as stop, progress.task("training", settings.tokens, "tokens") as advance, pace:
+            advance(outcome.tokens)
+            for hook in self.hooks:
+                hook.begin(first)
+            if first == 0 and self.job.evals:
+                pace.finish({"step": 0, "tokens": 0, "eval": self._evaluate(0, outcome)})
+            for step in range(first + 1, steps + 1):
+                windows = self.job.data.mixture.batch(step - 1)
+                done = self._step(step, windows)
+                due = step % save_every == 0 and step < steps
+                evaluate = step == steps or bool(settings.eval_every and step % settings.eval_every == 0)
+                evaluate = evaluate and bool(self.job.evals)
+                stopping = stop.asked()
+                pace.add(done, wait=due or evaluate or stopping or step == steps, hold=evaluate)
+                if evaluate:
+                    pace.finish({"eval": self._evaluate(step, outcome)})
+                if due or stopping:
+                    self._save(step, outcome)
+                if stopping and step < steps:
+                    stop.leave(step)
+                advance(done.tokens)
             self._save(steps, outcome)
-        finally:
-            log.close()
-        if counted:
-            speed = self._speed(counted / busy)
-            outcome.tokens_per_second, outcome.mfu = speed["tokens_per_second"] or 0.0, speed["mfu"]
+        outcome.tokens_per_second, outcome.mfu = pace.mean()
         return outcome
 
-    def _step(self, step: int, windows: list[Window]) -> tuple[float, float, float]:
-        """One update; gives the mean loss in nats a target, the norm of the gradient and the learning rate."""
+    def _step(self, step: int, windows: list[Window]) -> Done:
+        """One update. What it gives is still on the device: the host does not wait for it."""
         job, settings = self.job, self.job.settings
-        torch.manual_seed(_step_seed(settings.seed, step))
+        torch.manual_seed(_step_seed(settings.seed, step, self.world.rank))
         job.model.train()
+        for hook in self.hooks:
+            hook.before_step(step)
         targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
         total = torch.zeros((), device=job.device)
-        for at in range(0, len(windows), job.shape.micro_batch):
-            batch = collate(windows[at : at + job.shape.micro_batch], job.device)
-            with job.autocast():
-                loss = job.loss(*attention.logits(job.model, batch, job.mode)) / targets
-            loss.backward()
+        mine = self.world.share(windows, job.shape.micro_batch)
+        for at in range(0, len(mine), job.shape.micro_batch):
+            loss = self._loss(mine[at : at + job.shape.micro_batch]) / targets
+            (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
         for method, options in job.chosen["regularizer"]:
-            supply = {"parameters": self.parameters, "anchors": self._anchors, "step": step}
+            supply = {"parameters": self.parameters, "anchors": self._anchors, "step": step, "run": self.run_view}
             penalty: Tensor = method.call(supply, options)
             penalty.backward()
+        for hook in self.hooks:
+            hook.after_backward(step)
         norm = self._clip(settings.clip)
-        value = float(total)
-        if not math.isfinite(value) or not math.isfinite(norm):
-            raise SurgeonError(
-                f"the loss or its gradient is no longer finite at step {step} (loss {value}, norm {norm})",
-                str(settings.run_dir / state.METRICS),
-                "lower --lr, or lengthen the warm-up; the last state is kept",
-            )
         rate = settings.lr * job.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
+        for hook in self.hooks:
+            hook.before_update(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for hook in self.hooks:
+            hook.after_update(step)
         self._put_back()
-        return value, norm, rate
+        extra = {name: value for hook in self.hooks for name, value in hook.metrics().items()}
+        return Done(step, sum(w.num_tokens for w in windows), self.world.sum(total), norm, rate, extra)
+
+    def _loss(self, windows: list[Window]) -> Tensor:
+        """Summed over the labels of the windows, with a graph."""
+        method, options = self.job.chosen["objective"][0]
+        batch = collate(windows, self.job.device)
+        with self.job.autocast():
+            return self.forward.loss(batch, method, options)
 
     @torch.no_grad()
-    def _clip(self, limit: float) -> float:
+    def _clip(self, limit: float) -> Tensor:
         """Scale the gradient down to the limit; frozen rows count neither for the norm nor for the moments."""
-        for name, mask in self.job.trainable.rows.items():
+        for name, mask in self._rows.items():
             gradient = self.parameters[name].grad
             if gradient is not None:
-                gradient[~mask] = 0
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit or math.inf))
+                self.world.local(gradient)[~mask] = 0
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit or math.inf)
+        return self.world.full(norm)
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        for name, mask in self.job.trainable.rows.items():
-            self.parameters[name][~mask] = self._frozen[name]
+        for name, mask in self._rows.items():
+            self.world.local(self.parameters[name])[~mask] = self._frozen[name]
 
     def _evaluate(self, step: int, outcome: Outcome) -> list[dict[str, Any]]:
         found = []
@@ -139,9 +145,10 @@ class Loop:
         outcome.evals = outcome.evals + found
         return found
 
-    def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
-        mfu = utilisation(self._flops, tokens_per_second, self.job.device.type)
-        return {"tokens_per_second": round(tokens_per_second, 1), "mfu": mfu}
+    def _restore(self, start: state.State) -> None:
+        self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
+        for hook, held in zip(self.hooks, start.hooks, strict=True):
+            hook.restore(held)
 
     def _save(self, step: int, outcome: Outcome) -> None:
         settings = self.job.settings
@@ -151,11 +158,28 @@ class Loop:
             with staged(path, force=True) as folder:
                 write_folder(folder, path, self.job, step, outcome)
             kept.prune(settings.run_dir, settings.keep_checkpoints)
-        held = {name: p.detach() for name, p in self.parameters.items()}
-        saved = state.State(step, outcome.tokens, outcome.final_loss, held, self.optimizer.state_dict(), outcome.evals)
-        state.save(settings.run_dir, saved)
+        held, moments = self.world.gather(self.optimizer, self.parameters)
+        hooks = [hook.state() for hook in self.hooks]
+        saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks)
+        if self.world.is_main:
+            state.save(settings.run_dir, saved, settings.keep_states)
+        self.world.wait()
+
+    def _view(self) -> Run:
+        job = self.job
+
+        def mean_loss(windows: list[Window]) -> Tensor:
+            targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
+            return self._loss(windows) / targets
+
+        return Run(
+            job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
+            job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
+            {id(p): n for n, p in self.parameters.items()},
+        )  # fmt: skip
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step (63 bits)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "big") >> 1
+def _step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed of its own for every step (63 bits), and for every rank."""
+    words = f"{seed}/{step}" + (f"/{rank}" if rank else "")
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

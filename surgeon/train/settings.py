@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,18 @@ Positive = Annotated[Count, Field(gt=0)]
 
 # settings that do not decide the result: a resumed run may change them
 FREE = frozenset(
-    {"out", "resume", "keep_state", "save_every", "keep_checkpoints", "eval", "eval_every", "eval_tokens"}
+    {
+        "out",
+        "resume",
+        "keep_state",
+        "keep_states",
+        "save_every",
+        "keep_checkpoints",
+        "eval",
+        "eval_every",
+        "eval_tokens",
+    }
+    | {"micro_batch", "compile", "checkpointing"}  # these change the rounding of sums, and no more
 )
 
 
@@ -32,7 +44,9 @@ class CptSettings(BaseModel):
     replay: list[str] = Field([], description="A corpus of what the model knows, NAME=PATH[:WEIGHT]; repeatable.")
     replay_ratio: float | None = Field(None, ge=0, lt=1, description="Share of all tokens from --replay [0.05].")
     train: str = Field(
-        "full", description="full, new-blocks, new-rows, adapter, or a regular expression over tensor names."
+        "full",
+        description="full, new-blocks, new-rows, new-blocks+new-rows, adapter, role:ROLE,... (attention.q, mlp, norm, "
+        "embedding), or a regular expression over tensor names.",
     )
     seq_len: Positive | None = Field(None, description="Tokens of a row [the model's context, at most 2048].")
     batch_tokens: Positive | None = Field(
@@ -49,6 +63,14 @@ class CptSettings(BaseModel):
     objective: str = Field("next_token", description="What is minimised; `surgeon methods objective`.")
     optimizer: str = Field("adamw", description="`surgeon methods optimizer`.")
     regularize: list[str] = Field([], description="Added to the loss; `surgeon methods regularizer`; repeatable.")
+    meta: list[str] = Field(
+        [], description="Acts between updates, NAME or NAME:OPTION=VALUE,...; `surgeon methods meta`; repeatable."
+    )
+    group: list[str] = Field(
+        [],
+        description="A group of trained tensors, REGEX:lr=FACTOR,weight_decay=X: the first whose expression a name "
+        "matches decides; repeatable.",
+    )
     option: dict[str, Any] = Field({}, description="A method's own option, NAME=VALUE or KIND.NAME=VALUE.")
     eval: list[str] = Field([], description="A corpus to evaluate on, NAME=PATH; repeatable.")
     eval_every: Positive | None = Field(None, description="Steps between evaluations [only before and after].")
@@ -59,6 +81,13 @@ class CptSettings(BaseModel):
         description="Keep the newest N of the checkpoints written at --save-every and at the end: whole models in the "
         "stored types, in OUT.run/checkpoints, also when the run is done. For `surgeon average`, so not with --train "
         "adapter (the average of A and of B is not that of BA) [none].",
+    )
+    keep_states: Positive = Field(1, description="How many of the newest states OUT.run holds.")
+    compile: bool | None = Field(None, description="Compile the blocks [on a GPU].")
+    checkpointing: Literal["auto", "none", "blocks"] = Field(
+        "auto",
+        description="Compute trained blocks again on the way back in place of keeping what they hold [auto: where a "
+        "micro-batch would not fit into the GPU].",
     )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
@@ -95,25 +124,45 @@ class CptSettings(BaseModel):
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
 
 
+KINDS = ("schedule", "objective", "optimizer", "regularizer", "meta")
+_SPEC = re.compile(r"(?P<name>.+?)(:(?P<options>\w+=.*))?")
+
+
 def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any]]]]:
-    """The chosen methods by kind, each with its options out of `option`; an option that no method takes is refused."""
-    chosen = {
-        "schedule": [get("schedule", settings.schedule)],
-        "objective": [get("objective", settings.objective)],
-        "optimizer": [get("optimizer", settings.optimizer)],
-        "regularizer": [get("regularizer", name) for name in settings.regularize],
+    """The chosen methods by kind, each with its options: those behind its name (NAME:OPTION=VALUE,...), and those of
+    `option`; one that no method takes is refused."""
+    words = {
+        "schedule": [settings.schedule],
+        "objective": [settings.objective],
+        "optimizer": [settings.optimizer],
+        "regularizer": settings.regularize,
+        "meta": settings.meta,
     }
-    given: dict[tuple[str, str], dict[str, Any]] = {(k, m.name): {} for k, found in chosen.items() for m in found}
+    found = {kind: [_spec(kind, word) for word in given] for kind, given in words.items()}
     for key, value in settings.option.items():
         kind, dot, name = key.rpartition(".")
-        takers = [m for k, found in chosen.items() for m in found if name in m.options and (not dot or k == kind)]
+        takers = [held for k in KINDS for held in found[k] if name in held[0].options and (not dot or k == kind)]
         if not takers:
-            known = [o for found in chosen.values() for m in found for o in m.options]
+            known = [option for held in found.values() for method, _ in held for option in method.options]
             raise UsageError(
                 f"no method of this run has the option {key!r}", f"--option {key}", did_you_mean(name, known)
             )
         if len(takers) > 1:
-            kinds = " or ".join(f"{m.kind}.{name}" for m in takers)
+            kinds = " or ".join(f"{method.kind}.{name}" for method, _ in takers)
             raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {kinds}")
-        given[takers[0].kind, takers[0].name][name] = value
-    return {k: [(m, m.bind(given[k, m.name])) for m in found] for k, found in chosen.items()}
+        takers[0][1][name] = value
+    return {kind: [(method, method.bind(given)) for method, given in held] for kind, held in found.items()}
+
+
+def _spec(kind: str, word: str) -> tuple[Method, dict[str, Any]]:
+    """(method, its options as written) of NAME or NAME:OPTION=VALUE,..."""
+    match = _SPEC.fullmatch(word)
+    if match is None:
+        raise UsageError(f"{word!r} names no method", f"--{kind}", f"`surgeon methods {kind}` lists them")
+    options: dict[str, Any] = {}
+    for part in (match["options"] or "").split(",") if match["options"] else []:
+        key, is_given, value = part.partition("=")
+        if not is_given or key in options:
+            raise UsageError(f"{part!r} is not OPTION=VALUE, once", f"--{kind} {word}", "write NAME:A=1,B=2")
+        options[key] = value
+    return get(kind, match["name"]), options

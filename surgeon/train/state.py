@@ -12,7 +12,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.p
 @dataclass(frozen=True)
 class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
-    results so far."""
+    results so far. hooks: the state of each, in order."""
 
     step: int
     tokens: int
@@ -39,6 +39,7 @@ class State:
     parameters: dict[str, Tensor]
     optimizer: dict[str, Any]
     evals: list[dict[str, Any]]
+    hooks: list[dict[str, Any]] = field(default_factory=list)
 
 
 @contextmanager
@@ -105,8 +106,9 @@ def clear(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def save(run_dir: Path, state: State) -> None:
-    """The newest state in one file, complete before it takes its name; older ones are removed after that."""
+def save(run_dir: Path, state: State, keep: int = 1) -> None:
+    """The newest state in one file, complete before it takes its name; all but the newest `keep` are removed after
+    that."""
     folder = run_dir / STATES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:08d}.pt"
@@ -127,8 +129,9 @@ def save(run_dir: Path, state: State) -> None:
             "free some space and go on with --resume: the state before this one is kept",
         ) from error
     temporary.replace(path)
+    newest = sorted(folder.glob("step-*.pt"))[-keep:]
     for other in folder.iterdir():
-        if other != path:
+        if other not in newest:
             other.unlink()
 
 

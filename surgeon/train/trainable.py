@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from surgeon.arch.roles import role_by_name
 from surgeon.checkpoint.lineage import Lineage, NewBlock
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import SurgeonError, UsageError, did_you_mean
+from surgeon.train.groups import grouped
 
-SETS = ("full", "new-blocks", "new-rows", "adapter")
+BOTH, ROLE = "new-blocks+new-rows", "role:"
+SETS = ("full", "new-blocks", "new-rows", BOTH, "adapter", "role:ROLE,...")
 
 
 @dataclass(frozen=True)
 class Trainable:
     """parameters: trained ones by name, a tied one once. rows: bool [rows] by name, where only some rows may move.
     multipliers: of the learning rate, by name (1 where absent). lowest_block: the first block that holds a trained
-    tensor, 0 where something below the blocks is trained, None where only what is above them is."""
+    tensor, 0 where something below the blocks is trained, None where only what is above them is. decays: weight decay
+    by name, where it is not the run's."""
 
     parameters: dict[str, nn.Parameter]
     rows: dict[str, Tensor] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
+    decays: dict[str, float] = field(default_factory=dict)
     lowest_block: int | None = 0
 
     @property
@@ -37,20 +42,29 @@ class Trainable:
         )
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: matrices decay, vectors (norms and biases) do not; one group a multiplier."""
-        found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        """Optimizer groups: matrices decay, vectors (norms and biases) do not, unless `decays` says so; one group a
+        decay and a multiplier. `names`: of the group's parameters, in order."""
+        found: dict[tuple[float, float], list[str]] = {}
         for name, parameter in self.parameters.items():
-            key = (parameter.ndim >= 2, self.multipliers.get(name, 1.0))
-            found.setdefault(key, []).append(parameter)
+            decay = self.decays.get(name, weight_decay if parameter.ndim >= 2 else 0.0)
+            found.setdefault((decay, self.multipliers.get(name, 1.0)), []).append(name)
         return [
-            {"params": held, "lr": lr * scale, "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
-            for (decays, scale), held in found.items()
+            {
+                "params": [self.parameters[name] for name in names],
+                "names": names,
+                "lr": lr * scale,
+                "lr_scale": scale,
+                "weight_decay": decay,
+            }
+            for (decay, scale), names in found.items()
         ]
 
 
-def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
+def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str] = ()) -> Trainable:
     """Freeze everything but the chosen set (sets requires_grad) and describe it.
 
+    what: full, new-blocks, new-rows, adapter, new-blocks+new-rows, `role:` with roles (role:attention.q,mlp), or a
+    regular expression over names. groups: REGEX:lr=FACTOR,weight_decay=X (see surgeon.train.groups).
     Nothing below the lowest trained block gets a graph, because nothing there requires a gradient.
     Raises SurgeonError where the lineage has no new blocks or rows, or the expression matches nothing.
     """
@@ -58,7 +72,13 @@ def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
     prefix = block_prefix(model)
     rows: dict[str, Tensor] = {}
     multipliers: dict[str, float] = {}
-    if what == "full":
+    if what == BOTH:
+        chosen, multipliers = _new_blocks(named, prefix, added_blocks(lineage))
+        rows = _new_rows(model, named, added_rows(lineage))
+        chosen |= set(rows)
+    elif what.startswith(ROLE):
+        chosen = _of_roles(model, named, prefix, what.removeprefix(ROLE))
+    elif what == "full":
         chosen = set(named)
     elif what == "adapter":
         chosen = {name for name, p in named.items() if p.requires_grad}
@@ -74,7 +94,9 @@ def select(model: Any, what: str, lineage: Lineage | None) -> Trainable:
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
     held = {name: p for name, p in named.items() if name in chosen}  # in the model's order
-    return Trainable(held, rows, multipliers, _lowest(held, prefix))
+    factors, decays = grouped(groups, list(held))
+    multipliers |= {name: multipliers.get(name, 1.0) * factor for name, factor in factors.items()}
+    return Trainable(held, rows, multipliers, decays, _lowest(held, prefix))
 
 
 def block_prefix(model: Any) -> str:
@@ -150,6 +172,31 @@ def _new_rows(model: Any, named: Mapping[str, nn.Parameter], new: list[int]) -> 
             mask[ids] = True
             found[name] = mask.to(parameter.device)
     return found
+
+
+def _of_roles(model: Any, named: Mapping[str, nn.Parameter], prefix: str, words: str) -> set[str]:
+    """The tensors of some roles: a role, or what stands before its dot (mlp: mlp.gate, mlp.up, mlp.down)."""
+    inside = re.compile(re.escape(prefix) + r"\d+\.(.*)")
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    roles = {}
+    for name, parameter in named.items():
+        match = inside.search(name)
+        if match:
+            part = match[1]
+            roles[name] = role_by_name(part.removesuffix(".weight").removesuffix(".bias"))
+        elif parameter is embedding:
+            roles[name] = "embedding"
+        else:
+            roles[name] = "head" if head is not None and parameter is head.weight else "other"
+    chosen: set[str] = set()
+    for word in words.split(","):
+        hit = {name for name, role in roles.items() if role == word or role.startswith(word + ".")}
+        if not hit or not word:
+            known = sorted(set(roles.values()))
+            raise UsageError(f"no trained tensor has the role {word!r}", "--train", did_you_mean(word, known))
+        chosen |= hit
+    return chosen
 
 
 def _matching(named: Mapping[str, nn.Parameter], expression: str) -> set[str]:

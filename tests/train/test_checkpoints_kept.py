@@ -151,7 +151,7 @@ def test_an_interrupt_while_one_is_written_leaves_nothing_of_it(
 def test_an_interrupt_between_the_first_checkpoint_and_its_state(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(run_dir: Path, saved: state.State) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out"

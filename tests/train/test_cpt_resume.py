@@ -29,12 +29,12 @@ from surgeon.train.objectives.next_token import next_token
 
 CALLS = [0]
 
-def fatal(logits, labels):
+def fatal(nats):
     """next_token, until it is time to die."""
     CALLS[0] += 1
     if CALLS[0] == int(os.environ.get("DIE_AT", "0")):
         os.kill(os.getpid(), signal.SIGKILL)
-    return next_token(logits, labels)
+    return next_token(nats)
 '''
 PROGRAM = """
 import json, sys, torch

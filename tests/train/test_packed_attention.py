@@ -66,11 +66,11 @@ def test_attention_by_lengths_is_the_same(family: str) -> None:
 
 
 def test_a_document_a_row_has_the_same_loss() -> None:
-    from surgeon.train.objectives.next_token import next_token
+    from surgeon.train.forward import nats_of
 
     model, batch = model_of("llama"), packed_batch()
     with torch.no_grad():
-        packed, rows = (next_token(*attention.logits(model, batch, mode)) for mode in ("mask", "rows"))
+        packed, rows = (nats_of(*attention.logits(model, batch, mode)) for mode in ("mask", "rows"))
     assert float(rows) == pytest.approx(float(packed), rel=1e-6)
 
 

@@ -1,0 +1,61 @@
+"""The blocks of a model as the engine handles them: compiled one by one, and computed again on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from surgeon.errors import UsageError
+from surgeon.train.trainable import Trainable, block_prefix
+
+ROOM = 0.9  # of a GPU's free memory: an estimate is one
+
+
+def blocks_of(model: Any) -> nn.ModuleList:
+    """The list of blocks."""
+    found = model.get_submodule(block_prefix(model).rstrip("."))
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def compile_blocks(model: Any) -> None:
+    """torch.compile of every block by itself: equal blocks share one graph, and compiling takes the time of one."""
+    for block in blocks_of(model):
+        block.compile()
+
+
+def checkpoint(model: Any, trainable: Trainable, how: str, device: torch.device, need: Mapping[str, int]) -> bool:
+    """Set activation checkpointing of the blocks that have a graph: from the lowest trained one on; below it nothing
+    is held anyway. how: auto (on a GPU into which `need` does not fit), none, blocks. Gives whether it is on.
+
+    Raises UsageError where the model's blocks know of no checkpointing and it was asked for.
+    """
+    if how == "none" or (how == "auto" and not _too_large(device, need["total"])):
+        return False
+    held = blocks_of(model)
+    if not all(hasattr(block, "gradient_checkpointing") for block in held):
+        if how == "auto":
+            return False
+        raise UsageError(
+            f"the blocks of {type(model).__name__} cannot be computed again on the way back",
+            "--checkpointing blocks",
+            "use --checkpointing none and a smaller --micro-batch",
+        )
+    lowest = len(held) if trainable.lowest_block is None else trainable.lowest_block
+    for number, block in enumerate(held):
+        state: Any = block
+        state.gradient_checkpointing = number >= lowest
+        state._gradient_checkpointing_func = partial(torch_checkpoint, use_reentrant=False)
+    return True
+
+
+def _too_large(device: torch.device, need: int) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return need > ROOM * free

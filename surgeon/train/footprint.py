@@ -1,0 +1,29 @@
+"""How much memory a training run takes, by item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surgeon.train.job import Job
+
+
+def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
+    """An estimate by part. Weights: float32. Training: gradient and two moments of what is trained. Activations: of
+    one micro-batch, 16 hidden and 4 intermediate vectors a block with a graph (checkpointed: one hidden vector, and
+    one block in full); logits of one chunk with their gradient. Of one process, where several share the model."""
+    config = job.model.config.get_text_config()
+    tokens = job.shape.micro_batch * job.shape.seq_len
+    lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = 4 if str(job.dtype) == "torch.float32" else 2
+    with_graph = config.num_hidden_layers - lowest
+    block = (16 * config.hidden_size + 4 * inner) * width
+    held = with_graph * config.hidden_size * width + min(1, with_graph) * block if checkpointed else with_graph * block
+    parts = {
+        "weights": 4 * sum(p.numel() for p in job.model.parameters()) // job.world.size,
+        "training": 12 * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size,
+        "activations": tokens * held,
+        "logits": tokens * config.vocab_size * (8 + width),
+    }
+    return parts | {"total": sum(parts.values())}

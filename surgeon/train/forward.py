@@ -1,0 +1,66 @@
+"""From a micro-batch to the objective's loss: the model runs once, and makes only what the objective asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from surgeon.data.pack import IGNORED
+from surgeon.registry import Method
+from surgeon.train import attention
+from surgeon.train.batch import Batch
+from surgeon.train.head import Head, head_of
+
+
+class Forward:
+    """The loss of a batch under an objective, which is given, by name, what it takes of:
+
+    nats: the cross-entropy of the labels, summed over those that count: a scalar, float32. Asked for alone, it is
+    taken inside the head and the logits are never held (where the model allows it).
+    logits: [rows, tokens, V]. labels: int64 [rows, tokens], the next token, -100 where none counts. hidden_states: a
+    tuple of the embeddings' output and every block's, [rows, tokens, H]. batch: see Batch, arranged like the logits.
+    model. forward: this object, to run the model once more.
+    `extra` adds what a run supplies besides.
+    """
+
+    def __init__(self, model: Any, mode: attention.Mode, extra: Mapping[str, Any] | None = None) -> None:
+        self.model, self.mode, self.extra = model, mode, dict(extra or {})
+        module = head_of(model)
+        self.head = None if module is None else Head(module)
+
+    def loss(self, batch: Batch, objective: Method, options: Mapping[str, Any]) -> Tensor:
+        """A scalar, summed over the labels that count."""
+        asked = set(objective.supplied)
+        arranged, arguments = attention.arranged(batch, self.mode)
+        supply = {"labels": arranged.labels, "batch": arranged, "model": self.model, "forward": self} | self.extra
+        if "nats" in asked and not asked & {"logits", "hidden_states"}:
+            supply["nats"] = self.nats(arranged, arguments)
+        elif asked & {"nats", "logits", "hidden_states"}:
+            output = self.output(arguments, hidden_states="hidden_states" in asked)
+            supply |= {"logits": output.logits, "hidden_states": output.hidden_states}
+            if "nats" in asked:
+                supply["nats"] = nats_of(output.logits, arranged.labels)
+        result: Tensor = objective.call(supply, options)
+        return result
+
+    def nats(self, arranged: Batch, arguments: Mapping[str, Any]) -> Tensor:
+        """The summed cross-entropy, without the logits where the model allows it."""
+        if self.head is None:
+            return nats_of(self.output(arguments).logits, arranged.labels)
+        with self.head.labels(arranged.labels):
+            result: Tensor = self.output(arguments).logits
+        return result
+
+    def output(self, arguments: Mapping[str, Any], *, hidden_states: bool = False) -> Any:
+        """The model on a batch as `attention.arranged` gives it; without a cache: with one, the library does not look
+        for packed documents."""
+        return self.model(**arguments, use_cache=False, output_hidden_states=hidden_states)
+
+
+def nats_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the labels that count, in nats; arithmetic in float32."""
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")

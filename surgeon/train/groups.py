@@ -1,0 +1,58 @@
+"""Learning rate and weight decay of some of the trained tensors: REGEX:lr=FACTOR,weight_decay=X."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from surgeon.errors import UsageError
+
+_FORM = re.compile(r"(?P<expression>.+):(?P<values>(?:lr|weight_decay)=[^:]*)")
+FLAG = "--group"
+
+
+def grouped(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """(factors of the learning rate, weight decays) by name. A name belongs to the first group whose expression is
+    found in it. Raises UsageError on what cannot be read, and on a group that is left without a tensor."""
+    factors: dict[str, float] = {}
+    decays: dict[str, float] = {}
+    free = list(names)
+    for word in words:
+        pattern, values = _parse(word)
+        held = [name for name in free if pattern.search(name)]
+        if not held:
+            raise UsageError(
+                "no trained tensor belongs to this group" + (" any more" if len(free) < len(names) else ""),
+                f"{FLAG} {word}",
+                f"names look like {names[0]}; the first group that matches a name has it",
+            )
+        free = [name for name in free if name not in set(held)]
+        if "lr" in values:
+            factors |= dict.fromkeys(held, values["lr"])
+        if "weight_decay" in values:
+            decays |= dict.fromkeys(held, values["weight_decay"])
+    return factors, decays
+
+
+def _parse(word: str) -> tuple[re.Pattern[str], dict[str, float]]:
+    hint = "write for example embed_tokens:lr=0.1,weight_decay=0"
+    match = _FORM.fullmatch(word)
+    if match is None:
+        raise UsageError(f"{word!r} is not REGEX:lr=FACTOR,weight_decay=X", FLAG, hint)
+    values: dict[str, float] = {}
+    for part in match["values"].split(","):
+        key, _, text = part.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if key not in ("lr", "weight_decay") or key in values or not (math.isfinite(value) and value >= 0):
+            raise UsageError(
+                f"{part!r} is not lr=FACTOR or weight_decay=X, from 0 on and once", f"{FLAG} {word}", hint
+            )
+        values[key] = value
+    try:
+        return re.compile(match["expression"]), values
+    except re.error as error:
+        raise UsageError(f"{match['expression']!r} is no regular expression: {error}", FLAG, hint) from error

@@ -1,0 +1,60 @@
+"""The loss inside the head's own forward, where the model's logits are the head's output and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.train.linear_loss import linear_nats
+
+
+class Head:
+    """Makes a model's head give the summed loss of labels in place of logits, while `labels` are set.
+
+    The head stays the module that is called (FSDP2 gathers its weight around that call, and only then).
+    """
+
+    def __init__(self, module: nn.Linear) -> None:
+        self._module, self._plain = module, module.forward
+        self._labels: Tensor | None = None
+        module.forward = self._forward  # type: ignore[method-assign,assignment]
+
+    @contextmanager
+    def labels(self, labels: Tensor) -> Iterator[None]:
+        """Within it the model's `logits` are the loss: a scalar, float32, in nats over the labels that count."""
+        self._labels = labels.reshape(-1)
+        try:
+            yield
+        finally:
+            self._labels = None
+
+    def _forward(self, hidden: Tensor) -> Tensor:
+        if self._labels is None:
+            return self._plain(hidden)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return linear_nats(flat, self._module.weight, self._module.bias, self._labels)
+
+
+def head_of(model: Any) -> nn.Linear | None:
+    """The head, where the loss can be taken in it: a plain linear module, whose output the model gives as its logits
+    unchanged (no scale, no soft cap), as a probe on this very model shows. None elsewhere."""
+    module = model.get_output_embeddings()
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return None
+    held: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: held.append(output))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.arange(3, 8, device=module.weight.device)[None] % module.weight.shape[0]
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+        model.train(was_training)
+    same = len(held) == 1 and held[0].shape == logits.shape and torch.equal(held[0].float(), logits.float())
+    return module if same else None

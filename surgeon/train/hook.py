@@ -1,0 +1,73 @@
+"""What acts on a run between its updates, besides the loss: a controller of rates, a meta-update, a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.data.pack import Window
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a hook sees of a run. parameters: the trained ones by name, float32 masters. total: steps of the run.
+
+    loss: of some windows under the run's objective, a mean in nats a target, with a graph (run it in float32 or the
+    run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
+    """
+
+    model: Any
+    parameters: dict[str, nn.Parameter]
+    rows: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    tokenizer: Any
+    seed: int
+    total: int
+    seq_len: int
+    lr: float
+    loss: Callable[[list[Window]], Tensor]
+    windows: Callable[[int], list[Window]]
+    names: dict[int, str] = field(default_factory=dict)
+
+    def name_of(self, parameter: nn.Parameter) -> str:
+        """The name of a trained parameter in an optimiser group."""
+        return self.names[id(parameter)]
+
+
+class Hook:
+    """Called by the loop at every step (from 1); a method of the kind `meta` makes one. Does nothing of itself.
+
+    What a hook keeps from one step to the next is its `state`: plain data and tensors, which go into the state of the
+    run and come back with it, so that a run that was resumed ends with the same bytes.
+    """
+
+    def begin(self, step: int) -> None:
+        """Before the first step of this process; `step` steps are done."""
+
+    def before_step(self, step: int) -> None:
+        """Before the first forward pass of the step."""
+
+    def after_backward(self, step: int) -> None:
+        """The gradients of the step are complete and not yet clipped."""
+
+    def before_update(self, step: int) -> None:
+        """The gradients are clipped and every optimizer group has its rate `lr`."""
+
+    def after_update(self, step: int) -> None:
+        """The parameters are updated; frozen rows are put back after this."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the line of this step in metrics.jsonl."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs; plain data and tensors."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave, before `begin`."""

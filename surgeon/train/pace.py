@@ -1,0 +1,100 @@
+"""The numbers of every step: read when they are there, written in order, and refused when they are none."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from surgeon.errors import SurgeonError
+from surgeon.train import state
+from surgeon.train.flops import utilisation
+from surgeon.train.job import Job
+from surgeon.train.log import MetricsLog
+from surgeon.train.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that was begun. loss: mean in nats a target; norm: of the gradient; both on the device. tokens: without
+    padding."""
+
+    step: int
+    tokens: int
+    loss: Tensor
+    norm: Tensor
+    rate: float
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Pace:
+    """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
+    begun, so that the device never waits for the host; on a CPU at once."""
+
+    def __init__(self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome) -> None:
+        self._job, self._flops, self._log, self._outcome = job, flops, log, outcome
+        self._lag = 1 if job.device.type == "cuda" else 0
+        self._waiting: deque[Done] = deque()
+        self._held: dict[str, Any] = {}
+        self._last = time.perf_counter()
+        self._busy, self._counted = 0.0, 0
+
+    def __enter__(self) -> Pace:
+        self._last = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
+        """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
+        self._waiting.append(done)
+        while len(self._waiting) > (0 if wait else self._lag):
+            line = self._settle(self._waiting.popleft())
+            if hold and not self._waiting:
+                self._held = line
+            else:
+                self._write(line)
+
+    def finish(self, values: dict[str, Any]) -> None:
+        """Write the line that was held, with more in it; the time that took is no training time."""
+        line, self._held = self._held | values, {}
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(line)
+        self._last = time.perf_counter()
+
+    def mean(self) -> tuple[float, float | None]:
+        """(tokens a second, utilisation) over the steps of this process."""
+        speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
+        return speed["tokens_per_second"] or 0.0, speed["mfu"]
+
+    def _settle(self, done: Done) -> dict[str, Any]:
+        loss, norm = float(done.loss), float(done.norm)
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise SurgeonError(
+                f"the loss or its gradient is no longer finite at step {done.step} (loss {loss}, norm {norm})",
+                str(self._job.settings.run_dir / state.METRICS),
+                "lower --lr, or lengthen the warm-up; the last state is kept",
+            )
+        self._busy, self._counted = self._busy + seconds, self._counted + done.tokens
+        outcome = self._outcome
+        outcome.tokens, outcome.final_loss = outcome.tokens + done.tokens, loss
+        line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
+        return line | {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+
+    def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
+        mfu = utilisation(self._flops, tokens_per_second, self._job.device.type)
+        return {"tokens_per_second": round(tokens_per_second, 1), "mfu": mfu}

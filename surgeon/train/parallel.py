@@ -1,0 +1,190 @@
+"""The processes of a run: one, or as many as `torchrun` started, which share the model's blocks (FSDP2).
+
+Every process makes the same batch and takes its share of the rows, so the data of a step do not depend on how many
+there are. Nothing here is of our own making but the bookkeeping: torch shards, gathers and reduces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from surgeon.data.pack import IGNORED, Window
+from surgeon.errors import SurgeonError, UsageError
+
+
+@dataclass(frozen=True)
+class World:
+    """Processes by number; `size` 1 is a run without any of this. mesh: of the devices, where there are several."""
+
+    rank: int = 0
+    size: int = 1
+    mesh: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+    def share(self, windows: Sequence[Window], micro_batch: int) -> list[Window]:
+        """This process' windows of a step. All get as many micro-batches, because every forward pass is a common one:
+        where rows run out there are rows without labels."""
+        if self.size == 1:
+            return list(windows)
+        mine = list(windows[self.rank :: self.size])
+        most = -(-len(windows) // self.size)
+        most = -(-most // micro_batch) * micro_batch if most > micro_batch else most
+        return mine + [_without_labels(windows[0])] * (most - len(mine))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a scalar over the processes."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, value: bool) -> bool:
+        """Whether it holds in any process."""
+        if self.size == 1:
+            return value
+        held = torch.tensor(int(value))  # on the host: no device waits for it
+        dist.all_reduce(held, dist.ReduceOp.MAX)
+        return bool(held)
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor that this process holds, as it is: writing to it writes to the tensor."""
+        from torch.distributed.tensor import DTensor
+
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole tensor, in every process."""
+        from torch.distributed.tensor import DTensor
+
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def local_rows(self, mask: Tensor, parameter: Tensor) -> Tensor:
+        """The part of a mask of all rows that belongs to the rows that this process holds of a parameter."""
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        if not isinstance(parameter, DTensor):
+            return mask
+        placed = distribute_tensor(mask.to(torch.uint8), parameter.device_mesh, parameter.placements)
+        return placed.to_local().bool()
+
+    def shard(self, model: Any, blocks: nn.ModuleList, dtype: torch.dtype) -> None:
+        """Divide the model's parameters among the processes, block by block; products in `dtype`, masters and sums of
+        gradients in float32. Adapters must be on the model already: parameters that are put on later are not reduced.
+
+        Raises SurgeonError where the processes hold different models or trainable sets."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        self.agree(model)
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        if dtype == torch.float32:
+            policy = MixedPrecisionPolicy()
+        for block in blocks:
+            fully_shard(block, mesh=self.mesh, mp_policy=policy)
+        fully_shard(model, mesh=self.mesh, mp_policy=policy)
+
+    def agree(self, model: Any) -> None:
+        """All processes have the same tensors, and train the same ones."""
+        own = [
+            [n, list(p.shape), p.requires_grad, float(p.detach().double().sum())] for n, p in model.named_parameters()
+        ]
+        held: list[Any] = [None] * self.size
+        dist.all_gather_object(held, own)
+        for rank, other in enumerate(held):
+            if other != own:
+                name = next((a[0] for a, b in zip(own, other, strict=False) if a != b), "their number")
+                raise SurgeonError(
+                    f"processes {self.rank} and {rank} hold different models: {name}",
+                    "torchrun",
+                    "give all of them the same files and the same --seed",
+                )
+
+    def gather(
+        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(trained tensors by name, the optimizer's state), whole, for the state of the run; on the host where they
+        are gathered. The same whatever the number of processes, so a run may go on with another one."""
+        if self.size == 1:
+            return {name: p.detach() for name, p in parameters.items()}, optimizer.state_dict()
+        tensors = {name: self._gathered(p.detach()) for name, p in parameters.items()}
+        moments = optimizer.state_dict()
+        whole = {
+            number: {key: self._gathered(v) if isinstance(v, Tensor) else v for key, v in held.items()}
+            for number, held in moments["state"].items()
+        }
+        return tensors, {"state": whole, "param_groups": moments["param_groups"]}
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """The whole tensor on the main process' host; elsewhere it is let go at once."""
+        whole = self.full(tensor)
+        return whole.cpu() if self.is_main else whole.new_empty(0)
+
+    def restore(
+        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor], moments: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Put back what `gather` gave."""
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                self.local(parameter).copy_(self._part(tensors[name], parameter))
+        if self.size > 1:
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            placed = {
+                number: {k: self._placed(v, held[number]) if isinstance(v, Tensor) else v for k, v in state.items()}
+                for number, state in moments["state"].items()
+            }
+            moments = {"state": placed, "param_groups": moments["param_groups"]}
+        optimizer.load_state_dict(moments)
+
+    def _part(self, whole: Tensor, like: Tensor) -> Tensor:
+        return self.local(self._placed(whole, like))
+
+    def _placed(self, whole: Tensor, like: Tensor) -> Tensor:
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        if not isinstance(like, DTensor) or whole.shape != like.shape:
+            return whole
+        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+
+
+SOLO = World()
+
+
+def world_of(device: str) -> tuple[World, torch.device | None]:
+    """The processes that `torchrun` (or `accelerate launch`) started, and this one's device; SOLO without them."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return SOLO, None
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not on_gpu:
+        raise UsageError("there is no CUDA device", "--device cuda", "use --device auto or cpu")
+    if on_gpu and local >= torch.cuda.device_count():
+        raise UsageError(f"process {local} of this machine has no GPU of its own", "torchrun", "start one a GPU")
+    place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(place)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return World(rank, size, init_device_mesh(place.type, (size,))), place
+
+
+def _without_labels(window: Window) -> Window:
+    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens)

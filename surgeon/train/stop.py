@@ -1,0 +1,40 @@
+"""A polite end: whoever sends SIGTERM (a scheduler, `kill`) gets a saved state before the process leaves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from surgeon.train.parallel import World
+
+
+class Stop:
+    """While it is entered, SIGTERM does not end the process but is remembered until the step is done."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._came = world, False
+        self._before: Any = None
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # signals are handled there alone
+            self._before = signal.signal(signal.SIGTERM, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def asked(self) -> bool:
+        """Whether any rank was asked to stop; all ranks learn it at the same step."""
+        return self._world.any(self._came)
+
+    def leave(self, step: int) -> None:
+        """Raises KeyboardInterrupt, which the command line answers with exit code 130."""
+        raise KeyboardInterrupt(f"stopped after step {step}: the state is saved, --resume goes on")
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._came = True

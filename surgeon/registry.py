@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "objective": "surgeon.train.objectives",
     "regularizer": "surgeon.train.regularizers",
     "optimizer": "surgeon.train.optimizers",
+    "exporter": "surgeon.train.exporters",
     "kernel": "surgeon.ops.kernels",
 }
 

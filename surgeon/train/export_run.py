@@ -100,7 +100,7 @@ def _found(run: ToExport, exported: Exported) -> dict[str, Any]:
         "command": f"cd {shlex.quote(run.settings.out)} && {exported.command}",
         "steps": shape.steps,
         "tokens": shape.steps * shape.rows * shape.seq_len,
-        "trained_tensors": len(run.trained),
+        "trained_tensors": len(open_adapter(run.adapter).tensors if run.adapter else run.trained),
         "data": run.data.as_json(shape.steps),
         "notes": exported.notes,
     }

@@ -156,6 +156,7 @@ def _notes(run: ToExport, sources: Sequence[Source]) -> list[str]:
         "the documents of a row see one another: stage pt has no packing with attention inside a document "
         "(neat_packing is refused for it)",
         f"of every 1000 documents the tokens that do not fill a row of {seq_len} are dropped",
+        "the rows come in an order of its own",
     ]
     if tokenizer.bos_token is not None:
         found.insert(

@@ -44,10 +44,19 @@ def _run(settings: BaseModel, flags: Flags) -> None:
         result = operations.perform(
             "cpt export", settings, force=flags.force, threads=flags.threads, memory=flags.memory, progress=progress
         )
-    flags.output.emit(result, [*pairs({k: v for k, v in result.items() if k not in _TOLD}), *_notes(result)])
+    flags.output.emit(
+        result, [*pairs({k: v for k, v in result.items() if k not in _TOLD}), *_data(result), *_notes(result)]
+    )
 
 
-_TOLD = ("notes", "config", "inputs", "verified")
+_TOLD = ("notes", "config", "data", "inputs", "verified")
+
+
+def _data(result: dict[str, Any]) -> list[str]:
+    return [
+        f"corpus {d['name']}: {d['share']:.4g} of the tokens, {d['epochs']:.4g} epochs{' (replay)' if d['replay'] else ''}"
+        for d in result["data"]
+    ]
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

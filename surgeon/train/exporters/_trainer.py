@@ -90,8 +90,8 @@ def notes(run: ToExport, schedule: TrainerSchedule) -> list[str]:
     if settings.device != "auto" or settings.keep_state:
         found.append("--device and --keep-state are of this machine's run and are not carried over")
     found.append(
-        "dropout, and so the weights after training, differ from those of `surgeon cpt` with this seed; the output has "
-        "no lineage (surgeon.json)"
+        "dropout, and so the weights after training, differ from those of `surgeon cpt` with this seed; the output "
+        "has no lineage (surgeon.json)"
     )
     return found
 

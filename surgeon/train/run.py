@@ -16,6 +16,7 @@ from surgeon.train import kept, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
+from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
@@ -36,14 +37,16 @@ class CptResult(Result):
 
 
 def run_cpt(
-    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False, inputs: Mapping[str, Any] | None = None
-) -> CptResult:
+    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False,
+    inputs: Mapping[str, Any] | None = None, fork: Fork | None = None,
+) -> CptResult:  # fmt: skip
     """Train and write the result to OUT: everything there, or nothing.
 
     While it runs, OUT.run beside OUT holds settings.json, metrics.jsonl and the newest state; a run that was killed
     goes on from there with resume=True and ends with the same bytes as one that was not. force: replace OUT once the
     new one is complete, and start anew where no resume is asked for. inputs: digests that a saved plan holds.
     With keep_checkpoints, OUT.run/checkpoints holds the newest checkpoints of the run and stays when it is done.
+    fork: the point of another run to go on from, by the settings of the whole (see surgeon.train.anneal).
     Raises SurgeonError.
     """
     started = time.perf_counter()
@@ -62,7 +65,7 @@ def run_cpt(
         if not waiting and not force and not (settings.resume and state.is_begun(run_dir)):
             kept.check_free(run_dir)
         progress.say("reading the model and the corpora")
-        job = prepare(settings)
+        job = prepare(settings) if fork is None else fork.joined(prepare(settings))
         _check_apart(job)
         _check_inputs(job, inputs)
         begin = None
@@ -74,6 +77,9 @@ def run_cpt(
             state.clear(run_dir)
             kept.clear(run_dir)
             state.record_settings(run_dir, job.record)
+            if fork is not None:
+                begin = fork.begin(job)
+                state.save(run_dir, begin)  # a state of its own from the first step on, for --resume
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
         outcome = Loop(job).run(begin, progress)

@@ -71,6 +71,10 @@ OPERATIONS: dict[str, Operation] = {
             "surgeon.train.export_run:describe_export",
         ),
         Operation(
+            "cpt anneal", "surgeon.train.anneal:AnnealSettings", "surgeon.train.anneal:anneal", False,
+            "surgeon.train.anneal:describe_anneal",
+        ),
+        Operation(
             "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",
             False,
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from surgeon.data.pack import Packed, Window
 from surgeon.errors import UsageError
@@ -74,20 +74,28 @@ class Turns:
 
 
 class Mixture:
-    """Batches of windows from several packed corpora; its whole state is the number of the step."""
+    """Batches of windows from several packed corpora; its whole state is the number of the step.
 
-    def __init__(self, corpora: Sequence[Packed], shares: Sequence[float], batch_rows: int) -> None:
+    first: how many windows come before a step, where that is not the step times `batch_rows`: for a batch that grows
+    (surgeon.train.batch_ramp), or data that go on where another run stopped.
+    """
+
+    def __init__(
+        self, corpora: Sequence[Packed], shares: Sequence[float], batch_rows: int,
+        first: Callable[[int], int] | None = None,
+    ) -> None:  # fmt: skip
         self.corpora, self.batch_rows = list(corpora), batch_rows
         self._turns = Turns(shares)
+        self._first = first or (lambda step: step * batch_rows)
 
     def batch(self, step: int) -> list[Window]:
         """The windows of optimiser step `step` (from 0), in order."""
-        turns = (self._turns[k] for k in range(step * self.batch_rows, (step + 1) * self.batch_rows))
+        turns = (self._turns[k] for k in range(self._first(step), self._first(step + 1)))
         return [self.corpora[corpus].window(number) for corpus, number in turns]
 
     def counts(self, steps: int) -> list[int]:
         """How many windows each corpus gives in the first `steps` steps."""
         found = [0] * len(self.corpora)
-        for k in range(steps * self.batch_rows):
+        for k in range(self._first(0), self._first(steps)):
             found[self._turns[k][0]] += 1
         return found

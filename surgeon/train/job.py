@@ -180,6 +180,7 @@ def _record(
         "model": checkpoint.digest,
         "seq_len": shape.seq_len,
         "batch_tokens": shape.rows * shape.seq_len,
+        "micro_batch": shape.micro_batch,
     }
     for key, replay in (("data", False), ("replay", True)):
         sources = [s for s in data.sources if s.replay is replay]

@@ -20,6 +20,7 @@ from surgeon.train import kept, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
+from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
@@ -41,14 +42,16 @@ class CptResult(Result):
 
 
 def run_cpt(
-    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False, inputs: Mapping[str, Any] | None = None
-) -> CptResult:
+    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False,
+    inputs: Mapping[str, Any] | None = None, fork: Fork | None = None,
+) -> CptResult:  # fmt: skip
     """Train and write the result to OUT: everything there, or nothing.
 
     While it runs, OUT.run beside OUT holds settings.json, metrics.jsonl and the newest state; a run that was killed
     goes on from there with resume=True and ends with the same bytes as one that was not. force: replace OUT once the
     new one is complete, and start anew where no resume is asked for. inputs: digests that a saved plan holds.
     With keep_checkpoints, OUT.run/checkpoints holds the newest checkpoints of the run and stays when it is done.
+    fork: the point of another run to go on from, by the settings of the whole (see surgeon.train.anneal).
     Raises SurgeonError.
     """
     started = time.perf_counter()
@@ -59,9 +62,10 @@ def run_cpt(
         waiting = world.from_main(lambda: _take(settings, force, held))
         progress.say("reading the model and the corpora")
         job = prepare(settings, world=world, place=place)
+        job = job if fork is None else fork.joined(job)
         _check_apart(job)
         _check_inputs(job, inputs)
-        world.from_main(lambda: _begin(job, waiting))
+        waiting = world.from_main(lambda: _begin(job, waiting, fork))
         begin = state.load(waiting) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
@@ -90,15 +94,19 @@ def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:
     return waiting if settings.resume else None
 
 
-def _begin(job: Job, waiting: Path | None) -> None:
-    """Check that the run is the one that was broken off, or forget what was there and write down what begins."""
+def _begin(job: Job, waiting: Path | None, fork: Fork | None) -> Path | None:
+    """Check that the run is the one that was broken off, or forget what was there and write down what begins. Gives
+    the state to go on from."""
     run_dir = job.settings.run_dir
     if waiting:
         state.check_settings(run_dir, job.record)
-    else:
-        state.clear(run_dir)
-        kept.clear(run_dir)
-        state.record_settings(run_dir, job.record)
+        return waiting
+    state.clear(run_dir)
+    kept.clear(run_dir)
+    state.record_settings(run_dir, job.record)
+    if fork is not None:
+        state.save(run_dir, fork.begin(job))  # a state of its own from the first step on, for --resume
+    return state.latest(run_dir)
 
 
 def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:

@@ -28,8 +28,9 @@ FREE = frozenset(
         "eval_every",
         "eval_tokens",
     }
-    | {"micro_batch", "compile", "checkpointing"}  # these change the rounding of sums, and no more
+    | {"compile", "checkpointing"}
 )
+ROUNDING = frozenset({"micro_batch"})  # of those that decide, what changes the rounding of sums and no more
 
 
 class CptSettings(BaseModel):

@@ -14,9 +14,9 @@ from run_cli import surgeon
 from surgeon.cli import commands
 
 ORDER = (
-    "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "simplify_adapter",
-    "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods",
-    "apply", "recipes", "run",
+    "expand_layers", "extend_vocab", "extend_context", "attach_adapter", "fold_adapter", "cpt",
+    "simplify_adapter", "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors",
+    "report", "methods", "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
 

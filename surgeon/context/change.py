@@ -67,7 +67,7 @@ def changed(config: Mapping[str, Any], wanted: Wanted, where: str) -> Changed:
 
 
 def _check_rotary(config: Mapping[str, Any], before: Positions, where: str) -> None:
-    hint = "only models with rotary positions are extended: others have no base to change"
+    hint = "only models whose configuration holds a rotary base are extended: others have none to change"
     if not before.rope:
         raise SurgeonError(f"{config.get('model_type')} has no rotary parameters in its configuration", where, hint)
     inside = config[before.inner] if before.inner else config

@@ -46,6 +46,10 @@ OPERATIONS: dict[str, Operation] = {
             "extend-vocab", "surgeon.vocab.settings:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
         ),
         Operation(
+            "extend-context", "surgeon.context.plan:ExtendContextSettings", "surgeon.context.plan:plan_extend_context",
+            True, shows="surgeon.context.plan:shown",
+        ),
+        Operation(
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
         ),
         Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),

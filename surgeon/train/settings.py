@@ -17,6 +17,7 @@ Positive = Annotated[Count, Field(gt=0)]
 # settings that do not decide the result: a resumed run may change them
 FREE = frozenset(
     {"out", "resume", "keep_state", "save_every", "keep_checkpoints", "eval", "eval_every", "eval_tokens"}
+    | {"stop_on_divergence", "track"}
 )
 
 
@@ -59,6 +60,12 @@ class CptSettings(BaseModel):
         description="Keep the newest N of the checkpoints written at --save-every and at the end: whole models in the "
         "stored types, in OUT.run/checkpoints, also when the run is done. For `surgeon average`, so not with --train "
         "adapter (the average of A and of B is not that of BA) [none].",
+    )
+    stop_on_divergence: float | None = Field(
+        None,
+        gt=0,
+        description="Stop when the mean loss of about 50 steps has been this many nats above its lowest for 50 steps; "
+        "a loss that is not finite always stops [never].",
     )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")

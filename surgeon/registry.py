@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "objective": "surgeon.train.objectives",
     "regularizer": "surgeon.train.regularizers",
     "optimizer": "surgeon.train.optimizers",
+    "tracker": "surgeon.train.trackers",
     "kernel": "surgeon.ops.kernels",
 }
 

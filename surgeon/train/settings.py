@@ -11,6 +11,7 @@ from surgeon.data.numbers import Count
 from surgeon.data.source import Format
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.registry import Method, get
+from surgeon.train import tracking
 
 Positive = Annotated[Count, Field(gt=0)]
 
@@ -67,6 +68,11 @@ class CptSettings(BaseModel):
         description="Stop when the mean loss of about 50 steps has been this many nats above its lowest for 50 steps; "
         "a loss that is not finite always stops [never].",
     )
+    track: list[str] = Field(
+        [],
+        description="Send every number of metrics.jsonl there too, while it runs; `surgeon methods tracker`; "
+        "repeatable. Its options are --option tracker.NAME=VALUE.",
+    )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
@@ -99,7 +105,8 @@ class CptSettings(BaseModel):
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the result, as plain data."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        values = {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        return values | {"option": {k: v for k, v in values["option"].items() if not k.startswith("tracker.")}}
 
 
 def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any]]]]:
@@ -109,18 +116,21 @@ def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any
         "objective": [get("objective", settings.objective)],
         "optimizer": [get("optimizer", settings.optimizer)],
         "regularizer": [get("regularizer", name) for name in settings.regularize],
+        "tracker": tracking.chosen(settings.track),
     }
     given: dict[tuple[str, str], dict[str, Any]] = {(k, m.name): {} for k, found in chosen.items() for m in found}
     for key, value in settings.option.items():
         kind, dot, name = key.rpartition(".")
-        takers = [m for k, found in chosen.items() for m in found if name in m.options and (not dot or k == kind)]
+        # a tracker's option says its kind: by its name alone it can be told not to decide the result
+        kinds = [kind] if dot else [k for k in chosen if k != "tracker"]
+        takers = [m for k, found in chosen.items() for m in found if name in m.options and k in kinds]
         if not takers:
-            known = [o for found in chosen.values() for m in found for o in m.options]
+            known = [f"tracker.{o}" if k == "tracker" else o for k in chosen for m in chosen[k] for o in m.options]
             raise UsageError(
                 f"no method of this run has the option {key!r}", f"--option {key}", did_you_mean(name, known)
             )
         if len(takers) > 1:
-            kinds = " or ".join(f"{m.kind}.{name}" for m in takers)
-            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {kinds}")
+            ways = " or ".join(f"{m.kind}.{name}" for m in takers)
+            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {ways}")
         given[takers[0].kind, takers[0].name][name] = value
     return {k: [(m, m.bind(given[k, m.name])) for m in found] for k, found in chosen.items()}

@@ -4,6 +4,9 @@ The rule of divergence: the loss is averaged over about 50 steps (an exponential
 the sum of its weights). From step SETTLED on, when the mean is one of many steps, its lowest value is remembered. When
 the mean has been more than `stop_on_divergence` nats above that for PATIENCE steps in a row, the run has diverged. One
 bad batch cannot do that: a single loss moves the mean by 1 - DECAY of its size.
+
+What a run lost before step SETTLED is not seen: the lowest mean is taken from there on. The warm-up of a re-warmed
+learning rate lifts the loss for a while; a limit below that lift stops a healthy run.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from torch import Tensor
 from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
 from surgeon.progress import SILENT, Progress
-from surgeon.train import kept, state
+from surgeon.train import kept, state, tracking
 from surgeon.train.batch import collate
 from surgeon.train.flops import flops_per_token
 from surgeon.train.folder import write_folder
 from surgeon.train.forward import Forward
+from surgeon.train.guard import Guard
 from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
@@ -24,6 +25,7 @@ from surgeon.train.outcome import Outcome
 from surgeon.train.pace import Done, Pace
 from surgeon.train.score import score, window_length
 from surgeon.train.stop import Stop
+from surgeon.train.watch import Watch
 
 
 class Loop:
@@ -40,6 +42,7 @@ class Loop:
         self._rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
         self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
+        self._guard = Guard(job.settings)
         self.run_view = self._view()
         self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
 
@@ -50,11 +53,15 @@ class Loop:
         if start is not None:
             self._restore(start)
             first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
-        log = MetricsLog(settings.run_dir / state.METRICS, first) if self.world.is_main else None
-        pace = Pace(self.job, self._flops, log, outcome)
+        main = self.world.is_main
+        log = MetricsLog(settings.run_dir / state.METRICS, first) if main else None
+        trackers = tracking.opened(self.job.chosen["tracker"], settings.out_path, first, self.job.record) if main else []
+        watch = Watch(progress, trackers)
+        pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
+        pace.last_good = state.latest(settings.run_dir)
         save_every = settings.saved_every(steps)
-        with Stop(self.world) as stop, progress.task("training", settings.tokens, "tokens") as advance, pace:
-            advance(outcome.tokens)
+        with Stop(self.world) as stop, pace:
+            watch.begin(settings.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
             if first == 0 and self.job.evals:
@@ -71,9 +78,9 @@ class Loop:
                     pace.finish({"eval": self._evaluate(step, outcome)})
                 if due or stopping:
                     self._save(step, outcome)
+                    pace.last_good = state.latest(settings.run_dir)
                 if stopping and step < steps:
                     stop.leave(step)
-                advance(done.tokens)
             self._save(steps, outcome)
         outcome.tokens_per_second, outcome.mfu = pace.mean()
         return outcome
@@ -149,6 +156,7 @@ class Loop:
         self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
+        self._guard.restore(start.guard)
 
     def _save(self, step: int, outcome: Outcome) -> None:
         settings = self.job.settings
@@ -162,7 +170,7 @@ class Loop:
                 kept.prune(settings.run_dir, settings.keep_checkpoints)
         held, moments = self.world.gather(self.optimizer, self.parameters)
         hooks = [hook.state() for hook in self.hooks]
-        saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks)
+        saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks, self._guard.state())
         if self.world.is_main:
             state.save(settings.run_dir, saved, settings.keep_states)
         self.world.wait()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
-from surgeon.errors import SurgeonError
-from surgeon.train import state
 from surgeon.train.flops import utilisation
+from surgeon.train.guard import Guard
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
+from surgeon.train.memory import peak_memory
 from surgeon.train.outcome import Outcome
+from surgeon.train.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,12 @@ class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
     begun, so that the device never waits for the host; on a CPU at once."""
 
-    def __init__(self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome) -> None:
+    def __init__(
+        self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome, watch: Watch, guard: Guard
+    ) -> None:
         self._job, self._flops, self._log, self._outcome = job, flops, log, outcome
+        self._watch, self._guard = watch, guard
+        self.last_good: Path | None = None
         self._lag = 1 if job.device.type == "cuda" else 0
         self._waiting: deque[Done] = deque()
         self._held: dict[str, Any] = {}
@@ -53,6 +58,7 @@ class Pace:
     ) -> None:
         if self._log is not None:
             self._log.close()
+        self._watch.end(kind is None)
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
         """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
@@ -72,6 +78,52 @@ class Pace:
     def _write(self, line: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.write(line)
+        self._watch.step(line)
+        self._last = time.perf_counter()
+
+    def mean(self) -> tuple[float, float | None]:
+        """(tokens a second, utilisation) over the steps of this process."""
+        speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
+        return speed["tokens_per_second"] or 0.0, speed["mfu"]
+
+    def _settle(self, done: Done) -> dict[str, Any]:
+        loss, norm = float(done.loss), float(done.norm)
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        mixture = self._job.data.mixture
+        self._guard.check(done.step, loss, norm, lambda: mixture.documents_of(done.step - 1), self.last_good)
+        self._busy, self._counted = 0.0, 0
+
+    def __enter__(self) -> Pace:
+        self._last = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._watch.end(kind is None)
+
+    def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
+        """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
+        self._waiting.append(done)
+        while len(self._waiting) > (0 if wait else self._lag):
+            line = self._settle(self._waiting.popleft())
+            if hold and not self._waiting:
+                self._held = line
+            else:
+                self._write(line)
+
+    def finish(self, values: dict[str, Any]) -> None:
+        """Write the line that was held, with more in it; the time that took is no training time."""
+        line, self._held = self._held | values, {}
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(line)
+        self._watch.step(line)
         self._last = time.perf_counter()
 
     def mean(self) -> tuple[float, float | None]:
@@ -93,7 +145,8 @@ class Pace:
         outcome = self._outcome
         outcome.tokens, outcome.final_loss = outcome.tokens + done.tokens, loss
         line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
-        return line | {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+        line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+        return line | {"memory_bytes": peak_memory(self._job.device)}
 
     def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
         mfu = utilisation(self._flops, tokens_per_second, self._job.device.type)

@@ -12,23 +12,14 @@ from surgeon.data.numbers import Count
 from surgeon.data.source import Format
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.registry import Method, get
+from surgeon.train import tracking
 
 Positive = Annotated[Count, Field(gt=0)]
 
 # settings that do not decide the result: a resumed run may change them
 FREE = frozenset(
-    {
-        "out",
-        "resume",
-        "keep_state",
-        "keep_states",
-        "save_every",
-        "keep_checkpoints",
-        "eval",
-        "eval_every",
-        "eval_tokens",
-    }
-    | {"compile", "checkpointing"}
+    {"out", "resume", "keep_state", "keep_states", "save_every", "keep_checkpoints", "eval", "eval_every"}
+    | {"eval_tokens", "compile", "checkpointing", "stop_on_divergence", "track"}
 )
 ROUNDING = frozenset({"micro_batch"})  # of those that decide, what changes the rounding of sums and no more
 
@@ -90,6 +81,17 @@ class CptSettings(BaseModel):
         description="Compute trained blocks again on the way back in place of keeping what they hold [auto: where a "
         "micro-batch would not fit into the GPU].",
     )
+    stop_on_divergence: float | None = Field(
+        None,
+        gt=0,
+        description="Stop when the mean loss of about 50 steps has been this many nats above its lowest for 50 steps; "
+        "a loss that is not finite always stops [never].",
+    )
+    track: list[str] = Field(
+        [],
+        description="Send every number of metrics.jsonl there too, while it runs; `surgeon methods tracker`; "
+        "repeatable. Its options are --option tracker.NAME=VALUE.",
+    )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
@@ -122,10 +124,10 @@ class CptSettings(BaseModel):
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the result, as plain data."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        values = {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        return values | {"option": {k: v for k, v in values["option"].items() if not k.startswith("tracker.")}}
 
 
-KINDS = ("schedule", "objective", "optimizer", "regularizer", "meta")
 _SPEC = re.compile(r"(?P<name>.+?)(:(?P<options>\w+=.*))?")
 
 
@@ -140,17 +142,20 @@ def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any
         "meta": settings.meta,
     }
     found = {kind: [_spec(kind, word) for word in given] for kind, given in words.items()}
+    found["tracker"] = [(method, {}) for method in tracking.chosen(settings.track)]
     for key, value in settings.option.items():
         kind, dot, name = key.rpartition(".")
-        takers = [held for k in KINDS for held in found[k] if name in held[0].options and (not dot or k == kind)]
+        # a tracker's option says its kind: by its name alone it can be told not to decide the result
+        kinds = [kind] if dot else [k for k in found if k != "tracker"]
+        takers = [held for k, given in found.items() for held in given if name in held[0].options and k in kinds]
         if not takers:
-            known = [option for held in found.values() for method, _ in held for option in method.options]
+            known = [f"tracker.{o}" if k == "tracker" else o for k in found for m, _ in found[k] for o in m.options]
             raise UsageError(
                 f"no method of this run has the option {key!r}", f"--option {key}", did_you_mean(name, known)
             )
         if len(takers) > 1:
-            kinds = " or ".join(f"{method.kind}.{name}" for method, _ in takers)
-            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {kinds}")
+            ways = " or ".join(f"{method.kind}.{name}" for method, _ in takers)
+            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {ways}")
         takers[0][1][name] = value
     return {kind: [(method, method.bind(given)) for method, given in held] for kind, held in found.items()}
 

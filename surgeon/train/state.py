@@ -33,7 +33,7 @@ _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.p
 @dataclass(frozen=True)
 class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
-    results so far. hooks: the state of each, in order."""
+    results so far. hooks: the state of each, in order. guard: of the rule of divergence."""
 
     step: int
     tokens: int
@@ -42,6 +42,7 @@ class State:
     optimizer: dict[str, Any]
     evals: list[dict[str, Any]]
     hooks: list[dict[str, Any]] = field(default_factory=list)
+    guard: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager

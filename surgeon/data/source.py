@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from surgeon.checkpoint.digest import file_digests, json_digest
+from surgeon.checkpoint.digest import json_digest
+from surgeon.data.known_files import known_file_digests
 from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
@@ -95,7 +96,7 @@ def files(corpus: Corpus) -> list[Path]:
 def corpus_digest(corpus: Corpus) -> str:
     """Of the contents of its files in order, and of how they are read; where they lie does not matter."""
     how = [corpus.text_field, corpus.lines, corpus.format]
-    return json_digest([file_digests(files(corpus)), how])
+    return json_digest([known_file_digests(files(corpus)), how])
 
 
 def documents(corpus: Corpus) -> Iterator[Document]:

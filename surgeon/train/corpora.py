@@ -7,9 +7,10 @@ from typing import Any
 
 from surgeon.data.mixture import Mixture, shares
 from surgeon.data.pack import Packed
-from surgeon.data.source import Corpus, corpus_digest, parse_corpus
-from surgeon.data.tokens import tokenise
+from surgeon.data.source import Corpus, parse_corpus
+from surgeon.data.token_cache import read_tokens
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.progress import SILENT, Progress
 from surgeon.train.settings import CptSettings
 
 DEFAULT_REPLAY = 0.05  # Ibrahim et al. 2024: removes most of the forgetting under a weak shift at little cost
@@ -62,7 +63,9 @@ def corpora(settings: CptSettings) -> list[tuple[Corpus, bool]]:
     return found
 
 
-def read(settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, vocab: int) -> Data:
+def read(
+    settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, vocab: int, progress: Progress = SILENT
+) -> Data:
     """Tokenise every corpus and mix them; ids that the model has no row for are refused."""
     named = corpora(settings)
     ratio = settings.replay_ratio
@@ -70,22 +73,23 @@ def read(settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, v
         ratio = DEFAULT_REPLAY
     if ratio and not settings.replay:
         raise UsageError("a replay ratio without a replay corpus", "--replay-ratio", "add --replay CORPUS")
-    tokens = [tokenise(corpus, tokenizer, settings.loss_on) for corpus, _ in named]
+    found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
+    tokens = [f.tokens for f in found]
     for (corpus, _), held in zip(named, tokens, strict=True):
-        if int(held.ids.max()) >= vocab:
+        if held.max_id >= vocab:
             raise SurgeonError(
-                f"the tokenizer gives the id {int(held.ids.max())}, the model has {vocab} rows",
+                f"the tokenizer gives the id {held.max_id}, the model has {vocab} rows",
                 str(corpus.path),
                 "give the tokenizer that belongs to the model",
             )
-        if not held.learn.any():
+        if not held.learned:
             raise SurgeonError("the corpus has nothing to learn", str(corpus.path), "look at its answers")
     parts = shares([t.num_tokens for t in tokens], [c.weight for c, _ in named], [r for _, r in named], ratio or 0.0)
     sources = []
     for stream, ((corpus, replay), held, share) in enumerate(zip(named, tokens, parts, strict=True)):
         whole = settings.packing == "whole" or (settings.packing == "auto" and held.instruct)
         packed = Packed(held, seq_len, settings.seed, stream, "whole" if whole else "split")
-        sources.append(Source(corpus, replay, share, corpus_digest(corpus), packed))
+        sources.append(Source(corpus, replay, share, found[stream].digest, packed))
     # a window may hold padding: turns are by windows, shares by tokens
     turns = [s.share / s.packed.tokens_per_window for s in sources]
     mixture = Mixture([s.packed for s in sources], [t / sum(turns) for t in turns], batch_rows)

@@ -20,6 +20,7 @@ from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
+from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, corpora
 from surgeon.train.settings import CptSettings, methods
@@ -89,7 +90,7 @@ class Job:
         return result
 
 
-def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
+def prepare(settings: CptSettings, progress: Progress = SILENT, *, dry: bool = False) -> Job:
     """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe."""
     chosen = methods(settings)
     ref = resolve(settings.model)
@@ -110,7 +111,7 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
+    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab, progress)
     trainable = select(model, settings.train, checkpoint.lineage)
     record = _record(settings, shape, checkpoint, adapter, data)
     evals = tuple(_evals(settings, tokenizer))

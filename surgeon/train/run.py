@@ -62,7 +62,7 @@ def run_cpt(
         if not waiting and not force and not (settings.resume and state.is_begun(run_dir)):
             kept.check_free(run_dir)
         progress.say("reading the model and the corpora")
-        job = prepare(settings)
+        job = prepare(settings, progress)
         _check_apart(job)
         _check_inputs(job, inputs)
         begin = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ class Corpus:
 
     text_field: the field of .jsonl and .parquet records. lines: a .txt file holds a document a line.
     format: `text`, `instruct` (records with instruction/input/output or messages), or `auto`: as the first record.
+    score_field: a field of every record that holds a number, read as the document's score.
     """
 
     name: str
@@ -33,15 +35,18 @@ class Corpus:
     text_field: str = "text"
     lines: bool = False
     format: Format = "auto"
+    score_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: either its text, or the messages of a conversation ({"role", "content"}, in order)."""
+    """One document: either its text, or the messages of a conversation ({"role", "content"}, in order).
+    score: the number in the corpus' score field; not a number where none is read."""
 
     where: str
     text: str | None = None
     messages: tuple[dict[str, str], ...] = ()
+    score: float = math.nan
 
 
 def parse_corpus(
@@ -109,6 +114,8 @@ def documents(corpus: Corpus) -> Iterator[Document]:
             else:
                 form = _form(record, corpus) if form == "auto" else form
                 document = _from_record(record, corpus, form, where)
+            if corpus.score_field is not None:
+                document = replace(document, score=_score(record, corpus.score_field, where))
             count += 1
             yield document
     if not count:
@@ -216,6 +223,18 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
     asked = f"{instruction}\n\n{extra}" if extra else instruction
     answered = ({"role": "user", "content": asked}, {"role": "assistant", "content": output})
     return _conversation(where, corpus.path, answered)
+
+
+def _score(record: dict[str, Any] | str, field: str, where: str) -> float:
+    value = None if isinstance(record, str) else record.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        has = "a text without fields" if isinstance(record, str) else f"it has {', '.join(record)}"
+        raise SurgeonError(
+            f"the record has no number in its field {field!r} ({has})",
+            where,
+            "score every record, or read unscored ones as a corpus of their own",
+        )
+    return float(value)
 
 
 def _text(text: str, where: str, path: Path) -> Document:

@@ -96,8 +96,13 @@ def _how() -> list[Any]:
     import tokenizers
     import transformers
 
-    own = file_digests(Path(__file__).with_name(name) for name in _CODE)
-    return [tokenizers.__version__, transformers.__version__, own, sys.byteorder]
+    return [tokenizers.__version__, transformers.__version__, code_digests()]
+
+
+@cache
+def code_digests() -> list[str]:
+    """Of the code that reads corpora, and the order of bytes in an array."""
+    return [*file_digests(Path(__file__).with_name(name) for name in _CODE), sys.byteorder]
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: Any, loss_on: LossOn, progress: Progress) -> None:

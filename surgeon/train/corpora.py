@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from surgeon.data.mixture import Mixture, shares
+from surgeon.data.order import parse_order, ranking
 from surgeon.data.pack import Packed
 from surgeon.data.source import Corpus, parse_corpus
+from surgeon.data.stages import first_windows, parse_stages
 from surgeon.data.token_cache import read_tokens
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import SILENT, Progress
 from surgeon.train.settings import CptSettings
-
-DEFAULT_REPLAY = 0.05  # Ibrahim et al. 2024: removes most of the forgetting under a weak shift at little cost
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,22 @@ def corpora(settings: CptSettings) -> list[tuple[Corpus, bool]]:
 
 
 def read(
-    settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, vocab: int, progress: Progress = SILENT
+    settings: CptSettings,
+    tokenizer: Any,
+    seq_len: int,
+    batch_rows: int,
+    steps: int,
+    vocab: int,
+    progress: Progress = SILENT,
 ) -> Data:
     """Tokenise every corpus and mix them; ids that the model has no row for are refused."""
     named = corpora(settings)
-    ratio = settings.replay_ratio
-    if settings.replay and ratio is None:
-        ratio = DEFAULT_REPLAY
-    if ratio and not settings.replay:
+    if settings.replay_ratio and not settings.replay:
         raise UsageError("a replay ratio without a replay corpus", "--replay-ratio", "add --replay CORPUS")
+    if settings.replay_mode == "additive" and not settings.replay:
+        raise UsageError("additive replay without a replay corpus", "--replay-mode", "add --replay CORPUS")
+    stages = _stages(settings, named)
+    order = parse_order(settings.order)
     found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
     tokens = [f.tokens for f in found]
     for (corpus, _), held in zip(named, tokens, strict=True):
@@ -84,13 +93,48 @@ def read(
             )
         if not held.learned:
             raise SurgeonError("the corpus has nothing to learn", str(corpus.path), "look at its answers")
-    parts = shares([t.num_tokens for t in tokens], [c.weight for c, _ in named], [r for _, r in named], ratio or 0.0)
-    sources = []
-    for stream, ((corpus, replay), held, share) in enumerate(zip(named, tokens, parts, strict=True)):
-        whole = settings.packing == "whole" or (settings.packing == "auto" and held.instruct)
-        packed = Packed(held, seq_len, settings.seed, stream, "whole" if whole else "split")
-        sources.append(Source(corpus, replay, share, found[stream].digest, packed))
-    # a window may hold padding: turns are by windows, shares by tokens
-    turns = [s.share / s.packed.tokens_per_window for s in sources]
-    mixture = Mixture([s.packed for s in sources], [t / sum(turns) for t in turns], batch_rows)
+    weights, replay = [c.weight for c, _ in named], [r for _, r in named]
+    if not stages:
+        stages = [(1.0, shares([t.num_tokens for t in tokens], weights, replay, settings.replay_share))]
+    starts = first_windows(stages, steps * batch_rows)
+    packs = []
+    for stream, ((corpus, _), held) in enumerate(zip(named, tokens, strict=True)):
+        packing = settings.packing
+        if packing == "auto":
+            packing = "whole" if held.instruct else "split"
+        ranked = ranking(corpus, order, held.num_documents)
+        packs.append(Packed(held, seq_len, settings.seed, stream, packing, ranked))
+    turns = [_turns(weights, packs) for _, weights in stages]
+    later = list(zip(starts, turns, strict=True))[1:]
+    mixture = Mixture(packs, turns[0], batch_rows, later)
+    lengths = np.diff([*starts, steps * batch_rows]) / (steps * batch_rows)
+    parts = lengths @ np.array([np.array(w) / sum(w) for _, w in stages])
+    sources = [
+        Source(corpus, is_replay, float(share), read.digest, packed)
+        for (corpus, is_replay), share, read, packed in zip(named, parts, found, packs, strict=True)
+    ]
     return Data(tuple(sources), mixture)
+
+
+def _stages(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> list[tuple[float, list[float]]]:
+    """The stages of --mixture, which says all there is to say of shares; none without it."""
+    if not settings.mixture:
+        return []
+    if settings.replay_ratio is not None or settings.replay_mode == "additive":
+        raise UsageError(
+            "a mixture by stages has the shares of replay in it",
+            "--mixture",
+            "leave out --replay-ratio and --replay-mode",
+        )
+    weighted = next((corpus for corpus, _ in named if corpus.weight is not None), None)
+    if weighted is not None:
+        raise UsageError(
+            f"the corpus {weighted.name!r} has a weight beside those of the stages", "--mixture", "leave it out"
+        )
+    return parse_stages(settings.mixture, [corpus.name for corpus, _ in named])
+
+
+def _turns(weights: list[float], packs: list[Packed]) -> list[float]:
+    """Shares of windows from shares of tokens: a window may hold padding."""
+    parts = [weight / packed.tokens_per_window for weight, packed in zip(weights, packs, strict=True)]
+    return [part / sum(parts) for part in parts]

@@ -111,7 +111,7 @@ def prepare(settings: CptSettings, progress: Progress = SILENT, *, dry: bool = F
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab, progress)
+    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, shape.steps, vocab, progress)
     trainable = select(model, settings.train, checkpoint.lineage)
     record = _record(settings, shape, checkpoint, adapter, data)
     evals = tuple(_evals(settings, tokenizer))
@@ -146,7 +146,7 @@ def resolve_shape(settings: CptSettings, context: int | None, device: torch.devi
             f"give {seq_len} or more",
         )
     micro = settings.micro_batch or max(1, min(rows, MICRO_BATCH_TOKENS[device.type] // seq_len))
-    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / (rows * seq_len)))
+    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.all_tokens / (rows * seq_len)))
 
 
 def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:

@@ -36,7 +36,7 @@ from surgeon.progress import SILENT, Progress
 
 INDEX = "tokens.json"
 _ARRAYS: dict[str, DTypeLike] = {"ids.i32": np.int32, "learn.bool": np.bool_, "offsets.i64": np.int64}
-_CODE = ("source.py", "template.py", "tokens.py")
+_CODE = ("source.py", "hub.py", "template.py", "tokens.py")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _check_apart(job: Job) -> None:
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
     for corpus, _ in corpora(job.settings):
-        if corpus.path.resolve().is_relative_to(out.resolve()):
+        if corpus.hub is None and corpus.path.resolve().is_relative_to(out.resolve()):
             raise SurgeonError(
                 "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
             )

@@ -31,7 +31,10 @@ class CptSettings(BaseModel):
 
     model: str = Field(description="The model to train; MODEL+ADAPTER with --train adapter.")
     out: str = Field(description="A folder that does not exist yet.")
-    data: list[str] = Field(min_length=1, description="A corpus, NAME=PATH[:WEIGHT]; repeatable.")
+    data: list[str] = Field(
+        min_length=1,
+        description="A corpus, NAME=PATH[:WEIGHT] or NAME=hf:org/dataset[:config][@split[:WEIGHT]]; repeatable.",
+    )
     tokens: Positive = Field(description="How many tokens to train on; as many steps as it takes to reach them.")
     replay: list[str] = Field([], description="A corpus of what the model knows, NAME=PATH[:WEIGHT]; repeatable.")
     replay_ratio: float | None = Field(None, ge=0, lt=1, description="Share of all tokens from --replay [0.05].")

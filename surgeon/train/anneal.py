@@ -89,6 +89,14 @@ def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
             "an adapter's run goes on from a state alone", settings.run, "keep its state: surgeon cpt --keep-state"
         )
     before = _before(fork, settings)
+    odd = [name for name in ("batch_ramp", "mixture") if getattr(before, name)]
+    odd += ["replay_mode"] if before.replay_mode == "additive" else []
+    if odd:
+        flag = f"--{odd[0].replace('_', '-')}"
+        raise UsageError(
+            f"the data of a run with {flag} depend on how long it is, and a fork is longer", settings.run,
+            "train a checkpoint of it on: surgeon cpt CHECKPOINT OUT --schedule anneal",
+        )  # fmt: skip
     batch = int(fork.record["batch_tokens"])
     level = _level(fork, before, math.ceil(before.tokens / batch))
     if level <= settings.min_ratio:

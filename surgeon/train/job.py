@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,25 +18,14 @@ from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
+from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.settings import CptSettings, methods
+from surgeon.train.shape import Shape, resolve_shape
 from surgeon.train.trainable import Trainable, select
-
-MAX_DEFAULT_SEQ_LEN = 2048
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a run. rows: windows of a step; micro_batch: windows of a forward pass."""
-
-    seq_len: int
-    rows: int
-    micro_batch: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -88,8 +76,9 @@ class Job:
 
 
 def prepare(
-    settings: CptSettings, *, dry: bool = False, world: World = SOLO, place: torch.device | None = None
-) -> Job:
+    settings: CptSettings, progress: Progress = SILENT, *, dry: bool = False,
+    world: World = SOLO, place: torch.device | None = None,
+) -> Job:  # fmt: skip
     """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe.
     world, place: the processes that share the run, and this one's device (see world_of)."""
     chosen = methods(settings)
@@ -112,7 +101,7 @@ def prepare(
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
+    data = corpora.read(settings, tokenizer, shape, vocab, progress)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
     record = _record(settings, shape, checkpoint, adapter, data)
     evals = tuple(_evals(settings, tokenizer))
@@ -138,27 +127,6 @@ def _ready(job: Job) -> Job:
     if job.settings.compile or (job.settings.compile is None and job.device.type == "cuda"):
         blocks.compile_blocks(job.model)
     return replace(job, mode=mode)
-
-
-def resolve_shape(settings: CptSettings, context: int | None, device: torch.device) -> Shape:
-    """Rows, steps and micro-batches. A batch is the whole rows that --batch-tokens holds: 4k of 256 give 15."""
-    seq_len = settings.seq_len or min(context or MAX_DEFAULT_SEQ_LEN, MAX_DEFAULT_SEQ_LEN)
-    if context is not None and seq_len > context:
-        raise UsageError(
-            f"rows of {seq_len} tokens are longer than the model's context of {context}", "--seq-len", "shorten them"
-        )
-    if seq_len < 2:
-        raise UsageError("a row needs at least two tokens", "--seq-len", "give a number from 2 on")
-    batch = settings.batch_tokens or 32 * seq_len
-    rows = batch // seq_len
-    if not rows:
-        raise UsageError(
-            f"a batch of {batch} tokens does not hold one row of {seq_len}",
-            "--batch-tokens",
-            f"give {seq_len} or more",
-        )
-    micro = settings.micro_batch or max(1, min(rows, MICRO_BATCH_TOKENS[device.type] // seq_len))
-    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / (rows * seq_len)))
 
 
 def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:

@@ -55,7 +55,9 @@ class Loop:
             first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
         main = self.world.is_main
         log = MetricsLog(settings.run_dir / state.METRICS, first) if main else None
-        trackers = tracking.opened(self.job.chosen["tracker"], settings.out_path, first, self.job.record) if main else []
+        trackers = (
+            tracking.opened(self.job.chosen["tracker"], settings.out_path, first, self.job.record) if main else []
+        )
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
         pace.last_good = state.latest(settings.run_dir)
@@ -170,7 +172,9 @@ class Loop:
                 kept.prune(settings.run_dir, settings.keep_checkpoints)
         held, moments = self.world.gather(self.optimizer, self.parameters)
         hooks = [hook.state() for hook in self.hooks]
-        saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks, self._guard.state())
+        saved = state.State(
+            step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks, self._guard.state()
+        )
         if self.world.is_main:
             state.save(settings.run_dir, saved, settings.keep_states)
         self.world.wait()

@@ -1,4 +1,4 @@
-"""The numbers of every step: read when they are there, written in order, and refused when they are none."""
+"""The numbers of every step: read when they are there, written in order, shown, and refused when they are none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Done:
 
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
-    begun, so that the device never waits for the host; on a CPU at once."""
+    begun, so that the device never waits for the host; on a CPU at once. last_good: the newest state on disk."""
 
     def __init__(
         self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome, watch: Watch, guard: Guard
@@ -75,12 +75,6 @@ class Pace:
         line, self._held = self._held | values, {}
         self._write(line)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.write(line)
-        self._watch.step(line)
-        self._last = time.perf_counter()
-
     def mean(self) -> tuple[float, float | None]:
         """(tokens a second, utilisation) over the steps of this process."""
         speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
@@ -90,63 +84,23 @@ class Pace:
         loss, norm = float(done.loss), float(done.norm)
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        mixture = self._job.data.mixture
-        self._guard.check(done.step, loss, norm, lambda: mixture.documents_of(done.step - 1), self.last_good)
-        self._busy, self._counted = 0.0, 0
-
-    def __enter__(self) -> Pace:
-        self._last = time.perf_counter()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if self._log is not None:
-            self._log.close()
-        self._watch.end(kind is None)
-
-    def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
-        """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
-        self._waiting.append(done)
-        while len(self._waiting) > (0 if wait else self._lag):
-            line = self._settle(self._waiting.popleft())
-            if hold and not self._waiting:
-                self._held = line
-            else:
-                self._write(line)
-
-    def finish(self, values: dict[str, Any]) -> None:
-        """Write the line that was held, with more in it; the time that took is no training time."""
-        line, self._held = self._held | values, {}
-        self._write(line)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.write(line)
-        self._watch.step(line)
-        self._last = time.perf_counter()
-
-    def mean(self) -> tuple[float, float | None]:
-        """(tokens a second, utilisation) over the steps of this process."""
-        speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
-        return speed["tokens_per_second"] or 0.0, speed["mfu"]
-
-    def _settle(self, done: Done) -> dict[str, Any]:
-        loss, norm = float(done.loss), float(done.norm)
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise SurgeonError(
-                f"the loss or its gradient is no longer finite at step {done.step} (loss {loss}, norm {norm})",
-                str(self._job.settings.run_dir / state.METRICS),
-                "lower --lr, or lengthen the warm-up; the last state is kept",
-            )
+        self._guard.check(done.step, loss, norm, lambda: self._documents(done.step), self.last_good)
         self._busy, self._counted = self._busy + seconds, self._counted + done.tokens
         outcome = self._outcome
         outcome.tokens, outcome.final_loss = outcome.tokens + done.tokens, loss
         line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
         line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
         return line | {"memory_bytes": peak_memory(self._job.device)}
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(line)
+        self._watch.step(line)
+        self._last = time.perf_counter()
+
+    def _documents(self, step: int) -> list[tuple[str, int]]:
+        windows = self._job.data.mixture.documents_of(step - 1)
+        return [(held["corpus"], number) for held in windows for number in held["documents"]]
 
     def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
         mfu = utilisation(self._flops, tokens_per_second, self._job.device.type)

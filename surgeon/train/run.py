@@ -61,7 +61,7 @@ def run_cpt(
     with ExitStack() as held:
         waiting = world.from_main(lambda: _take(settings, force, held))
         progress.say("reading the model and the corpora")
-        job = prepare(settings, world=world, place=place)
+        job = prepare(settings, progress, world=world, place=place)
         job = job if fork is None else fork.joined(job)
         _check_apart(job)
         _check_inputs(job, inputs)
@@ -126,7 +126,7 @@ def _check_apart(job: Job) -> None:
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
     for corpus, _ in corpora(job.settings):
-        if corpus.path.resolve().is_relative_to(out.resolve()):
+        if corpus.hub is None and corpus.path.resolve().is_relative_to(out.resolve()):
             raise SurgeonError(
                 "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
             )

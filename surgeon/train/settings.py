@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,8 @@ from surgeon.registry import Method, get
 from surgeon.train import tracking
 
 Positive = Annotated[Count, Field(gt=0)]
+
+DEFAULT_REPLAY = 0.05  # Ibrahim et al. 2024: removes most of the forgetting under a weak shift at little cost
 
 # settings that do not decide the result: a resumed run may change them
 FREE = frozenset(
@@ -31,10 +35,27 @@ class CptSettings(BaseModel):
 
     model: str = Field(description="The model to train; MODEL+ADAPTER with --train adapter.")
     out: str = Field(description="A folder that does not exist yet.")
-    data: list[str] = Field(min_length=1, description="A corpus, NAME=PATH[:WEIGHT]; repeatable.")
+    data: list[str] = Field(
+        min_length=1,
+        description="A corpus, NAME=PATH[:WEIGHT] or NAME=hf:org/dataset[:config][@split[:WEIGHT]]; repeatable.",
+    )
     tokens: Positive = Field(description="How many tokens to train on; as many steps as it takes to reach them.")
     replay: list[str] = Field([], description="A corpus of what the model knows, NAME=PATH[:WEIGHT]; repeatable.")
     replay_ratio: float | None = Field(None, ge=0, lt=1, description="Share of all tokens from --replay [0.05].")
+    replay_mode: Literal["compute-equivalent", "additive"] = Field(
+        "compute-equivalent",
+        description="Replayed tokens take the place of new ones, or come on top of --tokens new ones (a longer run).",
+    )
+    mixture: list[str] = Field(
+        [],
+        description="A stage of the run with shares of its own, END:NAME=WEIGHT,...: up to END, a fraction of the "
+        "run, tokens of the corpora by these weights; repeatable, the last to 1 [the same shares all the time].",
+    )
+    order: str = Field(
+        "shuffled",
+        description="Of the documents in a corpus: shuffled anew in every epoch, sequential, or ascending:FIELD or "
+        "descending:FIELD by a number in every record.",
+    )
     train: str = Field(
         "full",
         description="full, new-blocks, new-rows, new-blocks+new-rows, adapter, role:ROLE,... (attention.q, mlp, norm, "
@@ -43,6 +64,11 @@ class CptSettings(BaseModel):
     seq_len: Positive | None = Field(None, description="Tokens of a row [the model's context, at most 2048].")
     batch_tokens: Positive | None = Field(
         None, description="Tokens of an optimiser step, at most: whole rows of --seq-len [32 rows]."
+    )
+    batch_ramp: str | None = Field(
+        None,
+        description="A batch that grows to --batch-tokens: TOKENS:UNTIL,... (16k:0.1,32k:0.25: 16k tokens a step for "
+        "the first tenth of the steps, 32k up to a quarter) [the same all the time].",
     )
     micro_batch: Positive | None = Field(
         None, description="Rows of one forward pass [about 4096 tokens on a CPU, 16384 on a GPU]."
@@ -100,13 +126,30 @@ class CptSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=1 << 63, description="Decides the order of the data, and dropout.")
     loss_on: Literal["response", "all"] = Field("response", description="What to learn of instruction records.")
-    packing: Literal["auto", "split", "whole"] = Field(
-        "auto", description="split cuts documents at a row's end, whole pads [whole for instruction records]."
+    packing: Literal["auto", "split", "whole", "concat"] = Field(
+        "auto",
+        description="split fills rows, cuts documents at a row's end and keeps attention and positions inside each; "
+        "whole cuts none that fit into a row, and pads; concat fills rows as split does, but attention crosses "
+        "documents and positions run through the row [split; whole for instruction records].",
     )
     format: Format = Field("auto", description="How .jsonl and .parquet records are read [as the first one].")
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
     lines: bool = Field(False, description="A .txt file holds a document a line.")
     trust_remote_code: bool = Field(False, description="Run code that the model brings along.")
+
+    @property
+    def replay_share(self) -> float:
+        """The share of all tokens that comes from --replay."""
+        if self.replay_ratio is not None:
+            return self.replay_ratio
+        return DEFAULT_REPLAY if self.replay else 0.0
+
+    @property
+    def all_tokens(self) -> int:
+        """The tokens of the run: --tokens, and with additive replay as many more as make its share."""
+        if self.replay_mode == "compute-equivalent":
+            return self.tokens
+        return math.ceil(self.tokens / (1 - Fraction(str(self.replay_share))))
 
     @property
     def out_path(self) -> Path:

@@ -33,7 +33,7 @@ def osf(
 
     Where we differ: the paper's code and PEFT project the gradient, and Adam leads out of the subspace again (38 % of
     an update in a toy). Here the weight is put back after the step, decay included: U_h^T W is that of the start
-    within 4 * 2^-24 of the norm of W whatever the number of steps (measured, see the tests; so is W V_h^T), before W
+    within 4 * 2^-24 of the norm of W whatever the number of steps (in the tests, on 48 x 32; so is W V_h^T), before W
     is rounded to its stored type. The decomposition is in float64 at the first step and goes into the state of the
     run with the moments: 4 k (m + n) bytes more. Arithmetic in float32.
     Raises UsageError on adapters and several processes. Source: Nayak et al. 2025 (2504.07097), equations from notes

@@ -66,8 +66,10 @@ class AdamWBf16(torch.optim.Optimizer):
                 self.state[p] |= {"step": 0, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
             self.state[p]["step"] += 1
         (beta1, beta2), lr = group["betas"], group["lr"]
-        grads = [p.grad for p in params if p.grad is not None]
-        held = {key: [self.state[p][key] for p in params] for key in ("exp_avg", "exp_avg_sq")}
+        steps = [self.state[p]["step"] for p in params]
+        grads = [_own(p.grad) for p in params if p.grad is not None]
+        held = {key: [_own(self.state[p][key]) for p in params] for key in ("exp_avg", "exp_avg_sq")}
+        params = [_own(p) for p in params]
         first = [m.float() for m in held["exp_avg"]]
         second = [v.float() for v in held["exp_avg_sq"]]
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
@@ -76,11 +78,17 @@ class AdamWBf16(torch.optim.Optimizer):
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
         for key, moments in (("exp_avg", first), ("exp_avg_sq", second)):
             torch._foreach_copy_(held[key], moments)
-        steps = [self.state[p]["step"] for p in params]
         torch._foreach_sqrt_(second)
         torch._foreach_div_(second, [(1 - beta2**t) ** 0.5 for t in steps])
         torch._foreach_add_(second, group["eps"])
         torch._foreach_addcdiv_(params, first, second, [-lr / (1 - beta1**t) for t in steps])
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of it, where it is not shared. The update is by element."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _buckets(params: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from surgeon.model_ref import ModelRef, resolve
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
+from surgeon.train.block_cosine import block_cosines
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.settings import CptSettings, methods
@@ -71,6 +73,7 @@ class Job:
         method, options = self.chosen["optimizer"][0]
         groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay)
         supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
+        supply["block_cosines"] = partial(block_cosines, self)
         result: torch.optim.Optimizer = method.call(supply, options)
         return result
 

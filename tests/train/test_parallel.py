@@ -41,6 +41,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tied": ({"tie_word_embeddings": True}, {}),
     "untied": ({"tie_word_embeddings": False}, {"regularize": ["l2_to_base"]}),
     "a frozen part": ({"tie_word_embeddings": True}, {"train": r"layers\.[12]\.mlp", "group": ["down_proj:lr=0.5"]}),
+    "moments in bfloat16": ({"tie_word_embeddings": True}, {"optimizer": "adamw_bf16"}),
 }
 
 

@@ -22,13 +22,14 @@ class Window:
     """A row of S tokens. ids: int32 [S]. labels: int64 [S], the next token where it is a target, else IGNORED.
 
     lengths: of the segments (parts of documents) in order, padding included as the last one; they sum to S.
-    num_tokens: without padding.
+    num_tokens: without padding. replay: whether it is of a replay corpus.
     """
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int64]
     lengths: tuple[int, ...]
     num_tokens: int
+    replay: bool = False
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -47,8 +48,10 @@ class Packed:
     Every window is a pure function of its number.
     """
 
-    def __init__(self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing) -> None:
-        self.tokens, self.seq_len, self.packing = tokens, seq_len, packing
+    def __init__(
+        self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing, replay: bool = False
+    ) -> None:
+        self.tokens, self.seq_len, self.packing, self._replay = tokens, seq_len, packing, replay
         self._seed, self._stream = seed, stream
         # an epoch's order is O(documents) to make and is asked for again and again: keep the last two
         self._order = lru_cache(maxsize=2)(self._make_order)
@@ -105,7 +108,7 @@ class Packed:
             lengths.append(count)
         if at < self.seq_len:
             lengths.append(self.seq_len - at)
-        return Window(ids, labels, tuple(lengths), at)
+        return Window(ids, labels, tuple(lengths), at, self._replay)
 
     def _make_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epoch's order of documents (or of bins) and, for documents, their ends in the epoch's stream."""

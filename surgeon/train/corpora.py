@@ -84,7 +84,7 @@ def read(settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, v
     sources = []
     for stream, ((corpus, replay), held, share) in enumerate(zip(named, tokens, parts, strict=True)):
         whole = settings.packing == "whole" or (settings.packing == "auto" and held.instruct)
-        packed = Packed(held, seq_len, settings.seed, stream, "whole" if whole else "split")
+        packed = Packed(held, seq_len, settings.seed, stream, "whole" if whole else "split", replay)
         sources.append(Source(corpus, replay, share, corpus_digest(corpus), packed))
     # a window may hold padding: turns are by windows, shares by tokens
     turns = [s.share / s.packed.tokens_per_window for s in sources]

@@ -20,6 +20,7 @@ from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
 from surgeon.train.outcome import Outcome
+from surgeon.train.probes import paths
 from surgeon.train.settings import CptSettings
 
 
@@ -70,13 +71,14 @@ def run_cpt(
             state.check_settings(run_dir, job.record)
             begin = state.load(waiting)
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
-        else:
+        loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
+        if begin is None:
             state.clear(run_dir)
             kept.clear(run_dir)
             state.record_settings(run_dir, job.record)
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
-        outcome = Loop(job).run(begin, progress)
+        outcome = loop.run(begin, progress)
         result = _commit(job, outcome, started, force)
         if not settings.keep_state:
             state.clear(run_dir)
@@ -96,14 +98,12 @@ def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
 def _check_apart(job: Job) -> None:
     """No output (with --force) over a model or a corpus that is read."""
     out = job.settings.out_path
-    models = [job.ref.path, *([job.adapter] if job.adapter else [])]
+    models = [job.ref.path, *([job.adapter] if job.adapter else []), *([job.other.ref.path] if job.other else [])]
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
-    for corpus, _ in corpora(job.settings):
-        if corpus.path.resolve().is_relative_to(out.resolve()):
-            raise SurgeonError(
-                "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
-            )
+    for path in [corpus.path for corpus, _ in corpora(job.settings)] + paths(job.chosen):
+        if path.resolve().is_relative_to(out.resolve()):
+            raise SurgeonError("the output holds a corpus that is read", f"{out} and {path}", "choose another path")
 
 
 def _commit(job: Job, outcome: Outcome, started: float, force: bool) -> CptResult:

@@ -131,6 +131,16 @@ def test_the_first_step_has_no_teacher_to_follow(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("method", ["distill", "hidden_distill"])
+def test_blocks_that_are_computed_again_are_the_students(
+    method: str, tiny: Callable[..., Path], corpus: Path, tmp_path: Path, base: Words
+) -> None:
+    """Not the teacher's, whose weights stood in their places in between; nor are the shared ones missing."""
+    words = base | METHODS[method]("3", corpus) | {"train": r"layers\.[12]\."}
+    found = [trained(tiny("llama"), tmp_path / how, words | {"checkpointing": how}) for how in ("none", "blocks")]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("method", PULLS[:3])
 def test_a_pull_of_great_strength_ends_nearer(
     method: str, tiny: Callable[..., Path], corpus: Path, tmp_path: Path, base: Words

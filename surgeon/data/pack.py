@@ -22,13 +22,14 @@ class Window:
     """A row of S tokens. ids: int32 [S]. labels: int64 [S], the next token where it is a target, else IGNORED.
 
     lengths: of the segments (parts of documents) in order, padding included as the last one; they sum to S.
-    num_tokens: without padding.
+    num_tokens: without padding. replay: whether it is of a replay corpus.
     """
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int64]
     lengths: tuple[int, ...]
     num_tokens: int
+    replay: bool = False
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -54,9 +55,9 @@ class Packed:
 
     def __init__(
         self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing,
-        ranking: NDArray[np.int64] | None = None,
+        ranking: NDArray[np.int64] | None = None, replay: bool = False,
     ) -> None:  # fmt: skip
-        self.tokens, self.seq_len, self.packing = tokens, seq_len, packing
+        self.tokens, self.seq_len, self.packing, self._replay = tokens, seq_len, packing, replay
         self._seed, self._stream, self._ranking = seed, stream, ranking
         # plain views: a slice of a memmap costs more than a window
         self._ids, self._learn, self._offsets = (
@@ -91,12 +92,12 @@ class Packed:
             padded = np.full(size, IGNORED, dtype=np.int64)
             padded[: len(labels)] = labels
             padding = () if used == size else (size - used,)
-            return Window(ids, padded, (*counts.tolist(), *padding), used)
+            return Window(ids, padded, (*counts.tolist(), *padding), used, self._replay)
         starts, counts = self._cut(number * size, size + 1)
         held, labels = self._read(starts, counts)
         counts[-1] -= 1  # the token behind the window
         lengths = (size,) if self.packing == "concat" else tuple(counts[counts > 0].tolist())
-        return Window(held[:size], labels, lengths, size)
+        return Window(held[:size], labels, lengths, size, self._replay)
 
     def documents(self, number: int) -> list[int]:
         """The numbers of the documents, in their order in the corpus from 0, that window `number` holds parts of."""

@@ -92,12 +92,12 @@ def read(settings: CptSettings, tokenizer: Any, shape: Shape, vocab: int, progre
         stages = [(1.0, shares([t.num_tokens for t in tokens], weights, replay, settings.replay_share))]
     starts = first_windows(stages, windows)
     packs = []
-    for stream, ((corpus, _), held) in enumerate(zip(named, tokens, strict=True)):
+    for stream, ((corpus, is_replay), held) in enumerate(zip(named, tokens, strict=True)):
         packing = settings.packing
         if packing == "auto":
             packing = "whole" if held.instruct else "split"
         ranked = ranking(corpus, order, held.num_documents)
-        packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked))
+        packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay))
     turns = [_turns(weights, packs) for _, weights in stages]
     later = list(zip(starts, turns, strict=True))[1:]
     mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
     """An estimate by part. Weights: float32. Training: gradient of what is trained and what the optimizer keeps (two
     moments in float32, unless it declares STATE_BYTES). Activations: of one micro-batch, 16 hidden and 4 intermediate
     vectors a block with a graph (checkpointed: one hidden vector, and one block in full); logits of one chunk with
-    their gradient. Of one process, where several share the model."""
+    their gradient. What methods keep: a copy of the trained tensors for each name in their modules' KEEPS (one for
+    all that share it); a teacher of its own. Of one process, where several share the model."""
     config = job.model.config.get_text_config()
     tokens = job.shape.micro_batch * job.shape.seq_len
     lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
@@ -28,4 +30,11 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
         "activations": tokens * held,
         "logits": tokens * config.vocab_size * (8 + width),
     }
+    own = {"anchors"} if job.other is not None else set()  # a teacher of its own needs no copies
+    kept = {n for m, _ in job.chosen["objective"] for n in m.trait("KEEPS", ())} - own
+    kept |= {n for kind in ("regularizer", "meta") for m, _ in job.chosen[kind] for n in m.trait("KEEPS", ())}
+    if kept:
+        parts["kept"] = 4 * len(kept) * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size
+    if job.other is not None:
+        parts["teacher"] = 4 * sum(math.prod(t.shape) for t in job.other.checkpoint.tensors.values())
     return parts | {"total": sum(parts.values())}

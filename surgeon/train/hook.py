@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.data.pack import Window
+from surgeon.errors import UsageError
+from surgeon.train.forward import Forward
+
+if TYPE_CHECKING:
+    from surgeon.train.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Run:
 
     loss: of some windows under the run's objective, a mean in nats a target, with a graph (run it in float32 or the
     run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
+    forward: of the model, for losses of one's own. anchors: gives the trained tensors as they were at the start, to
+    whoever asks while methods are made. teacher: the model of --teacher. replays: whether there is a replay corpus.
     """
 
     model: Any
@@ -33,10 +40,22 @@ class Run:
     loss: Callable[[list[Window]], Tensor]
     windows: Callable[[int], list[Window]]
     names: dict[int, str] = field(default_factory=dict)
+    forward: Forward = field(kw_only=True)
+    anchors: Callable[[], Mapping[str, Tensor]] = field(kw_only=True)
+    teacher: Teacher | None = field(kw_only=True, default=None)
+    replays: bool = field(kw_only=True, default=False)
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """The name of a trained parameter in an optimiser group."""
         return self.names[id(parameter)]
+
+
+def undivided(run: Run, what: str) -> None:
+    """Refuse a method that needs whole tensors in a run whose processes hold parts of them."""
+    from torch.distributed.tensor import DTensor
+
+    if any(isinstance(p, DTensor) for p in run.parameters.values()):
+        raise UsageError(f"{what} needs the whole model in one process", "torchrun", "start it as one process")
 
 
 class Hook:

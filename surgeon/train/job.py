@@ -24,9 +24,12 @@ from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
 from surgeon.train.footprint import memory_bytes
+from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
 from surgeon.train.parallel import SOLO, World
+from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import Shape, resolve_shape
+from surgeon.train.teacher import Teacher
 from surgeon.train.trainable import Trainable, select
 
 
@@ -50,6 +53,8 @@ class Job:
     evals: tuple[tuple[str, tuple[Item, ...]], ...]
     record: dict[str, Any]
     world: World = SOLO
+    other: OtherModel | None = None
+    teacher: Teacher | None = None
 
     @property
     def digest(self) -> str:
@@ -58,7 +63,8 @@ class Job:
     @property
     def inputs(self) -> dict[str, Any]:
         """What the run reads, by digests."""
-        return {key: self.record[key] for key in ("model", "adapter", "data", "replay") if key in self.record}
+        keys = ("model", "adapter", "data", "replay", "probes", "teacher")
+        return {key: self.record[key] for key in keys if self.record.get(key) is not None}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The type of the arithmetic; master weights stay float32."""
@@ -106,12 +112,14 @@ def prepare(
     vocab = model.get_input_embeddings().weight.shape[0]
     data = corpora.read(settings, tokenizer, shape, vocab, progress)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
-    record = _record(settings, shape, checkpoint, adapter, data)
+    other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
+    record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))
+    record |= {"teacher": other.checkpoint.digest} if other else {}
     evals = tuple(_evals(settings, tokenizer))
     dtype = resolve_dtype(settings.dtype, device)
     job = Job(
         settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable, "rows",
-        chosen, evals, record, world,
+        chosen, evals, record, world, other,
     )  # fmt: skip
     job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
     return job if dry else _ready(job)
@@ -129,6 +137,10 @@ def _ready(job: Job) -> Job:
         job = replace(job, trainable=replace(job.trainable, parameters=sharded))
     if job.settings.compile or (job.settings.compile is None and job.device.type == "cuda"):
         blocks.compile_blocks(job.model)
+    if job.other is not None:
+        with job.autocast():
+            code = job.settings.trust_remote_code
+            job = replace(job, teacher=load_teacher(job.other, job.model, mode, job.device, code))
     return replace(job, mode=mode)
 
 

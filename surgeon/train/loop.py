@@ -12,7 +12,9 @@ from torch import Tensor
 from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
 from surgeon.progress import SILENT, Progress
+from surgeon.registry import Method
 from surgeon.train import kept, state, tracking
+from surgeon.train.anchors import Anchors
 from surgeon.train.batch import collate
 from surgeon.train.flops import flops_per_token
 from surgeon.train.folder import write_folder
@@ -36,8 +38,7 @@ class Loop:
         self.parameters = job.trainable.parameters
         self.optimizer = job.optimizer()
         self.forward = Forward(job.model, job.mode)
-        regularized = bool(job.chosen["regularizer"])
-        self._anchors = {n: p.detach().clone() for n, p in self.parameters.items()} if regularized else {}
+        self.anchors = Anchors(self.parameters)
         # the update of a frozen row is undone exactly: its gradient may be zero, but decay and momentum are not
         self._rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
         self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
@@ -45,6 +46,9 @@ class Loop:
         self._guard = Guard(job.settings)
         self.run_view = self._view()
         self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
+        self._made = {kind: [self._make(*one) for one in job.chosen[kind]] for kind in ("objective", "regularizer")}
+        self.forward.extra |= self._made["objective"][0]
+        self.anchors.seal()
 
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
         """All steps from `start` (None: from the beginning), with evaluation, metrics and states on the way."""
@@ -101,10 +105,11 @@ class Loop:
             loss = self._loss(mine[at : at + job.shape.micro_batch]) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
-        for method, options in job.chosen["regularizer"]:
-            supply = {"parameters": self.parameters, "anchors": self._anchors, "step": step, "run": self.run_view}
+        for (method, options), made in zip(job.chosen["regularizer"], self._made["regularizer"], strict=True):
+            supply = {"parameters": self.parameters, "step": step, "run": self.run_view} | made
             penalty: Tensor = method.call(supply, options)
-            penalty.backward()
+            if penalty.requires_grad:  # one of no strength has no graph, and leaves every gradient as it is
+                penalty.backward()
         for hook in self.hooks:
             hook.after_backward(step)
         norm = self._clip(settings.clip)
@@ -120,6 +125,15 @@ class Loop:
         self._put_back()
         extra = {name: value for hook in self.hooks for name, value in hook.metrics().items()}
         return Done(step, sum(w.num_tokens for w in windows), self.world.sum(total), norm, rate, extra)
+
+    def _make(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        """What a method needs that is made once, of the model at the start: its module says so in MAKES, a function of
+        (run, options) for each of its arguments. A Hook among them acts on the run as well."""
+        made = {name: make(self.run_view, options) for name, make in method.trait("MAKES", {}).items()}
+        if "anchors" in method.supplied:
+            made["anchors"] = self.anchors()
+        self.hooks += [one for one in made.values() if isinstance(one, Hook)]
+        return made
 
     def _loss(self, windows: list[Window]) -> Tensor:
         """Summed over the labels of the windows, with a graph."""
@@ -189,7 +203,8 @@ class Loop:
         return Run(
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
             job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
-            {id(p): n for n, p in self.parameters.items()},
+            {id(p): n for n, p in self.parameters.items()}, forward=self.forward, anchors=self.anchors,
+            teacher=job.teacher, replays=any(s.replay for s in job.data.sources),
         )  # fmt: skip
 
 

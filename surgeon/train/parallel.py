@@ -211,4 +211,4 @@ def world_of(device: str) -> tuple[World, torch.device | None]:
 
 
 def _without_labels(window: Window) -> Window:
-    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens)
+    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens, window.replay)

@@ -26,6 +26,7 @@ from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
 from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
+from surgeon.train.probes import paths
 from surgeon.train.settings import CptSettings
 
 
@@ -65,13 +66,14 @@ def run_cpt(
         job = job if fork is None else fork.joined(job)
         _check_apart(job)
         _check_inputs(job, inputs)
+        loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
         waiting = world.from_main(lambda: _begin(job, waiting, fork))
         begin = state.load(waiting) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
-        outcome = Loop(job).run(begin, progress)
+        outcome = loop.run(begin, progress)
         values = world.values(job.model) if world.size > 1 else None
         return world.from_main(lambda: _commit(job, outcome, started, force, values))
 
@@ -122,14 +124,13 @@ def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
 def _check_apart(job: Job) -> None:
     """No output (with --force) over a model or a corpus that is read."""
     out = job.settings.out_path
-    models = [job.ref.path, *([job.adapter] if job.adapter else [])]
+    models = [job.ref.path, *([job.adapter] if job.adapter else []), *([job.other.ref.path] if job.other else [])]
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
-    for corpus, _ in corpora(job.settings):
-        if corpus.hub is None and corpus.path.resolve().is_relative_to(out.resolve()):
-            raise SurgeonError(
-                "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
-            )
+    read = [corpus.path for corpus, _ in corpora(job.settings) if corpus.hub is None]
+    for path in read + paths(job.chosen):
+        if path.resolve().is_relative_to(out.resolve()):
+            raise SurgeonError("the output holds a corpus that is read", f"{out} and {path}", "choose another path")
 
 
 def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Mapping[str, Tensor] | None) -> CptResult:

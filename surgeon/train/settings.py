@@ -79,6 +79,10 @@ class CptSettings(BaseModel):
     clip: float = Field(1.0, ge=0, description="Greatest norm of the gradient, 0 for none.")
     schedule: str = Field("rewarm_cosine", description="How the learning rate moves; `surgeon methods schedule`.")
     objective: str = Field("next_token", description="What is minimised; `surgeon methods objective`.")
+    teacher: str | None = Field(
+        None,
+        description="A model to learn from, for an objective that has a teacher [the model as it is at the start].",
+    )
     optimizer: str = Field("adamw", description="`surgeon methods optimizer`.")
     regularize: list[str] = Field([], description="Added to the loss; `surgeon methods regularizer`; repeatable.")
     meta: list[str] = Field(

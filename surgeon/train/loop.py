@@ -165,11 +165,12 @@ class Loop:
                 result = score(self.job.model, items, context)
                 numbers = {"nats_per_token": result.nats_per_token, "bits_per_byte": result.bits_per_byte}
                 found.append({"step": step, "name": name} | numbers)
+        self.world.reshard(self.job.model)
         outcome.evals = outcome.evals + found
         return found
 
     def _restore(self, start: state.State) -> None:
-        self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
+        self.world.restore(self.job.model, self.optimizer, self.parameters, start.parameters, start.optimizer)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
         self._guard.restore(start.guard)

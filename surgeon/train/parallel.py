@@ -6,8 +6,8 @@ there are. Nothing here is of our own making but the bookkeeping: torch shards, 
 
 from __future__ import annotations
 
-import atexit
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -76,6 +76,14 @@ class World:
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return bool(held)
 
+    def close(self) -> None:
+        """The end of the processes' talk. Gloo's threads still let go of what they sent, for which they need the
+        interpreter: one that comes to it when the interpreter ends aborts the process, so they get a moment here."""
+        if self.size > 1:
+            dist.barrier()
+            time.sleep(0.2)
+            dist.destroy_process_group()
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:
@@ -116,6 +124,15 @@ class World:
         for block in blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh, mp_policy=policy)
+
+    def reshard(self, model: Any) -> None:
+        """Let go of whole tensors that a forward pass without a backward one left gathered: what is written to the
+        parts of them would not be seen."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in model.modules() if self.size > 1 else ():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def agree(self, model: Any) -> None:
         """All processes have the same tensors, and train the same ones."""
@@ -158,10 +175,11 @@ class World:
         return whole.cpu() if self.is_main else whole.new_empty(0)
 
     def restore(
-        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],
+        self, model: Any, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor], moments: dict[str, Any],
     ) -> None:  # fmt: skip
         """Put back what `gather` gave."""
+        self.reshard(model)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 self.local(parameter).copy_(self._part(tensors[name], parameter))
@@ -204,7 +222,6 @@ def world_of(device: str) -> tuple[World, torch.device | None]:
         torch.cuda.set_device(place)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-        atexit.register(dist.destroy_process_group)  # its threads must not outlive the interpreter
     from torch.distributed.device_mesh import init_device_mesh
 
     return World(rank, size, init_device_mesh(place.type, (size,))), place

@@ -75,7 +75,9 @@ def run_cpt(
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
         outcome = loop.run(begin, progress)
         values = world.values(job.model) if world.size > 1 else None
-        return world.from_main(lambda: _commit(job, outcome, started, force, values))
+        result = world.from_main(lambda: _commit(job, outcome, started, force, values))
+    world.close()
+    return result
 
 
 def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:

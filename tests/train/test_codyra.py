@@ -24,7 +24,8 @@ def run_of(parameters: dict[str, nn.Parameter], total: int, seed: int = 0) -> Ru
     optimizer = torch.optim.AdamW(groups, betas=BETAS)
     nothing: Any = None
     return Run(
-        nothing, parameters, {}, optimizer, torch.device("cpu"), nothing, seed, total, 0, LR, nothing, nothing
+        nothing, parameters, {}, optimizer, torch.device("cpu"), nothing, seed, total, 0, LR, nothing, nothing,
+        forward=nothing, anchors=nothing,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,3 +73,26 @@ def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Pat
             moved += 1
             assert float((second[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name
     assert moved
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (2, 1), (1, 2)])
+def test_a_state_goes_on_with_any_number_of_processes(
+    first: int, second: int, tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    model = tiny("llama", tie_word_embeddings=True)
+    options = {
+        "model": str(model), "data": [str(corpus)], "tokens": 256, "seq_len": 16, "batch_tokens": 64, "micro_batch": 2,
+        "lr": 1e-3, "device": "cpu", "save_every": 1, "keep_states": 9, "keep_state": True,
+    }  # fmt: skip
+    for name, processes in (("whole", first), ("more", second)):
+        if name == "more":
+            shutil.copytree(tmp_path / "whole.run", tmp_path / "more.run")
+            for state in (tmp_path / "more.run" / "state").iterdir():
+                state.unlink() if state.name > "step-00000002.pt" else None
+            options["resume"] = True
+        done = launch(options | {"out": str(tmp_path / name)}, processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = tensors(tmp_path / "whole"), tensors(tmp_path / "more")
+    for name, value in one.items():
+        bound = 0.0 if first == second else 1e-5
+        assert float((two[name] - value).abs().max()) <= bound * max(1.0, float(value.abs().max())), name

@@ -22,6 +22,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,21 +130,24 @@ def main() -> None:
         text.write_bytes(b"".join(path.read_bytes() for path in options.corpus))
         result["input_bytes"] = text.stat().st_size
         for tokenizer in options.tokenizer:
-            result["tokenizers"][tokenizer.name] = compare(text, tokenizer, work, options.rounds)
-    result |= {"machine": machine(load), "command": " ".join(["python", *sys.argv])}
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+            for found in compare(text, tokenizer, work, options.rounds):  # saved after every round
+                result["tokenizers"][tokenizer.name] = found
+                result |= {"machine": machine(load), "command": " ".join(["python", *sys.argv])}
+                if options.out:
+                    options.out.parent.mkdir(parents=True, exist_ok=True)
+                    options.out.write_text(json.dumps(result, indent=1) + "\n")
     for tokenizer, found in result["tokenizers"].items():
         for way in found["median"]["seconds"]:
-            wall, busy = (
-                f"{found['median'][w][way]:7.2f} ({found['ratios'][w][way]:.2f})" for w in ("seconds", "cpu_s")
+            shown = (
+                f"{what} {found['median'][what][way]:7.2f} ({found['ratios'][what][way]:.2f})"
+                for what in ("seconds", "cpu_s")
+                if way in found["median"][what]
             )
-            print(f"{tokenizer:14} {way:14} wall {wall}, CPU {busy}")
+            print(f"{tokenizer:14} {way:14}", *shown)
 
 
-def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of every way by round, medians, and the median over rounds of the ratio to surgeon's cache."""
+def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """After every round: what each way took, medians, and the median over rounds of the ratio to surgeon's cache."""
     ways = [w for w in WAYS if w != "datatrove" or importlib.util.find_spec("datatrove")]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in [*ways, "warm"]}
     for number in range(rounds):
@@ -152,16 +156,16 @@ def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> dict[str, A
                 for name in (way, "warm") if way == "threads" else (way,):
                     found[name].append(measured(way, text, tokenizer, Path(out)))
                     print(tokenizer.name, name, found[name][-1], file=sys.stderr, flush=True)
-    counts = {r["tokens"] for way in ("call", "pool", "datasets.map") for r in found[way]}
-    assert len(counts) == 1, f"other tokens: {counts}"
-    middle, ratios = {}, {}
-    for what in ("seconds", "cpu_s"):
-        values = {way: [r[what] for r in of] for way, of in found.items() if of[0][what] is not None}
-        middle[what] = {way: median(v) for way, v in values.items()}
-        ratios[what] = {
-            way: median(a / b for a, b in zip(v, values["threads"], strict=True)) for way, v in values.items()
-        }
-    return {"rounds": found, "median": middle, "ratios": ratios}
+        counts = {r["tokens"] for way in ("call", "pool", "datasets.map") for r in found[way]}
+        assert len(counts) == 1, f"other tokens: {counts}"
+        middle, ratios = {}, {}
+        for what in ("seconds", "cpu_s"):
+            values = {way: [r[what] for r in of] for way, of in found.items() if of[0][what] is not None}
+            middle[what] = {way: median(v) for way, v in values.items()}
+            ratios[what] = {
+                way: median(a / b for a, b in zip(v, values["threads"], strict=True)) for way, v in values.items()
+            }
+        yield {"rounds": found, "median": middle, "ratios": ratios}
 
 
 def measured(way: str, text: Path, tokenizer: Path, out: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Every way runs in a process of its own, once a round in an order drawn anew, and writes the token ids to the disk.
 The time is from the first text read to the last id written; imports and the loading of the tokenizer are not counted.
-CPU seconds (of the process and its children) are given beside: where others use the machine, they say more.
+CPU seconds (of the process and its children) are given beside: where others use the machine, they say more. Those of
+datatrove's workers cannot be seen.
 threads: surgeon's cache, the threads of the tokenizers library. warm: the same, when it is there already.
 call: the tokenizer's own call in the same loop. pool: two processes with one thread each, ids sent back.
 datasets.map: num_proc=2, after load_dataset. datatrove: DocumentTokenizer, two tasks (where it is installed; it adds
@@ -21,6 +22,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,10 +44,11 @@ def texts(size):
         yield batch
 def cpu():
     return sum(os.times()[:4])
-def done(count):
+def done(count, used=None):
     seconds, own = time.perf_counter() - began, resource.RUSAGE_SELF
     peak = max(resource.getrusage(who).ru_maxrss for who in (own, resource.RUSAGE_CHILDREN)) * 1024
-    print(json.dumps({"seconds": seconds, "cpu_s": cpu() - used, "tokens": int(count), "peak_rss_bytes": peak}))
+    busy = None if used is None else cpu() - used
+    print(json.dumps({"seconds": seconds, "cpu_s": busy, "tokens": int(count), "peak_rss_bytes": peak}))
 """
 WAYS = {
     "threads": """
@@ -53,7 +56,7 @@ from surgeon.data.token_cache import read_tokens
 import transformers, tokenizers
 began, used = time.perf_counter(), cpu()
 found = read_tokens(corpus, tokenizer).tokens
-done(found.num_tokens)
+done(found.num_tokens, used)
 """,
     "call": """
 began, used, count = time.perf_counter(), cpu(), 0
@@ -62,7 +65,7 @@ with (out / "ids").open("wb") as file:
         for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids:
             file.write(np.asarray(ids, dtype=np.int32).data)
             count += len(ids)
-done(count)
+done(count, used)
 """,
     "pool": """
 import multiprocessing
@@ -74,7 +77,7 @@ with (out / "ids").open("wb") as file, multiprocessing.get_context("fork").Pool(
     for ids in pool.imap(work, texts(128)):
         file.write(ids.data)
         count += len(ids)
-done(count)
+done(count, used)
 """,
     "datasets.map": """
 import datasets
@@ -87,7 +90,7 @@ held = held.map(work, batched=True, batch_size=512, num_proc=2, remove_columns=h
 seconds, busy = time.perf_counter() - began, cpu() - used
 count = sum(map(len, held["ids"]))
 began, used = time.perf_counter() - seconds, cpu() - busy
-done(count)
+done(count, used)
 """,
     "datatrove": """
 from datatrove.executor import LocalPipelineExecutor
@@ -97,7 +100,7 @@ from datatrove.pipeline.tokens import DocumentTokenizer
 lines = corpus.path.read_bytes().splitlines(keepends=True)
 for part, held in (("a", lines[::2]), ("b", lines[1::2])):
     (out / "in" / f"{part}.jsonl").write_bytes(b"".join(held))
-began, used = time.perf_counter(), cpu()
+began = time.perf_counter()
 name = str(Path(sys.argv[2]) / "tokenizer.json")
 steps = [
     JsonlReader(str(out / "in")),
@@ -127,21 +130,24 @@ def main() -> None:
         text.write_bytes(b"".join(path.read_bytes() for path in options.corpus))
         result["input_bytes"] = text.stat().st_size
         for tokenizer in options.tokenizer:
-            result["tokenizers"][tokenizer.name] = compare(text, tokenizer, work, options.rounds)
-    result |= {"machine": machine(load), "command": " ".join(["python", *sys.argv])}
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+            for found in compare(text, tokenizer, work, options.rounds):  # saved after every round
+                result["tokenizers"][tokenizer.name] = found
+                result |= {"machine": machine(load), "command": " ".join(["python", *sys.argv])}
+                if options.out:
+                    options.out.parent.mkdir(parents=True, exist_ok=True)
+                    options.out.write_text(json.dumps(result, indent=1) + "\n")
     for tokenizer, found in result["tokenizers"].items():
         for way in found["median"]["seconds"]:
-            wall, busy = (
-                f"{found['median'][w][way]:7.2f} ({found['ratios'][w][way]:.2f})" for w in ("seconds", "cpu_s")
+            shown = (
+                f"{what} {found['median'][what][way]:7.2f} ({found['ratios'][what][way]:.2f})"
+                for what in ("seconds", "cpu_s")
+                if way in found["median"][what]
             )
-            print(f"{tokenizer:14} {way:14} wall {wall}, CPU {busy}")
+            print(f"{tokenizer:14} {way:14}", *shown)
 
 
-def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of every way by round, medians, and the median over rounds of the ratio to surgeon's cache."""
+def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """After every round: what each way took, medians, and the median over rounds of the ratio to surgeon's cache."""
     ways = [w for w in WAYS if w != "datatrove" or importlib.util.find_spec("datatrove")]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in [*ways, "warm"]}
     for number in range(rounds):
@@ -150,16 +156,16 @@ def compare(text: Path, tokenizer: Path, work: Path, rounds: int) -> dict[str, A
                 for name in (way, "warm") if way == "threads" else (way,):
                     found[name].append(measured(way, text, tokenizer, Path(out)))
                     print(tokenizer.name, name, found[name][-1], file=sys.stderr, flush=True)
-    counts = {r["tokens"] for way in ("call", "pool", "datasets.map") for r in found[way]}
-    assert len(counts) == 1, f"other tokens: {counts}"
-    middle, ratios = {}, {}
-    for what in ("seconds", "cpu_s"):
-        values = {way: [r[what] for r in of] for way, of in found.items()}
-        middle[what] = {way: median(v) for way, v in values.items()}
-        ratios[what] = {
-            way: median(a / b for a, b in zip(v, values["threads"], strict=True)) for way, v in values.items()
-        }
-    return {"rounds": found, "median": middle, "ratios": ratios}
+        counts = {r["tokens"] for way in ("call", "pool", "datasets.map") for r in found[way]}
+        assert len(counts) == 1, f"other tokens: {counts}"
+        middle, ratios = {}, {}
+        for what in ("seconds", "cpu_s"):
+            values = {way: [r[what] for r in of] for way, of in found.items() if of[0][what] is not None}
+            middle[what] = {way: median(v) for way, v in values.items()}
+            ratios[what] = {
+                way: median(a / b for a, b in zip(v, values["threads"], strict=True)) for way, v in values.items()
+            }
+        yield {"rounds": found, "median": middle, "ratios": ratios}
 
 
 def measured(way: str, text: Path, tokenizer: Path, out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LossOn = Literal["response", "all"]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _BATCH = 512  # documents, and at most so many characters (but one document at least):
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True)

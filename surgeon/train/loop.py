@@ -67,7 +67,7 @@ class Loop:
         pace.last_good = state.latest(settings.run_dir)
         save_every = settings.saved_every(steps)
         with Stop(self.world) as stop, pace:
-            watch.begin(settings.tokens, steps, done=first, evals=outcome.evals)
+            watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
             if first == 0 and self.job.evals:

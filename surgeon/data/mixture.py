@@ -82,8 +82,14 @@ class Mixture:
 
     def batch(self, step: int) -> list[Window]:
         """The windows of optimiser step `step` (from 0), in order."""
-        turns = (self._turns[k] for k in range(step * self.batch_rows, (step + 1) * self.batch_rows))
-        return [self.corpora[corpus].window(number) for corpus, number in turns]
+        return [self.corpora[corpus].window(number) for corpus, number in self._of(step)]
+
+    def origins(self, step: int) -> list[int]:
+        """The number of the corpus that each window of the batch comes from."""
+        return [corpus for corpus, _ in self._of(step)]
+
+    def _of(self, step: int) -> list[tuple[int, int]]:
+        return [self._turns[k] for k in range(step * self.batch_rows, (step + 1) * self.batch_rows)]
 
     def counts(self, steps: int) -> list[int]:
         """How many windows each corpus gives in the first `steps` steps."""

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from surgeon.checkpoint.digest import file_digests, json_digest
 from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
+CorpusWord = Annotated[str, "corpus"]
+"""The type of a method's option that names a corpus, NAME=PATH or PATH: it is an input of the run like any other."""
 SUFFIXES = (".jsonl", ".txt", ".parquet")
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")

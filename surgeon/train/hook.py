@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgeon.data.pack import Window
+from surgeon.data.pack import Packed, Window
+from surgeon.train.corpora import Data
+from surgeon.train.parallel import World
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,9 @@ class Run:
     """What a hook sees of a run. parameters: the trained ones by name, float32 masters. total: steps of the run.
 
     loss: of some windows under the run's objective, a mean in nats a target, with a graph (run it in float32 or the
-    run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
+    run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data. data: what
+    these come from, replay or not. corpus: another one, by its word (NAME=PATH), packed as the run packs its own.
+    micro_batch: windows of one forward pass. world: the processes that share the parameters.
     """
 
     model: Any
@@ -33,6 +37,10 @@ class Run:
     loss: Callable[[list[Window]], Tensor]
     windows: Callable[[int], list[Window]]
     names: dict[int, str] = field(default_factory=dict)
+    data: Data = field(kw_only=True)
+    corpus: Callable[[str], Packed] = field(kw_only=True)
+    micro_batch: int = field(kw_only=True)
+    world: World = field(kw_only=True)
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """The name of a trained parameter in an optimiser group."""

@@ -15,12 +15,13 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
+from surgeon.data.pack import Packed
 from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.registry import Method
-from surgeon.train import attention, blocks, corpora
+from surgeon.train import attention, blocks, corpora, probes
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.parallel import SOLO, World, world_of
 from surgeon.train.settings import CptSettings, methods
@@ -68,7 +69,8 @@ class Job:
     @property
     def inputs(self) -> dict[str, Any]:
         """What the run reads, by digests."""
-        return {key: self.record[key] for key in ("model", "adapter", "data", "replay") if key in self.record}
+        keys = ("model", "adapter", "data", "replay", "probes")
+        return {key: self.record[key] for key in keys if key in self.record}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The type of the arithmetic; master weights stay float32."""
@@ -79,9 +81,21 @@ class Job:
         method, options = self.chosen["schedule"][0]
         return float(method.call({"step": step, "total": self.shape.steps}, options))
 
+    def probe(self, word: str) -> Packed:
+        """A corpus that a method's option names, packed as the run packs its own."""
+        return corpora.read_probe(self.settings, word, self.tokenizer, self.shape.seq_len, self.vocab)
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding."""
+        rows: int = self.model.get_input_embeddings().weight.shape[0]
+        return rows
+
     def optimizer(self) -> torch.optim.Optimizer:
         method, options = self.chosen["optimizer"][0]
-        groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay)
+        # a method that gives every tensor a rate of its own says so: BY_TENSOR = True
+        by_tensor = any(m.trait("BY_TENSOR", False) for held in self.chosen.values() for m, _ in held)
+        groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay, by_tensor=by_tensor)
         supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
         result: torch.optim.Optimizer = method.call(supply, options)
         return result
@@ -112,7 +126,7 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
     vocab = model.get_input_embeddings().weight.shape[0]
     data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
-    record = _record(settings, shape, checkpoint, adapter, data)
+    record = _record(settings, shape, checkpoint, adapter, data) | probes.record(settings, chosen)
     evals = tuple(_evals(settings, tokenizer))
     dtype = resolve_dtype(settings.dtype, device)
     job = Job(

@@ -176,6 +176,7 @@ class Loop:
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
             job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
             {id(p): n for n, p in self.parameters.items()},
+            data=job.data, corpus=job.probe, micro_batch=job.shape.micro_batch, world=self.world,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
-from surgeon.train import kept, state
+from surgeon.train import kept, probes, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
@@ -65,6 +65,7 @@ def run_cpt(
         job = prepare(settings)
         _check_apart(job)
         _check_inputs(job, inputs)
+        loop = Loop(job)  # a method that refuses the run does so before anything is written
         begin = None
         if waiting and settings.resume:
             state.check_settings(run_dir, job.record)
@@ -76,7 +77,7 @@ def run_cpt(
             state.record_settings(run_dir, job.record)
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
-        outcome = Loop(job).run(begin, progress)
+        outcome = loop.run(begin, progress)
         result = _commit(job, outcome, started, force)
         if not settings.keep_state:
             state.clear(run_dir)
@@ -99,7 +100,7 @@ def _check_apart(job: Job) -> None:
     models = [job.ref.path, *([job.adapter] if job.adapter else [])]
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
-    for corpus, _ in corpora(job.settings):
+    for corpus in [*(c for c, _ in corpora(job.settings)), *probes.corpora(job.settings, job.chosen)]:
         if corpus.path.resolve().is_relative_to(out.resolve()):
             raise SurgeonError(
                 "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"

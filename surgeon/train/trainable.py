@@ -42,13 +42,14 @@ class Trainable:
             int(self.rows[n].sum()) * p[0].numel() if n in self.rows else p.numel() for n, p in self.parameters.items()
         )
 
-    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def groups(self, lr: float, weight_decay: float, *, by_tensor: bool = False) -> list[dict[str, Any]]:
         """Optimizer groups: matrices decay, vectors (norms and biases) do not, unless `decays` says so; one group a
-        decay and a multiplier. `names`: of the group's parameters, in order."""
-        found: dict[tuple[float, float], list[str]] = {}
+        decay and a multiplier, or (by_tensor) one a tensor. `names`: of the group's parameters, in order."""
+        found: dict[tuple[float, float, str], list[str]] = {}
         for name, parameter in self.parameters.items():
             decay = self.decays.get(name, weight_decay if parameter.ndim >= 2 else 0.0)
-            found.setdefault((decay, self.multipliers.get(name, 1.0)), []).append(name)
+            key = (decay, self.multipliers.get(name, 1.0), name if by_tensor else "")
+            found.setdefault(key, []).append(name)
         return [
             {
                 "params": [self.parameters[name] for name in names],
@@ -57,7 +58,7 @@ class Trainable:
                 "lr_scale": scale,
                 "weight_decay": decay,
             }
-            for (decay, scale), names in found.items()
+            for (decay, scale, _), names in found.items()
         ]
 
 
@@ -97,14 +98,13 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
     held = {name: p for name, p in named.items() if name in chosen}  # in the model's order
     factors, decays = grouped(groups, list(held), lambda word: _known(word, model, named, prefix, lineage))
     multipliers |= {name: multipliers.get(name, 1.0) * factor for name, factor in factors.items()}
-    still = {name for name, factor in factors.items() if factor == 0}
-    if still == set(held):
+    still = [name for name, factor in factors.items() if factor == 0]
+    if len(still) == len(held):
         raise UsageError("every trained tensor has the rate 0", FLAG, "leave some of them a rate")
     for name in still:
         held.pop(name).requires_grad_(False)
-    rows, multipliers, decays = (
-        {name: value for name, value in found.items() if name not in still} for found in (rows, multipliers, decays)
-    )
+        for values in (rows, multipliers, decays):
+            values.pop(name, None)
     return Trainable(held, rows, multipliers, decays, _lowest(held, prefix))
 
 

@@ -35,7 +35,7 @@ def decoupled(
     rule=code, what the authors' program does: I = mean over the unit of |theta| mean over batches of |g|, and
     w = 2 (max I - I) / (max I - min I) over all units, so the most important one stands still and the least important
     one has twice the rate; w = 1 where all are equally important.
-    rule=paper, the paper's formula as it is quoted: I = mean over the unit of theta g, with its sign, and w = 2 (1 - I).
+    rule=paper, its formula as others quote it: I = mean over the unit of theta g, with its sign, and w = 2 (1 - I).
     It gives no scale for I: where importances are far below 1, as they are in a trained model, w is near 2 for all.
     The factor 2 keeps the mean rate only where the mean of I, scaled to [0, 1], is 1/2; normalize=mean divides w by
     its mean over the units. strength: the multiplier that is used is 1 + strength (w - 1), so 0 is the plain run.
@@ -102,10 +102,12 @@ class _Decoupled(Hook):
                     sums[name] += self._rule.product(theta, value).sum(dtype=torch.float64)
         whole = {name: float(world.sum(value)) for name, value in sums.items()}
         found = {name: value / len(self._batches) / self._sizes[name] for name, value in whole.items()}
-        for name, value in found.items():
-            if not math.isfinite(value):
+        for name, importance in found.items():
+            if not math.isfinite(importance):
                 raise SurgeonError(
-                    f"the importance of {name} is {value}", "--meta decoupled", "look at the loss in metrics.jsonl"
+                    f"the importance of {name} is {importance}",
+                    "--meta decoupled",
+                    "look at the loss in metrics.jsonl",
                 )
         return found
 

@@ -55,11 +55,8 @@ class _Reptile(Hook):
             # frozen rows stand where the optimizer's decay has moved them, until they are put back
             now = torch.where(self._rows[name], parameter, before) if name in self._rows else parameter
             total += (now - before).square().sum(dtype=torch.float64)
-            if self._eps == 0:
-                now = before
-            elif self._eps < 1:  # at 1 the arithmetic of lerp loses the sign of a negative zero
-                now = torch.lerp(before, now, self._eps)
-            if self._eps < 1:
+            if self._eps < 1:  # at 1 the arithmetic of lerp loses the sign of a negative zero
+                now = torch.lerp(before, now, self._eps) if self._eps else before
                 parameter.copy_(now)
             start.copy_(now)
         self._metrics = {"reptile_distance": float(self._run.world.sum(total).sqrt())}

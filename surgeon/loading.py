@@ -85,6 +85,21 @@ def load_model(
     return model.to(device).eval()
 
 
+def load_skeleton(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The model of a checkpoint's config.json on the meta device: its names and shapes without its weights."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, StrictDataclassError) as error:
+            raise _refused("transformers cannot build the model", folder, error) from error
+
+
 def _with_adapter(model: Any, adapter: Path, trainable: bool) -> Any:
     from peft import PeftModel
 

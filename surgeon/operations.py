@@ -67,6 +67,10 @@ OPERATIONS: dict[str, Operation] = {
             "surgeon.train.run:describe_cpt",
         ),
         Operation(
+            "cpt export", "surgeon.train.export_settings:ExportSettings", "surgeon.train.export_run:run_export", False,
+            "surgeon.train.export_run:describe_export",
+        ),
+        Operation(
             "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",
             False,
         ),

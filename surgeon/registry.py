@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "regularizer": "surgeon.train.regularizers",
     "optimizer": "surgeon.train.optimizers",
     "meta": "surgeon.train.meta",
+    "exporter": "surgeon.train.exporters",
     "kernel": "surgeon.ops.kernels",
 }
 

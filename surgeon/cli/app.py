@@ -12,6 +12,7 @@ import typer
 from surgeon import __version__
 from surgeon.cli import commands
 from surgeon.cli.output import print_error
+from surgeon.cli.verbs import all_verbs, joined
 from surgeon.cli.words import spread
 from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
 
@@ -56,6 +57,9 @@ def build(wanted: str | None = None) -> typer.Typer:
             module.register(app)
         else:
             app.command(command, help=module.ABOUT)(_nothing)
+    for command, module in all_verbs().items():
+        if wanted in (None, command):
+            module.register(app)
     return app
 
 
@@ -71,6 +75,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _guarded(words: list[str]) -> int:
     debug = "--debug" in words
+    words = joined(words)
     try:
         app = build(next((w for w in words if not w.startswith("-")), ""))
         code = app(args=spread(words), standalone_mode=False)

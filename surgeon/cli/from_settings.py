@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from surgeon.cli import options
 from surgeon.cli.output import Output
+from surgeon.cli.verbs import verb_lines
 from surgeon.cli.words import SHAPES, SWITCHES, Shape, example_text
 from surgeon.errors import UsageError
 from surgeon.settings import list_item, read_yaml, resolve
@@ -85,7 +86,7 @@ def command(
     several = frozenset(_flag(f) for f in optional if list_item(_type(settings, f)))
     truths = [f for f in optional if _type(settings, f) is bool]
     SHAPES[name] = Shape(len(positional), several, SWITCHES.union(*((_flag(f), _no_flag(f)) for f in truths)))
-    app.command(name, help=about, epilog=example_text(examples))(call)
+    app.command(name, help=about, epilog=example_text(examples, verb_lines(name)))(call)
 
 
 def _annotation(

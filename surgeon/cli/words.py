@@ -24,9 +24,12 @@ SWITCHES = frozenset(
 """The switches that many commands share."""
 
 
-def example_text(examples: Sequence[str]) -> str:
-    """The end of a --help: one example a line. Brackets would be read as markup."""
-    return "\n\n".join(["Examples:", *(f"$ {line}".replace("[", r"\[") for line in examples)])
+def example_text(examples: Sequence[str], verbs: Sequence[str] = ()) -> str:
+    """The end of a --help: the command's verbs, if it has any, and one example a line. Brackets would be read as
+    markup."""
+    told = ["Verbs:", *verbs] if verbs else []
+    lines = [*told, "Examples:", *(f"$ {line}" for line in examples)]
+    return "\n\n".join(line.replace("[", r"\[") for line in lines)
 
 
 def spread(words: list[str]) -> list[str]:

@@ -18,8 +18,11 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES
 
 
-def trained_tensors(model: Any, checkpoint: Checkpoint, trained: Iterable[str]) -> dict[str, Tensor]:
+def trained_tensors(
+    model: Any, checkpoint: Checkpoint, trained: Iterable[str], values: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The trained tensors under their names in the checkpoint, float32; a tied one under each name it is stored.
+    values: of all parameters by name, where the model's own are divided among processes.
 
     Names that transformers changes on loading (fused experts) are changed back by its own save_pretrained.
     Raises SurgeonError where names or shapes would differ from the checkpoint's.
@@ -34,8 +37,8 @@ def trained_tensors(model: Any, checkpoint: Checkpoint, trained: Iterable[str]) 
             continue
         stored = [s for alias in aliases[id(parameter)] if (s := _stored_name(alias, parameter, model, checkpoint))]
         if not stored:
-            return _saved(model, checkpoint)
-        found |= dict.fromkeys(stored, parameter.detach())
+            return _saved(model, checkpoint, values)
+        found |= dict.fromkeys(stored, parameter.detach() if values is None else values[name])
     return found
 
 
@@ -58,11 +61,14 @@ def write_tensors(
     return sum(t.nbytes for t in stored.values())
 
 
-def adapter_tensors(model: Any, stored: Mapping[str, StoredTensor], adapter: Path) -> dict[str, Tensor]:
-    """The adapter's tensors as peft names them in its files."""
+def adapter_tensors(
+    model: Any, stored: Mapping[str, StoredTensor], adapter: Path, values: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The adapter's tensors as peft names them in its files. values: as in trained_tensors."""
     from peft import get_peft_model_state_dict
 
-    found = {name: t.detach() for name, t in get_peft_model_state_dict(model).items()}
+    given = None if values is None else dict(values)
+    found = {name: t.detach() for name, t in get_peft_model_state_dict(model, state_dict=given).items()}
     if found.keys() != stored.keys():
         odd = sorted(found.keys() ^ stored.keys())[0]
         raise SurgeonError(
@@ -81,10 +87,10 @@ def _stored_name(name: str, parameter: Tensor, model: Any, checkpoint: Checkpoin
     return None
 
 
-def _saved(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _saved(model: Any, checkpoint: Checkpoint, values: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Every tensor by way of save_pretrained, whose conversion is the inverse of the one on loading."""
     with tempfile.TemporaryDirectory(prefix="surgeon-") as scratch:
-        model.save_pretrained(scratch)
+        model.save_pretrained(scratch, state_dict=None if values is None else dict(values))
         held: dict[str, StoredTensor] = {}
         for path in sorted(Path(scratch).glob("*.safetensors")):
             held |= read_header(path)[0]

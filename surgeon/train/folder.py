@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from surgeon.checkpoint.header import StoredTensor, read_header
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SINGLE, Checkpoint
@@ -30,15 +33,22 @@ class Written:
 
 
 def write_folder(
-    folder: Path, out: Path, job: Job, step: int, outcome: Outcome, metrics: Path | None = None
+    folder: Path,
+    out: Path,
+    job: Job,
+    step: int,
+    outcome: Outcome,
+    metrics: Path | None = None,
+    values: Mapping[str, Tensor] | None = None,
 ) -> Written:
     """The model as it is after `step` steps, written into the empty `folder`, which is to become `out`.
 
     Weights are in the stored types of the model that was trained. metrics: the run's own, to go along; they hold
-    speeds, so a folder without them has the same bytes every time. Raises SurgeonError where the tensors that were
+    speeds, so a folder without them has the same bytes every time. values: of all parameters by name, where the model
+    is divided among processes. Raises SurgeonError where the tensors that were
     written are not those of the input.
     """
-    stored, trained, single = _results(job)
+    stored, trained, single = _results(job, values)
     nbytes = export.write_tensors(folder, stored, trained, single)
     source = job.adapter or job.ref.path
     for name in (ADAPTER_CONFIG if job.adapter else CONFIG, *sidecars(source)):
@@ -53,13 +63,13 @@ def write_folder(
     return Written(len(stored), parameters, nbytes, _verify(folder, stored, trained))
 
 
-def _results(job: Job) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
+def _results(job: Job, values: Mapping[str, Tensor] | None) -> tuple[dict[str, StoredTensor], dict[str, Any], str]:
     """The tensors of the output as they were stored in the input, the trained ones, the name of a single shard."""
     if job.adapter is None:
-        trained = export.trained_tensors(job.model, job.checkpoint, job.trainable.parameters)
+        trained = export.trained_tensors(job.model, job.checkpoint, job.trainable.parameters, values)
         return dict(job.checkpoint.tensors), trained, SINGLE
     stored = dict(sorted(read_header(job.adapter / ADAPTER_WEIGHTS)[0].items()))
-    return stored, export.adapter_tensors(job.model, stored, job.adapter), ADAPTER_WEIGHTS
+    return stored, export.adapter_tensors(job.model, stored, job.adapter, values), ADAPTER_WEIGHTS
 
 
 def _verify(folder: Path, stored: dict[str, StoredTensor], trained: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from surgeon.model_ref import ModelRef, resolve
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora, probes
 from surgeon.train.footprint import memory_bytes
-from surgeon.train.parallel import SOLO, World, world_of
+from surgeon.train.parallel import SOLO, World
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.trainable import Trainable, select
 
@@ -101,8 +101,11 @@ class Job:
         return result
 
 
-def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
-    """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe."""
+def prepare(
+    settings: CptSettings, *, dry: bool = False, world: World = SOLO, place: torch.device | None = None
+) -> Job:
+    """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe.
+    world, place: the processes that share the run, and this one's device (see world_of)."""
     chosen = methods(settings)
     ref = resolve(settings.model)
     checkpoint = Checkpoint.open(ref.path)
@@ -113,7 +116,6 @@ def prepare(settings: CptSettings, *, dry: bool = False) -> Job:
             f"--train {settings.train}",
             "name the adapter, or fold it first with `surgeon fold-adapter`",
         )
-    world, place = (SOLO, None) if dry else world_of(settings.device)
     device = place or resolve_device(settings.device)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code

@@ -154,10 +154,12 @@ class Loop:
         settings = self.job.settings
         if settings.keep_checkpoints:
             # before the state: a run that goes on from a state does not come to that step again
-            path = kept.step_path(settings.run_dir, step)
-            with staged(path, force=True) as folder:
-                write_folder(folder, path, self.job, step, outcome)
-            kept.prune(settings.run_dir, settings.keep_checkpoints)
+            values = self.world.values(self.job.model) if self.world.size > 1 else None
+            if self.world.is_main:
+                path = kept.step_path(settings.run_dir, step)
+                with staged(path, force=True) as folder:
+                    write_folder(folder, path, self.job, step, outcome, values=values)
+                kept.prune(settings.run_dir, settings.keep_checkpoints)
         held, moments = self.world.gather(self.optimizer, self.parameters)
         hooks = [hook.state() for hook in self.hooks]
         saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks)

@@ -7,9 +7,9 @@ there are. Nothing here is of our own making but the bookkeeping: torch shards, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError, UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class World:
         most = -(-len(windows) // self.size)
         most = -(-most // micro_batch) * micro_batch if most > micro_batch else most
         return mine + [_without_labels(windows[0])] * (most - len(mine))
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the main process, which alone does it; what it refuses is refused everywhere."""
+        if self.size == 1:
+            return work()
+        held: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                held[0] = work()
+            except SurgeonError as error:
+                held[1] = error
+        dist.broadcast_object_list(held)
+        if held[1] is not None:
+            raise held[1]
+        result: T = held[0]
+        return result
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a scalar over the processes."""
@@ -128,6 +146,10 @@ class World:
             for number, held in moments["state"].items()
         }
         return tensors, {"state": whole, "param_groups": moments["param_groups"]}
+
+    def values(self, model: Any) -> dict[str, Tensor]:
+        """The model's parameters by name, whole, on the main process' host; float32."""
+        return {name: self.gathered(p.detach()) for name, p in model.named_parameters()}
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """The whole tensor on the main process' host; elsewhere it is let go at once."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from surgeon.checkpoint.commit import check_apart, check_out, staged
 from surgeon.errors import SurgeonError
@@ -20,6 +24,7 @@ from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
 from surgeon.train.outcome import Outcome
+from surgeon.train.parallel import world_of
 from surgeon.train.settings import CptSettings
 
 
@@ -48,40 +53,53 @@ def run_cpt(
     """
     started = time.perf_counter()
     kept.check_keeping(settings)
-    check_out(settings.out_path, force)
-    run_dir = settings.run_dir
-    with state.owned(run_dir):
-        check_out(settings.out_path, force)  # again: the run that held the folder may have ended just now
-        waiting = state.latest(run_dir)
-        if waiting and not settings.resume and not force:
-            raise SurgeonError(
-                "a run to this output was broken off, and its state is kept",
-                str(run_dir),
-                "--resume goes on with it, --force starts anew",
-            )
-        if not waiting and not force and not (settings.resume and state.is_begun(run_dir)):
-            kept.check_free(run_dir)
+    world, place = world_of(settings.device)
+    progress = progress if world.is_main else SILENT
+    with ExitStack() as held:
+        waiting = world.from_main(lambda: _take(settings, force, held))
         progress.say("reading the model and the corpora")
-        job = prepare(settings)
+        job = prepare(settings, world=world, place=place)
         _check_apart(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # a method that refuses the run does so before anything is written
-        begin = None
-        if waiting and settings.resume:
-            state.check_settings(run_dir, job.record)
-            begin = state.load(waiting)
+        world.from_main(lambda: _begin(job, waiting))
+        begin = state.load(waiting) if waiting else None
+        if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
-        else:
-            state.clear(run_dir)
-            kept.clear(run_dir)
-            state.record_settings(run_dir, job.record)
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
         outcome = loop.run(begin, progress)
-        result = _commit(job, outcome, started, force)
-        if not settings.keep_state:
-            state.clear(run_dir)
-    return result
+        values = world.values(job.model) if world.size > 1 else None
+        return world.from_main(lambda: _commit(job, outcome, started, force, values))
+
+
+def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:
+    """Hold the run's folder (until `held` ends); gives the state to go on from."""
+    run_dir = settings.run_dir
+    check_out(settings.out_path, force)
+    held.enter_context(state.owned(run_dir))
+    check_out(settings.out_path, force)  # again: the run that held the folder may have ended just now
+    waiting = state.latest(run_dir)
+    if waiting and not settings.resume and not force:
+        raise SurgeonError(
+            "a run to this output was broken off, and its state is kept",
+            str(run_dir),
+            "--resume goes on with it, --force starts anew",
+        )
+    if not waiting and not force and not (settings.resume and state.is_begun(run_dir)):
+        kept.check_free(run_dir)
+    return waiting if settings.resume else None
+
+
+def _begin(job: Job, waiting: Path | None) -> None:
+    """Check that the run is the one that was broken off, or forget what was there and write down what begins."""
+    run_dir = job.settings.run_dir
+    if waiting:
+        state.check_settings(run_dir, job.record)
+    else:
+        state.clear(run_dir)
+        kept.clear(run_dir)
+        state.record_settings(run_dir, job.record)
 
 
 def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
@@ -107,10 +125,12 @@ def _check_apart(job: Job) -> None:
             )
 
 
-def _commit(job: Job, outcome: Outcome, started: float, force: bool) -> CptResult:
+def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Mapping[str, Tensor] | None) -> CptResult:
     out, run_dir = job.settings.out_path, job.settings.run_dir
     with staged(out, force) as folder:
-        written = write_folder(folder, out, job, job.shape.steps, outcome, run_dir / state.METRICS)
+        written = write_folder(folder, out, job, job.shape.steps, outcome, run_dir / state.METRICS, values)
+    if not job.settings.keep_state:
+        state.clear(run_dir)
     return CptResult(
         out=str(out),
         operation=OPERATION,

@@ -23,6 +23,7 @@ from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
+from surgeon.train.stop import whole
 
 SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
 _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.partial"}
@@ -114,14 +115,12 @@ def save(run_dir: Path, state: State, keep: int = 1) -> None:
     path = folder / f"step-{state.step:08d}.pt"
     temporary = path.with_suffix(".partial")
     try:
-        with temporary.open("wb") as file:
+        with whole(), temporary.open("wb") as file:
             torch.save(vars(state), file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch turns what the system says into a RuntimeError of its own
         temporary.unlink()
-        if isinstance(error.__context__, KeyboardInterrupt):  # and an interrupt too
-            raise KeyboardInterrupt from error
         free = shutil.disk_usage(folder).free
         raise SurgeonError(
             f"the state cannot be written ({free:,} bytes are free)",

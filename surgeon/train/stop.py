@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from surgeon.train.parallel import World
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is done within it is done whole: an interrupt comes after it. (One that comes while torch writes a file
+    can end in an abort of the process: its writer is finished in a destructor, from which nothing may be thrown.)"""
+    if threading.current_thread() is not threading.main_thread():  # it gets no interrupts
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Stop:

@@ -7,18 +7,25 @@ import pkgutil
 import shlex
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from run_cli import surgeon
 
 from surgeon.cli import commands
+from surgeon.cli.verbs import all_verbs
 
 ORDER = (
-    "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "simplify_adapter",
+    "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "cpt export", "simplify_adapter",
     "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods",
     "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
+
+
+def module_of(name: str) -> ModuleType:
+    """Of a command, or of a verb ("cpt export")."""
+    return all_verbs().get(name) or importlib.import_module(f"surgeon.cli.commands.{name}")
 
 
 def head(source: Path, target: Path, lines: int) -> None:
@@ -36,11 +43,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Path:
 
 
 def test_all_examples(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {m.name for m in pkgutil.iter_modules(commands.__path__)}
+    found = {m.name for m in pkgutil.iter_modules(commands.__path__)} | set(all_verbs())
     assert found == set(ORDER), "a new command has examples too: put it into ORDER"
     monkeypatch.chdir(workplace)
     for name in ORDER:
-        examples = importlib.import_module(f"surgeon.cli.commands.{name}").EXAMPLES
+        examples = module_of(name).EXAMPLES
         assert examples
         for line in examples:
             program, *words = shlex.split(line)
@@ -53,8 +60,8 @@ def test_all_examples(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [n.replace("_", "-") for n in ORDER])
 def test_help_shows_the_examples(name: str) -> None:
-    done = surgeon(name, "--help")
-    module = importlib.import_module(f"surgeon.cli.commands.{name.replace('-', '_')}")
+    done = surgeon(*name.split(), "--help")
+    module = module_of(name.replace("-", "_"))
     flat = " ".join(done.out.split())
     assert done.code == 0 and "Examples:" in flat
     for line in module.EXAMPLES:

@@ -13,7 +13,11 @@ from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
 from surgeon.train.segments import NAME, register
 
-FAMILIES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma2", "gemma3_text", "mistral", "mixtral")
+FAMILIES = (
+    "llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "mistral", "mixtral",
+    "phi", "phi3", "olmo2", "olmo3", "smollm3", "granite", "glm4", "starcoder2", "cohere", "exaone4",
+)  # fmt: skip
+SERVED = [f for f in FAMILIES if f not in ("gemma2", "gemma3_text")]  # by the lengths of segments
 LENGTHS = ((9, 1, 22), (32,), (20, 12))
 
 
@@ -53,7 +57,7 @@ def test_packed_logits_are_those_of_each_document_alone(family: str) -> None:
     assert torch.equal(labels, batch.labels)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3", "mixtral"])
+@pytest.mark.parametrize("family", SERVED)
 def test_attention_by_lengths_is_the_same(family: str) -> None:
     model, batch = model_of(family), packed_batch()
     reference = alone(model, batch)

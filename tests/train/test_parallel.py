@@ -1,0 +1,73 @@
+"""Two processes that share the model give what one gives, to the rounding of sums."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.reader import read
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
+
+PROGRAM = Path(__file__).with_name("parallel_run.py")
+
+
+def launch(options: dict[str, Any], processes: int = 2) -> subprocess.CompletedProcess[str]:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(PROGRAM)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *words, json.dumps(options)], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in next((out / "surgeon").glob("metrics-*.jsonl")).read_text().splitlines()]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: read(t).double() for name, t in Checkpoint.open(folder).tensors.items()}
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tied": ({"tie_word_embeddings": True}, {}),
+    "untied": ({"tie_word_embeddings": False}, {"regularize": ["l2_to_base"]}),
+    "a frozen part": ({"tie_word_embeddings": True}, {"train": r"layers\.[12]\.mlp", "group": ["down_proj:lr=0.5"]}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
+    changes, settings = CASES[case]
+    model = tiny("llama", **changes)
+    # 5 rows a step: the second process runs out of rows first
+    options = {
+        "model": str(model), "data": [str(corpus)], "tokens": 320, "seq_len": 16, "batch_tokens": 80, "micro_batch": 2,
+        "lr": 1e-3, "device": "cpu", "eval": [f"own={corpus}"], **settings,
+    }  # fmt: skip
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one")))
+    done = launch(options | {"out": str(tmp_path / "two")})
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        for key in ("loss", "grad_norm"):
+            if key in a:
+                assert b[key] == pytest.approx(a[key], rel=1e-5)
+        assert a["tokens"] == b["tokens"] and len(a.get("eval", [])) == len(b.get("eval", []))
+    before, first, second = tensors(model), tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    moved = 0
+    for name, value in first.items():
+        if torch.equal(value, before[name]):
+            assert torch.equal(second[name], before[name]), name
+        else:
+            moved += 1
+            assert float((second[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name
+    assert moved

@@ -147,6 +147,7 @@ class Loop:
 
     def _restore(self, start: state.State) -> None:
         self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
+        self.world.forget(self.job.model)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
 

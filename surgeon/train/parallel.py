@@ -173,6 +173,16 @@ class World:
             moments = {"state": placed, "param_groups": moments["param_groups"]}
         optimizer.load_state_dict(moments)
 
+    def forget(self, model: Any) -> None:
+        """Let go of what was gathered: a forward pass without a way back keeps the root's parameters, and the next
+        one would use them, whatever was written to the parts in between."""
+        if self.size > 1:
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     def part(self, whole: Tensor, like: Tensor) -> Tensor:
         """What this process holds of a whole tensor that is divided like another."""
         return self.local(self._placed(whole, like))

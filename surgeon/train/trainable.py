@@ -217,7 +217,7 @@ def _of_roles(
         hit = {name for name, role in roles.items() if role == word or role.startswith(word + ".")}
         if not hit or not word:
             known = sorted(set(roles.values()))
-            raise UsageError(f"no tensor has the role {word!r}", where, did_you_mean(word, known))
+            raise UsageError(f"no trained tensor has the role {word!r}", where, did_you_mean(word, known))
         chosen |= hit
     return chosen
 

@@ -115,7 +115,7 @@ def test_below_what_is_frozen_there_is_no_graph() -> None:
     [
         (["new-blocks:lr=2"], False, "no new blocks"),
         (["old-blocks:lr=0.1"], False, "no new blocks"),
-        (["role:mpl:lr=2"], True, "no tensor has the role"),
+        (["role:mpl:lr=2"], True, "no trained tensor has the role"),
         (["model|head:lr=0"], True, "every trained tensor has the rate 0"),
         (["old-blocks:lr=0.1", r"layers\.0\.:lr=2"], True, "any more"),
     ],

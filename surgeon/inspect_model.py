@@ -22,6 +22,7 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
     parameters: stored elements (a tied matrix once), in total and by role. vocab: token ids that the tokenizer
     gives, None without tokenizer.json. rows: of the embedding. dtypes: safetensors code -> parameters. bytes: of
     the tensors. deep: read every tensor (in pieces) for the warnings; otherwise only headers are read.
+    context: the longest text in tokens and the rotary parameters, None where transformers does not read config.json.
     """
     family = family_of(checkpoint)
     by_role: dict[str, int] = defaultdict(int)
@@ -43,12 +44,24 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "vocab": vocab,
         "rows": checkpoint.tensor(family.embedding).shape[0],
         "tied": family.tied,
+        "context": _context(checkpoint),
         "dtypes": dict(sorted(dtypes.items())),
         "shards": len(checkpoint.shards),
         "bytes": checkpoint.num_bytes,
         "lineage": lineage_tree(checkpoint.lineage) if checkpoint.lineage else None,
         "warnings": _warnings(checkpoint, family, vocab, progress) if deep else [],
     }
+
+
+def _context(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """{"length": tokens, "rope": kind of block -> rotary parameters, None for other positions}; None where
+    transformers does not read the configuration, which is no reason not to look at the weights."""
+    from surgeon.arch.positions import read_positions
+
+    try:
+        return read_positions(checkpoint.config, str(checkpoint.path)).to_json()
+    except SurgeonError:
+        return None
 
 
 def vocab_size(folder: Path) -> int | None:

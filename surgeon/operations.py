@@ -24,7 +24,8 @@ class Operation:
     function: str
     planned: bool
     describe: str | None = None  # for those that are not planned: what --dry-run prints
-    shows: str | None = None  # for those that are planned: what a plan adds to the result and to --dry-run
+    # what a plan adds to the result and to --dry-run; where nothing is planned, what is read out of the result itself
+    shows: str | None = None
 
     def settings_class(self) -> type[BaseModel]:
         found: type[BaseModel] = _load(self.settings)
@@ -33,8 +34,8 @@ class Operation:
     def call(self, settings: BaseModel, progress: Progress, **more: Any) -> Any:
         return _load(self.function)(settings, progress, **more)
 
-    def shown(self, plan: Any) -> dict[str, Any]:
-        found: dict[str, Any] = _load(self.shows)(plan) if self.shows else {}
+    def shown(self, done: Any) -> dict[str, Any]:
+        found: dict[str, Any] = _load(self.shows)(done) if self.shows else {}
         return found
 
 
@@ -44,6 +45,10 @@ OPERATIONS: dict[str, Operation] = {
         Operation("expand-layers", "surgeon.expand.plan:ExpandSettings", "surgeon.expand.plan:plan_expand", True),
         Operation(
             "extend-vocab", "surgeon.vocab.settings:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
+        ),
+        Operation(
+            "extend-context", "surgeon.context.plan:ExtendContextSettings", "surgeon.context.plan:plan_extend_context",
+            True, shows="surgeon.context.plan:shown",
         ),
         Operation(
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
@@ -64,11 +69,15 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "cpt", "surgeon.train.settings:CptSettings", "surgeon.train.run:run_cpt", False,
-            "surgeon.train.run:describe_cpt",
+            "surgeon.train.run:describe_cpt", shows="surgeon.measure.stability:of_result",
         ),
         Operation(
             "cpt export", "surgeon.train.export_settings:ExportSettings", "surgeon.train.export_run:run_export", False,
             "surgeon.train.export_run:describe_export",
+        ),
+        Operation(
+            "cpt anneal", "surgeon.train.anneal:AnnealSettings", "surgeon.train.anneal:anneal", False,
+            "surgeon.train.anneal:describe_anneal",
         ),
         Operation(
             "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",
@@ -102,7 +111,8 @@ def perform(
     if not chosen.planned:
         # what is not planned commits its output itself, if it has one (and so can describe it)
         result = chosen.call(settings, progress, **({"force": force, "inputs": inputs} if chosen.describe else {}))
-        return result if isinstance(result, dict) else result.to_json()
+        found: dict[str, Any] = result if isinstance(result, dict) else result.to_json()
+        return found | chosen.shown(found)
     from surgeon.ops.execute import execute
 
     out = Path(getattr(settings, "out"))  # noqa: B009 - every planned operation's settings have it

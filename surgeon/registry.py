@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "optimizer": "surgeon.train.optimizers",
     "meta": "surgeon.train.meta",
     "exporter": "surgeon.train.exporters",
+    "tracker": "surgeon.train.trackers",
     "kernel": "surgeon.ops.kernels",
 }
 

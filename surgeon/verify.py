@@ -31,8 +31,9 @@ def verify(
 
     Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
     promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), preserved rows, hull
-    certificates and, on `data`, that old text is left alone (extend-vocab), the same bytes when it is planned again
-    (merge, average, fold-adapter).
+    certificates and, on `data`, that old text is left alone (extend-vocab), frequencies by the formula and
+    finite logits at new positions (extend-context), the same bytes when it is planned again (merge, average,
+    fold-adapter).
     `parent`: where the first parent is now, when it has moved. `memory`: bytes that a model may take (by default what
     is available); a model that does not fit is not loaded. Raises SurgeonError without a lineage.
     """
@@ -93,6 +94,8 @@ def _function(
             return [_check(*c) for c in verify_expansion(folder, out, lineage, texts, room, progress)]
         case "extend-vocab":
             return _extended(parent_folder(out, lineage, parent), out, _texts(data) if data else [], progress)
+        case "extend-context":
+            return _longer(parent_folder(out, lineage, parent), out, lineage)
         case "attach-adapter":
             from surgeon.adapters.inspect import adapter_is_identity
 
@@ -112,6 +115,27 @@ def _undone(out: Path, lineage: Lineage) -> list[dict[str, Any]]:
     found, wanted = Checkpoint.open(out).read_digest(), original_digest(lineage)
     detail = f"{found[:19]}, before the expansion {(wanted or 'unknown')[:19]}"
     return [_check("it is the model from before the expansion, byte for byte", found == wanted, detail)]
+
+
+def _longer(parent: Path, out: Path, lineage: Lineage) -> list[dict[str, Any]]:
+    """The tensors are the parent's, the configuration is the parent's with the positions that were asked for, and
+    these do what they promised."""
+    from surgeon.checkpoint.tree_digest import weight_digests
+    from surgeon.context.plan import ExtendContextSettings, new_config
+    from surgeon.context.promise import check_frequencies, finite_logits
+
+    before, after = Checkpoint.open(parent), Checkpoint.open(out)
+    settings = ExtendContextSettings.model_validate(dict(lineage.settings) | {"model": str(parent), "out": out})
+    found = new_config(before, settings)
+    was, now = ({n: d for w in weight_digests(c.shards) for n, d in w.tensors.items()} for c in (before, after))
+    asked = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in lineage.settings.items())
+    checks = [
+        ("every tensor is the parent's, byte for byte", was == now, f"{len(now)} tensors"),
+        ("config.json is the parent's with other positions", found.config == after.config, asked),
+        *check_frequencies(before.config, after.config, str(out)),
+        finite_logits(after.config, found.before.length, str(out)),
+    ]
+    return [_check(*c) for c in checks]
 
 
 def _texts(data: Sequence[str]) -> list[str]:

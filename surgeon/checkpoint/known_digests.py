@@ -23,7 +23,7 @@ from surgeon.checkpoint.tree_digest import TREE, WeightDigest, weight_digests
 
 LARGE = 64 << 20
 _KEPT = 512  # files; the oldest go first
-_TICK_NS = 25_000_000  # more than two ticks of the slowest clock (100 Hz)
+TICK_NS = 25_000_000  # more than two ticks of the slowest clock (100 Hz)
 _FORMAT = 2
 _HEX = re.compile(r"[0-9a-f]{64}")
 Stamp = tuple[int, int, int, int, int]
@@ -54,7 +54,7 @@ def known_weight_digests(paths: Sequence[Path], threads: int | None = None) -> l
 def let_tick_pass(paths: Sequence[Path]) -> None:
     """Wait until large files have been what they are for long enough to be remembered: shorter than reading twice."""
     newest = max((stamp(path)[4] for path in paths if path.stat().st_size >= LARGE), default=0)
-    time.sleep(min(max(newest + _TICK_NS - time.time_ns(), 0), _TICK_NS) / 1e9)
+    time.sleep(min(max(newest + TICK_NS - time.time_ns(), 0), TICK_NS) / 1e9)
 
 
 def recall(mark: Stamp) -> WeightDigest | None:
@@ -74,7 +74,7 @@ def recall(mark: Stamp) -> WeightDigest | None:
 def remember(mark: Stamp, digest: WeightDigest, before_ns: int, linked: bool = False) -> None:
     """Keep a digest. before_ns: a time at which the file already had this stamp, and after which it was read.
     linked: the file has just been given a second name, which changes the inode but not what was last written."""
-    if mark[3 if linked else 4] > before_ns - _TICK_NS:
+    if mark[3 if linked else 4] > before_ns - TICK_NS:
         return
     _held[mark] = digest
     if mark[2] < LARGE:
@@ -90,6 +90,10 @@ def remember(mark: Stamp, digest: WeightDigest, before_ns: int, linked: bool = F
             old.unlink()
 
 
+def cache_home() -> Path:
+    """Where surgeon keeps what it can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())) / "surgeon"
+
+
 def _path(mark: Stamp) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return Path(home) / "surgeon" / "digests" / f"{mark[0]:x}-{mark[1]:x}.json"
+    return cache_home() / "digests" / f"{mark[0]:x}-{mark[1]:x}.json"

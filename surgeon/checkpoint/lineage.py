@@ -105,6 +105,17 @@ class RowMap(_Strict):
     calibration: dict[str, Any] | None = None
 
 
+class ContextChange(_Strict):
+    """How far positions reach (`length`, tokens, None where config.json does not say) and how they turn: `rope`, kind
+    of block ("all" where they share it) -> rotary parameters as transformers 5 spells them. `left`: the kinds that
+    were not changed. `before`: of the configuration."""
+
+    length: int | None
+    rope: dict[str, dict[str, Any]]
+    left: list[str] = Field(default_factory=list)
+    before: ConfigBefore = Field(default_factory=ConfigBefore)
+
+
 class Parent(_Strict):
     """An input of the operation. `name`: hub id or folder name; `path`: relative to the output, as it was then."""
 
@@ -132,12 +143,19 @@ class Lineage(_Strict):
     parents: list[Parent] = Field(default_factory=list)
     blocks: BlockMap | None = None
     rows: RowMap | None = None
+    context: ContextChange | None = None
     initial: dict[str, Any] = Field(default_factory=dict)
     adapter: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     merge: dict[str, Any] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a tensor of the parent is elsewhere here, or has other values by surgery: a step that only changes
+        the configuration does not count where tensors are met."""
+        return self.blocks is not None or self.rows is not None or bool(self.initial)
 
     def chain(self) -> Iterator[Lineage]:
         """This lineage, then that of the first parent, and so on to the oldest known."""

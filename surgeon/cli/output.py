@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeon.errors import SurgeonError
-from surgeon.progress import Advance
+from surgeon.progress import Advance, Show
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ class QuietProgress:
     def task(self, name: str, total: int | None, unit: str = "tensors") -> Iterator[Advance]:
         yield lambda amount: None
 
+    @contextmanager
+    def watch(self, name: str, total: int, unit: str = "steps") -> Iterator[Show]:
+        yield lambda done, lines, left: None
+
     def say(self, line: str) -> None:
         return None
 
@@ -134,6 +138,25 @@ class RichProgress:
             shown.remove_task(task)
             self._leave()
 
+    @contextmanager
+    def watch(self, name: str, total: int, unit: str = "steps") -> Iterator[Show]:
+        if not self._bars:
+            yield lambda done, lines, left: None
+            return
+        shown = self._enter()
+        task = shown.add_task(name, total=total, unit=unit, left=None)
+
+        def show(done: int, lines: Sequence[tuple[str, str]], left: float | None) -> None:
+            shown.lines[task] = list(lines)
+            shown.update(task, completed=done, left=left)
+
+        try:
+            yield show
+        finally:
+            shown.lines.pop(task, None)
+            shown.remove_task(task)
+            self._leave()
+
     def say(self, line: str) -> None:
         if self._shown is not None:
             self._shown.console.print(line, highlight=False, markup=False)
@@ -142,27 +165,12 @@ class RichProgress:
 
     def _enter(self) -> Any:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            SpinnerColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+
+        from surgeon.cli.display import Display
 
         with self._lock:
             if self._depth == 0:
-                self._shown = Progress(
-                    SpinnerColumn(),
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TaskProgressColumn(),
-                    TextColumn("{task.fields[unit]}"),
-                    TimeRemainingColumn(),
-                    console=Console(stderr=True),
-                    transient=True,
-                )
+                self._shown = Display(Console(stderr=True))
                 self._shown.start()
             self._depth += 1
             return self._shown

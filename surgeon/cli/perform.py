@@ -12,6 +12,7 @@ from surgeon.cli import deltas, scores
 from surgeon.cli.from_settings import Flags
 from surgeon.cli.output import pairs
 from surgeon.errors import UsageError
+from surgeon.measure import stability
 from surgeon.search import table as searches
 
 
@@ -71,7 +72,7 @@ def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
 def _lines(result: dict[str, Any]) -> list[str] | None:
     if "out" not in result or "finished" in result:
         return None
-    shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval")}
+    shown = {k: v for k, v in _plain(result).items() if k not in ("verified", "eval", "stability")}
     if "rounding" in shown:  # of the parts: --json
         shown["rounding"] = {k: v for k, v in shown["rounding"].items() if k != "parts"}
     lying = deltas.lines(shown.pop("vectors")) if "vectors" in shown else []
@@ -81,4 +82,7 @@ def _lines(result: dict[str, Any]) -> list[str] | None:
         lines += [
             f"  step {e['step']:>6}  {e['name']:<16} {e['bits_per_byte']:.4f} bits per byte" for e in result["eval"]
         ]
+    if result.get("stability"):
+        lines.append("stability")
+        lines += [f"  {found['name']:<16} {stability.describe(found)}" for found in result["stability"]]
     return lines

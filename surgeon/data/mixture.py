@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from surgeon.data.pack import Packed, Window
+from surgeon.data.turns import Turns
 from surgeon.errors import UsageError
 
 
@@ -14,7 +16,8 @@ def shares(
     """The share of tokens of each corpus; they sum to 1.
 
     The replay corpora get `replay_ratio` together, the others the rest: replayed tokens take the place of new ones,
-    so the compute does not grow. Inside each group shares follow the weights, or the sizes where none has a weight.
+    so the compute does not grow; or replay comes on top, where the run is made longer by as much. Inside each group
+    shares follow the weights, or the sizes where none has a weight.
     Source: Ibrahim et al. 2024 (2403.08763), compute-equivalent replay.
     """
     if not 0 <= replay_ratio < 1:
@@ -38,62 +41,44 @@ def shares(
     return [f / whole for f in found]
 
 
-class Turns:
-    """Which corpus the k-th window comes from, so that every count is within one of its share at every k.
+class Mixture:
+    """Batches of windows from several packed corpora; its whole state is the number of the step.
 
-    At each turn, among those whose share is due, the one whose deadline is nearest is taken.
-    Source: Tijdeman 1980, The chairman assignment problem (deviation at most 1 - 1/(2m - 2) for m corpora).
+    shares: of windows, from the first one on; later: (first window, shares) of stages with other ones, ascending.
+    first: how many windows come before a step, where that is not the step times `batch_rows`: for a batch that grows
+    (surgeon.train.batch_ramp).
     """
 
-    def __init__(self, shares: Sequence[float]) -> None:
-        self.shares = [float(s) for s in shares]
-        self._counts = [0] * len(self.shares)
-        self._turns: list[tuple[int, int]] = []
-
-    def __getitem__(self, k: int) -> tuple[int, int]:
-        """(corpus, how many windows it has given before)."""
-        while len(self._turns) <= k:
-            corpus = self._next(len(self._turns) + 1)
-            self._turns.append((corpus, self._counts[corpus]))
-            self._counts[corpus] += 1
-        return self._turns[k]
-
-    def _next(self, turn: int) -> int:
-        count = len(self.shares)
-        if count == 1:
-            return 0
-        slack = 1 / (2 * count - 2)
-        best, nearest = -1, float("inf")
-        for i, share in enumerate(self.shares):
-            owed = share * turn - self._counts[i]
-            if share > 0 and owed >= slack - 1e-9:
-                deadline = (1 - slack - owed) / share
-                if deadline < nearest:
-                    best, nearest = i, deadline
-        return best
-
-
-class Mixture:
-    """Batches of windows from several packed corpora; its whole state is the number of the step."""
-
-    def __init__(self, corpora: Sequence[Packed], shares: Sequence[float], batch_rows: int) -> None:
+    def __init__(
+        self, corpora: Sequence[Packed], shares: Sequence[float], batch_rows: int,
+        later: Sequence[tuple[int, Sequence[float]]] = (), first: Callable[[int], int] | None = None,
+    ) -> None:  # fmt: skip
         self.corpora, self.batch_rows = list(corpora), batch_rows
-        self._turns = Turns(shares)
+        self._turns = Turns(shares, later)
+        self._first = first or (lambda step: step * batch_rows)
 
-    def batch(self, step: int) -> list[Window]:
-        """The windows of optimiser step `step` (from 0), in order."""
-        return [self.corpora[corpus].window(number) for corpus, number in self._of(step)]
-
-    def origins(self, step: int) -> list[int]:
-        """The number of the corpus that each window of the batch comes from."""
-        return [corpus for corpus, _ in self._of(step)]
-
-    def _of(self, step: int) -> list[tuple[int, int]]:
-        return [self._turns[k] for k in range(step * self.batch_rows, (step + 1) * self.batch_rows)]
+    def batch(self, step: int, first: int = 0, stop: int | None = None) -> list[Window]:
+        """The windows of optimiser step `step` (from 0), in order; or those from `first` to `stop` of them, without
+        making the others: what one rank or one micro-batch reads."""
+        return [self.corpora[corpus].window(number) for corpus, number in self._rows(step, first, stop)]
 
     def counts(self, steps: int) -> list[int]:
         """How many windows each corpus gives in the first `steps` steps."""
-        found = [0] * len(self.corpora)
-        for k in range(steps * self.batch_rows):
-            found[self._turns[k][0]] += 1
-        return found
+        before = self._turns.counts(self._first(0))
+        return [after - b for after, b in zip(self._turns.counts(self._first(steps)), before, strict=True)]
+
+    def documents_of(self, step: int) -> list[dict[str, Any]]:
+        """What the windows of a step hold, in order, as plain data: the corpus by name, the number of the window in
+        it, and the numbers of the documents (from 0, in the order of the corpus) that parts of are in the window."""
+        return [
+            {
+                "corpus": self.corpora[corpus].tokens.name,
+                "window": number,
+                "documents": self.corpora[corpus].documents(number),
+            }
+            for corpus, number in self._rows(step, 0, None)
+        ]
+
+    def _rows(self, step: int, first: int, stop: int | None) -> list[tuple[int, int]]:
+        numbers = range(self._first(step), self._first(step + 1))[first:stop]
+        return [self._turns[number] for number in numbers]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -10,10 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.data.bins import Bins, best_fit, next_fit
 from surgeon.data.shuffle import keyed_permutation
 from surgeon.data.tokens import Tokens
 
-Packing = Literal["split", "whole"]
+Packing = Literal["split", "whole", "concat"]
 IGNORED = -100  # the label that no loss counts
 
 
@@ -22,41 +22,54 @@ class Window:
     """A row of S tokens. ids: int32 [S]. labels: int64 [S], the next token where it is a target, else IGNORED.
 
     lengths: of the segments (parts of documents) in order, padding included as the last one; they sum to S.
-    num_tokens: without padding.
+    num_tokens: without padding. replay: whether it is of a replay corpus.
     """
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int64]
     lengths: tuple[int, ...]
     num_tokens: int
+    replay: bool = False
 
     @property
     def positions(self) -> NDArray[np.int64]:
         """Positions that start again at 0 in every segment; int64 [S]."""
-        return np.concatenate([np.arange(n, dtype=np.int64) for n in self.lengths])
+        lengths = np.asarray(self.lengths)
+        return np.arange(len(self.ids), dtype=np.int64) - np.repeat(lengths.cumsum() - lengths, lengths)
 
 
 class Packed:
     """The windows of a corpus, numbered 0, 1, 2, ... over as many epochs as are asked for.
 
-    split: the documents of an epoch, in an order decided by (seed, stream, epoch), are one stream that is cut every
-    S tokens; a document that is cut goes on in the next window as a segment of its own. The stream has no
-    padding, also between epochs, and the token behind a cut is still the label of the token before it.
+    split: the documents of an epoch are one stream that is cut every S tokens; a document that is cut goes on in the
+    next window as a segment of its own. The stream has no padding, also between epochs, and the token behind a cut is
+    still the label of the token before it.
+    concat: the same stream, but a window is a single segment: attention crosses documents, positions run through the
+    window, and the first token of a document is the label of the last one before it (if it is to be learned).
     whole: documents of at most S tokens are never cut (longer ones are, every S tokens); they are put into windows
-    by best fit once, the rest of a window is padding, and the windows' order is decided by (seed, stream, epoch).
+    by best fit once, and the rest of a window is padding.
+    The order of documents (whole: of windows) is decided by (seed, stream, epoch). With a `ranking` (int64
+    [documents], see surgeon.data.order) it is that one in every epoch, and whole fills window after window.
     Every window is a pure function of its number.
     """
 
-    def __init__(self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing) -> None:
-        self.tokens, self.seq_len, self.packing = tokens, seq_len, packing
-        self._seed, self._stream = seed, stream
+    def __init__(
+        self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing,
+        ranking: NDArray[np.int64] | None = None, replay: bool = False,
+    ) -> None:  # fmt: skip
+        self.tokens, self.seq_len, self.packing, self._replay = tokens, seq_len, packing, replay
+        self._seed, self._stream, self._ranking = seed, stream, ranking
+        # plain views: a slice of a memmap costs more than a window
+        self._ids, self._learn, self._offsets = (
+            a.view(np.ndarray) for a in (tokens.ids, tokens.learn, tokens.offsets)
+        )
         # an epoch's order is O(documents) to make and is asked for again and again: keep the last two
         self._order = lru_cache(maxsize=2)(self._make_order)
 
     @property
     def tokens_per_window(self) -> float:
         """Mean number of tokens in a window, without padding."""
-        if self.packing == "split":
+        if self.packing != "whole":
             return float(self.seq_len)
         return self.tokens.num_tokens / len(self._bins)
 
@@ -65,75 +78,86 @@ class Packed:
         return num_windows * self.tokens_per_window / self.tokens.num_tokens
 
     def window(self, number: int) -> Window:
+        """Window `number`, from 0."""
+        size = self.seq_len
         if self.packing == "whole":
-            epoch, place = divmod(number, len(self._bins))
-            order, _ = self._order(epoch)
-            return self._build(self._bins[int(order[place])])
-        return self._build(self._cut(number * self.seq_len))
+            starts, stops = self._bin(number)
+            counts, used = stops - starts, int((stops - starts).sum())
+            end = self._offsets[np.searchsorted(self._offsets, stops[-1] - 1, side="right")]
+            more = counts.copy()
+            more[-1] += int(stops[-1] < end)  # the token behind a cut is learned here
+            held, labels = self._read(starts, more)
+            ids = np.zeros(size, dtype=np.int32)
+            ids[:used] = held[:used]
+            padded = np.full(size, IGNORED, dtype=np.int64)
+            padded[: len(labels)] = labels
+            padding = () if used == size else (size - used,)
+            return Window(ids, padded, (*counts.tolist(), *padding), used, self._replay)
+        starts, counts = self._cut(number * size, size + 1)
+        held, labels = self._read(starts, counts)
+        counts[-1] -= 1  # the token behind the window
+        lengths = (size,) if self.packing == "concat" else tuple(counts[counts > 0].tolist())
+        return Window(held[:size], labels, lengths, size, self._replay)
 
-    def _cut(self, begin: int) -> list[tuple[int, int]]:
-        """Segments (start and stop in `ids`) of the stream from `begin` on, S tokens in all."""
-        segments, room = [], self.seq_len
+    def documents(self, number: int) -> list[int]:
+        """The numbers of the documents, in their order in the corpus from 0, that window `number` holds parts of."""
+        starts = self._bin(number)[0] if self.packing == "whole" else self._cut(number * self.seq_len, self.seq_len)[0]
+        found: list[int] = (np.searchsorted(self._offsets, starts, side="right") - 1).tolist()
+        return found
+
+    def _bin(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        epoch, place = divmod(number, len(self._bins))
+        return self._bins.pieces(int(self._order(epoch)[0][place]))
+
+    def _cut(self, begin: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(starts, lengths) of the segments of `count` tokens of the stream from `begin` on."""
+        starts, lengths = [], []
         epoch, place = divmod(begin, self.tokens.num_tokens)
-        while room:
+        while count:
             order, ends = self._order(epoch)
-            at = int(np.searchsorted(ends, place, side="right"))
-            while room and at < len(order):
-                document = int(order[at])
-                stop = int(self.tokens.offsets[document + 1])
-                start = stop - (int(ends[at]) - place)
-                taken = min(room, stop - start)
-                segments.append((start, start + taken))
-                room, place, at = room - taken, place + taken, at + 1
-            epoch, place = epoch + 1, 0
-        return segments
+            first = int(ends.searchsorted(place, side="right"))
+            last = int(ends.searchsorted(place + count, side="left"))
+            documents = order[first : last + 1]
+            begins, stops = self._offsets[documents], self._offsets[documents + 1]
+            begins[0] = stops[0] - (ends[first] - place)
+            taken = min(count, self.tokens.num_tokens - place)
+            stops[-1] -= ends[first + len(documents) - 1] - (place + taken)
+            starts.append(begins)
+            lengths.append(stops - begins)
+            count, epoch, place = count - taken, epoch + 1, 0
+        found = (starts[0], lengths[0]) if len(starts) == 1 else (np.concatenate(starts), np.concatenate(lengths))
+        kept = found[1] > 0  # a document without tokens is no segment
+        return found if kept.all() else (found[0][kept], found[1][kept])
 
-    def _build(self, segments: list[tuple[int, int]]) -> Window:
-        ids = np.zeros(self.seq_len, dtype=np.int32)
-        labels = np.full(self.seq_len, IGNORED, dtype=np.int64)
-        at, lengths = 0, []
-        for start, stop in segments:
-            count = stop - start
-            ids[at : at + count] = self.tokens.ids[start:stop]
-            # the document's end bounds the labels, not the segment's: the token behind a cut is learned here
-            end = int(self.tokens.offsets[np.searchsorted(self.tokens.offsets, start, side="right")])
-            known = min(stop + 1, end) - (start + 1)
-            following = self.tokens.ids[start + 1 : start + 1 + known]
-            wanted = self.tokens.learn[start + 1 : start + 1 + known]
-            labels[at : at + known] = np.where(wanted, following, IGNORED)
-            at += count
-            lengths.append(count)
-        if at < self.seq_len:
-            lengths.append(self.seq_len - at)
-        return Window(ids, labels, tuple(lengths), at)
+    def _read(
+        self, starts: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The tokens of segments, int32 [T], and the labels of all but the last, int64 [T - 1]."""
+        ends = counts.cumsum()
+        index = np.repeat(starts - (ends - counts), counts)
+        index += np.arange(len(index))
+        ids = self._ids[index]
+        labels = np.where(self._learn[index[1:]], ids[1:], IGNORED).astype(np.int64)
+        if self.packing != "concat":
+            labels[ends[:-1] - 1] = IGNORED  # the last token of a document has no label in the next one
+        return ids, labels
 
     def _make_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epoch's order of documents (or of bins) and, for documents, their ends in the epoch's stream."""
+        if self._ranking is not None and epoch:
+            return self._order(0)
         if self.packing == "whole":
-            return keyed_permutation(len(self._bins), self._seed, self._stream, epoch), np.empty(0, np.int64)
-        order = keyed_permutation(self.tokens.num_documents, self._seed, self._stream, epoch)
-        return order, np.cumsum(np.diff(self.tokens.offsets)[order])
+            count = len(self._bins)
+            if self._ranking is not None:
+                return np.arange(count), np.empty(0, np.int64)
+            return keyed_permutation(count, self._seed, self._stream, epoch), np.empty(0, np.int64)
+        order = self._ranking
+        if order is None:
+            order = keyed_permutation(self.tokens.num_documents, self._seed, self._stream, epoch)
+        return order, np.cumsum(np.diff(self._offsets)[order])
 
     @cached_property
-    def _bins(self) -> list[list[tuple[int, int]]]:
-        """Best fit decreasing: every piece goes where it leaves the least room. Source: Johnson 1973."""
-        size, offsets = self.seq_len, self.tokens.offsets
-        pieces = [
-            (a, min(a + size, int(offsets[d + 1])))
-            for d in range(self.tokens.num_documents)
-            for a in range(int(offsets[d]), int(offsets[d + 1]), size)
-        ]
-        pieces.sort(key=lambda p: (p[0] - p[1], p[0]))
-        bins: list[list[tuple[int, int]]] = []
-        open_bins: list[tuple[int, int]] = []  # (room, bin), ascending
-        for start, stop in pieces:
-            at = bisect.bisect_left(open_bins, (stop - start, -1))
-            if at == len(open_bins):
-                room, number = size, len(bins)
-                bins.append([])
-            else:
-                room, number = open_bins.pop(at)
-            bins[number].append((start, stop))
-            if room > stop - start:
-                bisect.insort(open_bins, (room - (stop - start), number))
-        return bins
+    def _bins(self) -> Bins:
+        if self._ranking is not None:
+            return next_fit(self._offsets, self.seq_len, self._ranking)
+        return best_fit(self._offsets, self.seq_len)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from surgeon.checkpoint.digest import file_digests, json_digest
+from surgeon.checkpoint.digest import json_digest
+from surgeon.data.hub import PREFIX, HubDataset, hub_files, hub_records, parse_hub
+from surgeon.data.known_files import known_file_digests
 from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
-CorpusWord = Annotated[str, "corpus"]
-"""The type of a method's option that names a corpus, NAME=PATH or PATH: it is an input of the run like any other."""
 SUFFIXES = (".jsonl", ".txt", ".parquet")
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")
@@ -26,6 +27,8 @@ class Corpus:
 
     text_field: the field of .jsonl and .parquet records. lines: a .txt file holds a document a line.
     format: `text`, `instruct` (records with instruction/input/output or messages), or `auto`: as the first record.
+    score_field: a field of every record that holds a number, read as the document's score. hub: a dataset that the
+    datasets library reads; then `path` is only its name.
     """
 
     name: str
@@ -34,15 +37,19 @@ class Corpus:
     text_field: str = "text"
     lines: bool = False
     format: Format = "auto"
+    score_field: str | None = None
+    hub: HubDataset | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: either its text, or the messages of a conversation ({"role", "content"}, in order)."""
+    """One document: either its text, or the messages of a conversation ({"role", "content"}, in order).
+    score: the number in the corpus' score field; not a number where none is read."""
 
     where: str
     text: str | None = None
     messages: tuple[dict[str, str], ...] = ()
+    score: float = math.nan
 
 
 def parse_corpus(
@@ -51,14 +58,19 @@ def parse_corpus(
     """`PATH`, `NAME=PATH` or `NAME=PATH:WEIGHT`; the tail after the last colon is a weight only if it is a number.
 
     A path that exists as written wins over any other reading. Without a name, the file's name without its suffix.
+    `hf:` in the place of a path: see surgeon.data.hub.
     """
     name, weight, path = "", None, text
+    hub = None
     if not Path(text).exists():
         left, equals, right = text.partition("=")
         if equals and _NAME.match(left):
             name, path = left, right
+        if path.startswith(PREFIX):
+            hub, weight = parse_hub(path)
+            path = str(hub)
         head, colon, tail = path.rpartition(":")
-        if colon and head and _WEIGHT.match(tail) and not Path(path).exists():
+        if hub is None and colon and head and _WEIGHT.match(tail) and not Path(path).exists():
             path, weight = head, float(tail)
     if weight is not None and (weight <= 0 or not weighted):
         problem = "a weight must be above zero" if weighted else "a weight has no meaning here"
@@ -66,6 +78,8 @@ def parse_corpus(
     if not path:
         raise UsageError("the corpus has no path", text, "write PATH or NAME=PATH[:WEIGHT]")
     found = Path(path)
+    if hub is not None:
+        return Corpus(name or Path(hub.name).name, found, weight, text_field, lines, format, hub=hub)
     if not found.exists():
         raise SurgeonError(
             "there is no such corpus", path, "give a .jsonl, .txt or .parquet file, or a folder of them"
@@ -76,6 +90,8 @@ def parse_corpus(
 
 def files(corpus: Corpus) -> list[Path]:
     """The files of a corpus: itself, or everything readable below a folder, ordered by relative path."""
+    if corpus.hub is not None:
+        return hub_files(corpus.hub)
     if corpus.path.is_dir():
         found = [p for p in corpus.path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES]
         if not found:
@@ -96,20 +112,24 @@ def files(corpus: Corpus) -> list[Path]:
 
 def corpus_digest(corpus: Corpus) -> str:
     """Of the contents of its files in order, and of how they are read; where they lie does not matter."""
-    how = [corpus.text_field, corpus.lines, corpus.format]
-    return json_digest([file_digests(files(corpus)), how])
+    how: list[Any] = [corpus.text_field, corpus.lines, corpus.format]
+    if corpus.hub is not None:
+        how.append(["hub", corpus.hub.split])  # a part of a split is read from the files of all of it
+    return json_digest([known_file_digests(files(corpus)), how])
 
 
 def documents(corpus: Corpus) -> Iterator[Document]:
     """The documents in order. Refuses broken files, records without text, and a corpus without any document."""
     form, count = corpus.format, 0
-    for path in files(corpus):
+    for path in [corpus.path] if corpus.hub is not None else files(corpus):
         for where, record in _records(path, corpus):
             if isinstance(record, str):
                 document = _text(record, where, path)
             else:
                 form = _form(record, corpus) if form == "auto" else form
                 document = _from_record(record, corpus, form, where)
+            if corpus.score_field is not None:
+                document = replace(document, score=_score(record, corpus.score_field, where))
             count += 1
             yield document
     if not count:
@@ -118,7 +138,9 @@ def documents(corpus: Corpus) -> Iterator[Document]:
 
 def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] | str]]:
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    if corpus.hub is not None:
+        yield from hub_records(corpus.hub)
+    elif suffix == ".parquet":
         yield from _parquet(path)
     elif suffix == ".txt" and not corpus.lines:
         raw = path.read_bytes()
@@ -217,6 +239,18 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
     asked = f"{instruction}\n\n{extra}" if extra else instruction
     answered = ({"role": "user", "content": asked}, {"role": "assistant", "content": output})
     return _conversation(where, corpus.path, answered)
+
+
+def _score(record: dict[str, Any] | str, field: str, where: str) -> float:
+    value = None if isinstance(record, str) else record.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        has = "a text without fields" if isinstance(record, str) else f"it has {', '.join(record)}"
+        raise SurgeonError(
+            f"the record has no number in its field {field!r} ({has})",
+            where,
+            "score every record, or read unscored ones as a corpus of their own",
+        )
+    return float(value)
 
 
 def _text(text: str, where: str, path: Path) -> Document:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from surgeon.data.template import Rendered, render
 from surgeon.errors import SurgeonError
 
 LossOn = Literal["response", "all"]
-_BATCH = 512
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_BATCH = 512  # documents, and at most so many characters (but one document at least):
+_BATCH_CHARACTERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Tokens:
     """The documents of a corpus one behind the other.
 
     ids: int32 [tokens]. learn: bool [tokens], whether the token is a target. offsets: int64 [documents + 1].
-    instruct: the corpus holds instruction records. num_bytes: of the text, in UTF-8.
+    instruct: the corpus holds instruction records. num_bytes: of the text, in UTF-8. The arrays may be mapped from a
+    file. max_id: the greatest id. learned: how many tokens are targets; both are counted where they are not given.
     """
 
     name: str
@@ -32,6 +36,14 @@ class Tokens:
     offsets: NDArray[np.int64]
     instruct: bool
     num_bytes: int
+    max_id: int = -1
+    learned: int = -1
+
+    def __post_init__(self) -> None:
+        if self.max_id < 0:
+            object.__setattr__(self, "max_id", int(self.ids.max()))
+        if self.learned < 0:
+            object.__setattr__(self, "learned", int(self.learn.sum()))
 
     @property
     def num_documents(self) -> int:
@@ -68,30 +80,69 @@ def tokenise(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> To
     The end token is learned like any other, whatever the padding token is. With `loss_on="response"` the targets of
     instruction records are the answers and the token that ends each of them. A document is never truncated here.
     """
+    held = list(chunks(corpus, tokenizer, loss_on))
+    offsets = np.cumsum(np.concatenate([[0], *(c.lengths for c in held)]), dtype=np.int64)
+    ids, learn = np.concatenate([c.ids for c in held]), np.concatenate([c.learn for c in held])
+    return Tokens(corpus.name, ids, learn, offsets, any(c.instruct for c in held), sum(c.num_bytes for c in held))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some documents in a row: ids and learn as in Tokens, lengths int64 [documents]; num_bytes: of their text."""
+
+    ids: NDArray[np.int32]
+    learn: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+    instruct: bool
+    num_bytes: int
+
+
+def chunks(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> Iterator[Chunk]:
+    """The tokens of a corpus in order, a batch of documents at a time.
+
+    A thread encodes a batch (the library's own threads share it) while the next one is read and rendered.
+    """
     marks = specials(tokenizer)
-    ids: list[NDArray[np.int32]] = []
-    learn: list[NDArray[np.bool_]] = []
-    lengths, num_bytes, instruct = [0], 0, False
-    for batch in _batches(documents(corpus)):
-        rendered = [render(document, tokenizer) for document in batch]
-        instruct = instruct or batch[0].text is None
-        num_bytes += sum(len(r.text.encode("utf-8")) for r in rendered)
-        encoded = encode(rendered, tokenizer)
-        for one, (content, spans) in zip(rendered, encoded, strict=True):
+
+    def rendered() -> Iterator[tuple[list[Rendered], bool]]:
+        for batch in _batches(documents(corpus)):
+            yield [render(document, tokenizer) for document in batch], batch[0].text is None
+
+    for (batch, instruct), encoded in _ahead(rendered(), lambda one: encode(one[0], tokenizer)):
+        ids, learn = [], []
+        for one, (content, spans) in zip(batch, encoded, strict=True):
             mask = targets(one, content, spans, tokenizer) if loss_on == "response" else None
             document_ids, document_learn = _wrap(one, content, mask, marks)
             ids.append(document_ids)
             learn.append(document_learn)
-            lengths.append(len(document_ids))
-    offsets = np.cumsum(np.asarray(lengths, dtype=np.int64))
-    return Tokens(corpus.name, np.concatenate(ids), np.concatenate(learn), offsets, instruct, num_bytes)
+        lengths = np.asarray([len(i) for i in ids], dtype=np.int64)
+        num_bytes = sum(len(one.text.encode("utf-8")) for one in batch)
+        yield Chunk(np.concatenate(ids), np.concatenate(learn), lengths, instruct, num_bytes)
+
+
+def _ahead(source: Iterator[_T], work: Callable[[_T], _R]) -> Iterator[tuple[_T, _R]]:
+    """Each item with what `work` makes of it in a thread, while the item after it is taken from the source."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[_T, Future[_R]] | None = None
+        for item in source:
+            following = item, pool.submit(work, item)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def encode(rendered: list[Rendered], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Token ids without special tokens of the tokenizer's own, and the characters each covers (for answers only)."""
+    texts = [r.text for r in rendered]
     spans_wanted = any(r.answers for r in rendered)
+    if not spans_wanted and _is_plain(tokenizer):
+        # what the call below comes to, without offsets, which nobody wants, and without copies
+        tokenizer("", add_special_tokens=False)  # as it does: no truncation, no padding
+        return [(e.ids, []) for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     found = tokenizer(
-        [r.text for r in rendered],
+        texts,
         add_special_tokens=False,
         return_offsets_mapping=spans_wanted,
         return_attention_mask=False,
@@ -99,6 +150,14 @@ def encode(rendered: list[Rendered], tokenizer: Any) -> list[tuple[list[int], li
     )
     spans = found["offset_mapping"] if spans_wanted else [[] for _ in rendered]
     return list(zip(found["input_ids"], spans, strict=True))
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Whether a call of the tokenizer is a call of the tokenizers library and nothing more."""
+    from transformers import TokenizersBackend
+
+    names = ("__call__", "_encode_plus", "set_truncation_and_padding")
+    return all(getattr(type(tokenizer), name) is getattr(TokenizersBackend, name) for name in names)
 
 
 def answer_tokens(one: Rendered, spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
@@ -129,10 +188,19 @@ def _wrap(
     last = int(np.flatnonzero(learn)[-1]) if learn.any() else len(content) - 1
     ended = marks.end is None or marks.end in content[last if one.answers else len(content) - 1 :]
     end = () if ended or marks.end is None else (marks.end,)
-    ids = np.asarray([*start, *content, *end], dtype=np.int32)
+    ids = np.empty(len(start) + len(content) + len(end), dtype=np.int32)
+    ids[: len(start)], ids[len(start) : len(ids) - len(end)], ids[len(ids) - len(end) :] = start, content, end
     return ids, np.concatenate([np.zeros(len(start), np.bool_), learn, np.ones(len(end), np.bool_)])
 
 
 def _batches(source: Iterator[Document]) -> Iterator[list[Document]]:
-    while batch := list(islice(source, _BATCH)):
+    batch: list[Document] = []
+    size = 0
+    for document in source:
+        batch.append(document)
+        size += len(document.text) if document.text is not None else sum(len(m["content"]) for m in document.messages)
+        if len(batch) == _BATCH or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch

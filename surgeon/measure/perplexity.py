@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     models: Sequence[str], data: Sequence[str], tokens: int | None = None, *, context: int | None = None,
+    by_position: bool = False, positions: Sequence[int] | None = None,
     device: Device = "auto", dtype: Dtype = "auto", text_field: str = "text", lines: bool = False,
     trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:  # fmt: skip
@@ -28,12 +29,17 @@ def evaluate(
 
     tokens: take documents of each corpus in order until the first model's tokenizer counts this many; documents are
     taken whole, and the same ones serve every model. context: tokens of a window, at most the model's own
-    (default: the model's, up to 4096). Longer documents are read in windows that overlap by half.
+    (default: the model's, up to 4096). Longer documents are read in windows that overlap by half. by_position: adds
+    "by_position" to each corpus, the loss by how many tokens stand before (see surgeon.measure.positions);
+    positions: the ends of its buckets.
     """
-    from surgeon.data.items import take
+    from surgeon.data.items import prepare, take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
-    from surgeon.train.score import score_documents
+    from surgeon.measure.positions import measure_positions
+    from surgeon.train.score import score_documents, window_length
 
+    if positions is not None and not by_position:
+        raise UsageError("--positions are of --by-position", "--positions", "add --by-position")
     if not models or not data:
         raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
@@ -60,6 +66,10 @@ def evaluate(
             for corpus, held in zip(corpora, chosen, strict=True):
                 result = score_documents(model, tokenizer, held, context)
                 scores.append({"name": corpus.name} | as_json(result))
+                if by_position:
+                    items, length = prepare(held, tokenizer), window_length(model, context)
+                    found_at = measure_positions(model, items, length, positions, corpus.name)
+                    scores[-1]["by_position"] = found_at
                 advance(1)
         found.append({"model": text, "corpora": scores})
     return {"models": found}

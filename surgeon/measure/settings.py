@@ -19,6 +19,12 @@ class EvaluateSettings(BaseModel):
     data: list[str] = Field(description="A corpus, NAME=CORPUS; repeatable.")
     tokens: int | None = Field(None, gt=0, description="Whole documents until this many tokens (k, M, B).")
     context: int | None = Field(None, gt=1, description="Tokens of a window, at most the model's own.")
+    by_position: bool = Field(
+        False, description="Also the loss by position, on windows that documents fill (short ones are left out)."
+    )
+    positions: list[int] | None = Field(
+        None, description="The ends of the buckets of --by-position: 32,64,... [32, 64, 128, ... up to the context]"
+    )
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
     lines: bool = Field(False, description="A .txt file holds a document a line.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import Lineage
+from surgeon.checkpoint.lineage import ContextChange, Lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError
 from surgeon.merge.pieces import attachments
@@ -26,7 +26,7 @@ class Member:
     first (training changes values, not positions, so it does not count). tables: the folder of the values that the
     steps refer to. adapter: digest of an adapter on it, folder: where that is; changed: the tensors that the adapter
     changes, by what they become. met: where the base's rows are in this model, for one without lineage whose tokens
-    stand elsewhere.
+    stand elsewhere. context: how positions turn, where that has changed since the base.
     """
 
     role: str
@@ -38,6 +38,7 @@ class Member:
     folder: Path | None = None
     changed: Mapping[str, Source] = field(default_factory=dict)
     met: Met | None = None
+    context: ContextChange | None = None
 
     @cached_property
     def family(self) -> Family:
@@ -67,7 +68,8 @@ class Member:
 
 
 def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, base: Member) -> tuple[Lineage, ...]:
-    """The surgery steps from `base` to `checkpoint`, oldest first, as `lineage` tells; empty for a model without one.
+    """The surgery steps from `base` to `checkpoint` that move tensors or set values, oldest first, as `lineage` tells;
+    empty for a model without one.
 
     Raises SurgeonError where the lineage does not lead to the base.
     """
@@ -75,7 +77,7 @@ def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, ba
         return ()
     steps: list[Lineage] = []
     for step in lineage.chain():
-        if step.kind == "surgery":
+        if step.kind == "surgery" and step.moves:
             steps.append(step)
         if step.parents and step.parents[0].digest == base.checkpoint.digest:
             return tuple(reversed(steps))

@@ -15,6 +15,7 @@ from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
+from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
 from surgeon.merge.quantised import refuse_quantised
@@ -87,6 +88,7 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
     asked = None if onto is None else _placed(open_member(onto, "onto"), root, how)
     target = _target(root, added, asked)
+    check_contexts(target, [entry.member for entry in added])
     added = [Weighted(_met(e.member, root, target), e.weight) for e in added]
     target = next((e.member for e in added if e.member.digest == target.digest), _met(target, root, target))
     if target.digest == root.digest:
@@ -118,12 +120,15 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
             "merge models of one base",
         )
     if checkpoint.lineage is not None:
-        return replace(member, steps=surgery_since(checkpoint.lineage, checkpoint, member.name, base))
+        steps = surgery_since(checkpoint.lineage, checkpoint, member.name, base)
+        return replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
     changed = _shapes(checkpoint) != _shapes(base.checkpoint)
     if how.lineage is not None and changed:
         given = _given_lineage(how.lineage)
         steps = surgery_since(given, checkpoint, str(how.lineage), base)
-        member = replace(member, steps=steps, tables=how.lineage.parent / SURGEON_DIR)
+        member = replace(
+            member, steps=steps, tables=how.lineage.parent / SURGEON_DIR, context=context_since(given, base)
+        )
         _check_fits(member, how.lineage)
     elif how.blocks is not None and member.family.depth != base.family.depth:
         step = assumed_blocks(how.blocks, base.checkpoint)
@@ -170,8 +175,8 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def _target(base: Member, added: Sequence[Weighted], asked: Member | None) -> Member:
-    """--onto, else the most operated-on model: of several, the one of the largest weight, then by digest. Rows of its
-    own count as an operation."""
+    """--onto, else the most operated-on model: of several, one whose context was extended, then the one of the largest
+    weight, then by digest. Rows of its own and a longer context count as an operation."""
     deepest = max((e.member.level for e in added), default=0)
     if asked is not None:
         if asked.level < deepest:
@@ -184,8 +189,10 @@ def _target(base: Member, added: Sequence[Weighted], asked: Member | None) -> Me
         return asked
     candidates = [e for e in added if e.member.level == deepest]
     if deepest == 0:
-        candidates = [e for e in candidates if _rows(e.member) > _rows(base)]
-    return max(candidates, key=lambda e: max(map(abs, e.weight.values))).member if candidates else base
+        candidates = [e for e in candidates if _rows(e.member) > _rows(base) or e.member.context is not None]
+    if not candidates:
+        return base
+    return max(candidates, key=lambda e: (e.member.context is not None, max(map(abs, e.weight.values)))).member
 
 
 def _rows(member: Member) -> int:

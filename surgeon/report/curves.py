@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from surgeon.checkpoint.digest import file_digest
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError
+from surgeon.measure.stability import of_evaluations
 
 POINTS = 400  # most points of a drawn curve: more steps are drawn as means of equal groups
 
@@ -57,11 +58,16 @@ class Training:
     evals: list[EvalPoint] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def stability(self) -> list[dict[str, Any]]:
+        """What every corpus lost on the way; see surgeon.measure.stability."""
+        return of_evaluations([e.model_dump() for e in self.evals])
+
     def to_json(self) -> dict[str, Any]:
         evals = [e.model_dump(exclude_unset=True) for e in self.evals]
         return {
             "title": self.title, "file": self.file, "digest": self.digest, "settings": self.settings,
-            "steps": self.lines, "eval": evals,
+            "steps": self.lines, "eval": evals, "stability": self.stability,
         }  # fmt: skip
 
 

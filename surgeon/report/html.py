@@ -17,12 +17,14 @@ from surgeon.report import words
 from surgeon.report.block_map import strips
 from surgeon.report.curves import Line, Training, curves
 from surgeon.report.deltas import Deltas, heats
+from surgeon.report.forgetting import lost, rows
 from surgeon.report.gather import Content, Search, gather
 from surgeon.report.plots import (
     drawable,
     eval_svg,
     heat_svg,
     learning_svg,
+    lost_svg,
     models_svg,
     scores_svg,
     search_svg,
@@ -112,6 +114,8 @@ def _drawn(training: Training, number: int) -> dict[str, Any]:
     name = f"t{number}"
     last = training.steps[-1] if training.steps else None
     losses = [s.loss for s in training.steps if s.loss is not None]
+    found = training.stability
+    forgotten = lost(found, training.evals)
     return {
         "title": training.title,
         "curves": drawing,
@@ -119,6 +123,11 @@ def _drawn(training: Training, number: int) -> dict[str, Any]:
         "eval": eval_svg(drawing, f"{name}-eval", f"Held-out corpora during {training.title}")
         if any(drawable(line) for line in drawing.evals)
         else None,
+        "forgotten": lost_svg(forgotten, f"{name}-lost", f"What was lost during {training.title}")
+        if forgotten
+        else None,
+        "stability": rows(found),
+        "stability_unit": found[0]["unit"] if found else None,
         "facts": [
             ("steps", words.plain(last.step if last else None)),
             ("tokens", words.plain(last.tokens if last else None)),

@@ -14,6 +14,7 @@ from surgeon.expand.scores_plot import SIZE, draw_scores
 from surgeon.figure import svg_text
 from surgeon.report.curves import Curves, Line
 from surgeon.report.deltas import Heat
+from surgeon.report.forgetting import Lost, draw_lost
 from surgeon.report.words import short, visible
 from surgeon.search.front_plot import Colours, draw_search
 from surgeon.search.front_plot import size as search_size
@@ -73,6 +74,23 @@ def eval_svg(curves: Curves, name: str, label: str) -> Markup:
             _axis(ax, ticks=4)
             ax.set_xlabel(curves.eval_axis)
         for ax in axes[len(lines) :]:
+            ax.set_axis_off()
+
+    return _svg(draw, (7.2, 2.1 * num_rows), name, label)
+
+
+def lost_svg(shown: Sequence[Lost], name: str, label: str) -> Markup:
+    """A panel for every corpus that got worse on the way: the loss minus the first one against the step."""
+    num_rows = math.ceil(len(shown) / PANELS)
+
+    def draw(figure: Figure) -> None:
+        axes: list[Axes] = figure.subplots(num_rows, min(PANELS, len(shown)), squeeze=False).ravel().tolist()
+        for curve, ax in zip(shown, axes, strict=False):
+            _title(ax, _short_title(curve.line.name))
+            _axis(ax, ticks=4)
+            draw_lost(ax, curve, plain=_EVAL, mark=_LOSS, grid=_INK)
+            ax.set_xlabel("step")
+        for ax in axes[len(shown) :]:
             ax.set_axis_off()
 
     return _svg(draw, (7.2, 2.1 * num_rows), name, label)

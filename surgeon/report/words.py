@@ -47,6 +47,14 @@ def percent(value: float | None) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
+def signed(value: float | None, digits: int = 4) -> str:
+    """A difference, `+0.0123`; what rounds to nothing carries no sign."""
+    if value is None:
+        return ABSENT
+    text = f"{value:+,.{digits}f}"
+    return text[1:] if not text.strip("+-0.") else text
+
+
 def share(value: float | None) -> str:
     """A part of a whole, `97.3%`; what is not all of it is never written as 100%."""
     if value is None:

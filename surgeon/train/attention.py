@@ -67,8 +67,8 @@ def holds(model: Any, mode: Mode) -> bool:
     was_training = model.training
     model.eval()
     try:
-        packed = logits(model, _probe(model), mode)[0].float()
-        alone = logits(model, _probe(model), "rows")[0].float() if mode == "mask" else _alone(model)
+        packed = logits(model, probe(model), mode)[0].float()
+        alone = logits(model, probe(model), "rows")[0].float() if mode == "mask" else _alone(model)
     except (TypeError, ValueError, RuntimeError, NotImplementedError, KeyError):
         return False
     finally:
@@ -85,12 +85,12 @@ def _alone(model: Any) -> Tensor:
     name = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        return logits(model, _probe(model), "rows")[0].float()
+        return logits(model, probe(model), "rows")[0].float()
     finally:
         model.set_attn_implementation(name)
 
 
-def _probe(model: Any) -> Batch:
+def probe(model: Any) -> Batch:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     count, size = len(_PROBE), sum(_PROBE[0])

@@ -14,12 +14,14 @@ from surgeon.data.pack import IGNORED, Window
 @dataclass(frozen=True)
 class Batch:
     """B rows of S tokens. ids, positions, labels: int64 [B, S] on the device; lengths: of the segments in order,
-    over all rows (a segment never crosses a row)."""
+    over all rows (a segment never crosses a row). replay: bool [B, S], the tokens of replay corpora; None where
+    nobody knows."""
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     lengths: tuple[int, ...]
+    replay: Tensor | None = None
 
 
 def collate(windows: Sequence[Window], device: torch.device) -> Batch:
@@ -29,17 +31,21 @@ def collate(windows: Sequence[Window], device: torch.device) -> Batch:
     def tensor(rows: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(rows).astype(np.int64)).to(device, non_blocking=True)
 
+    ids = tensor([w.ids for w in windows])
+    replay = torch.tensor([w.replay for w in windows]).to(device, non_blocking=True)
     return Batch(
-        tensor([w.ids for w in windows]),
+        ids,
         tensor([w.positions for w in windows]),
         tensor([w.labels for w in windows]),
         tuple(n for w in windows for n in w.lengths),
+        replay[:, None].expand(ids.shape),
     )
 
 
 def flat(batch: Batch) -> Batch:
     """All rows one behind the other in a single row of B * S tokens."""
-    return Batch(batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1), batch.lengths)
+    replay = None if batch.replay is None else batch.replay.reshape(1, -1)
+    return Batch(batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1), batch.lengths, replay)
 
 
 def by_segment(batch: Batch) -> Batch:
@@ -48,10 +54,13 @@ def by_segment(batch: Batch) -> Batch:
     count = len(batch.lengths)
     ids = batch.ids.new_zeros((count, size))
     labels = batch.labels.new_full((count, size), IGNORED)
+    replay = None if batch.replay is None else batch.replay.new_zeros((count, size))
     at = 0
     for row, length in enumerate(batch.lengths):
         ids[row, :length] = batch.ids.view(-1)[at : at + length]
         labels[row, :length] = batch.labels.view(-1)[at : at + length]
+        if replay is not None and batch.replay is not None:
+            replay[row, :length] = batch.replay.reshape(-1)[at : at + length]
         at += length
     positions = torch.arange(size, device=ids.device).expand(count, -1)
-    return Batch(ids, positions, labels, batch.lengths)
+    return Batch(ids, positions, labels, batch.lengths, replay)

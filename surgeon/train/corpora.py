@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from surgeon.data.mixture import Mixture, shares
-from surgeon.data.pack import Packed
-from surgeon.data.source import Corpus, corpus_digest, parse_corpus
-from surgeon.data.tokens import Tokens, tokenise
-from surgeon.errors import SurgeonError, UsageError
-from surgeon.train.settings import CptSettings
+import numpy as np
 
-DEFAULT_REPLAY = 0.05  # Ibrahim et al. 2024: removes most of the forgetting under a weak shift at little cost
-PROBE_STREAM = 1 << 20  # no corpus of a mixture has this number
+from surgeon.data.mixture import Mixture, shares
+from surgeon.data.order import parse_order, ranking
+from surgeon.data.pack import Packed
+from surgeon.data.source import Corpus, parse_corpus
+from surgeon.data.stages import first_windows, parse_stages
+from surgeon.data.token_cache import read_tokens
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.progress import SILENT, Progress
+from surgeon.train.settings import CptSettings
+from surgeon.train.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -63,54 +66,69 @@ def corpora(settings: CptSettings) -> list[tuple[Corpus, bool]]:
     return found
 
 
-def read(settings: CptSettings, tokenizer: Any, seq_len: int, batch_rows: int, vocab: int) -> Data:
+def read(settings: CptSettings, tokenizer: Any, shape: Shape, vocab: int, progress: Progress = SILENT) -> Data:
     """Tokenise every corpus and mix them; ids that the model has no row for are refused."""
+    windows = shape.windows(shape.steps)
     named = corpora(settings)
-    ratio = settings.replay_ratio
-    if settings.replay and ratio is None:
-        ratio = DEFAULT_REPLAY
-    if ratio and not settings.replay:
+    if settings.replay_ratio and not settings.replay:
         raise UsageError("a replay ratio without a replay corpus", "--replay-ratio", "add --replay CORPUS")
-    tokens = [tokenise(corpus, tokenizer, settings.loss_on) for corpus, _ in named]
+    if settings.replay_mode == "additive" and not settings.replay:
+        raise UsageError("additive replay without a replay corpus", "--replay-mode", "add --replay CORPUS")
+    stages = _stages(settings, named)
+    order = parse_order(settings.order)
+    found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
+    tokens = [f.tokens for f in found]
     for (corpus, _), held in zip(named, tokens, strict=True):
-        _check(corpus, held, vocab)
-    parts = shares([t.num_tokens for t in tokens], [c.weight for c, _ in named], [r for _, r in named], ratio or 0.0)
-    sources = []
-    for stream, ((corpus, replay), held, share) in enumerate(zip(named, tokens, parts, strict=True)):
-        packed = _packed(settings, held, seq_len, stream)
-        sources.append(Source(corpus, replay, share, corpus_digest(corpus), packed))
-    # a window may hold padding: turns are by windows, shares by tokens
-    turns = [s.share / s.packed.tokens_per_window for s in sources]
-    mixture = Mixture([s.packed for s in sources], [t / sum(turns) for t in turns], batch_rows)
+        if held.max_id >= vocab:
+            raise SurgeonError(
+                f"the tokenizer gives the id {held.max_id}, the model has {vocab} rows",
+                str(corpus.path),
+                "give the tokenizer that belongs to the model",
+            )
+        if not held.learned:
+            raise SurgeonError("the corpus has nothing to learn", str(corpus.path), "look at its answers")
+    weights, replay = [c.weight for c, _ in named], [r for _, r in named]
+    if not stages:
+        stages = [(1.0, shares([t.num_tokens for t in tokens], weights, replay, settings.replay_share))]
+    starts = first_windows(stages, windows)
+    packs = []
+    for stream, ((corpus, is_replay), held) in enumerate(zip(named, tokens, strict=True)):
+        packing = settings.packing
+        if packing == "auto":
+            packing = "whole" if held.instruct else "split"
+        ranked = ranking(corpus, order, held.num_documents)
+        packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay))
+    turns = [_turns(weights, packs) for _, weights in stages]
+    later = list(zip(starts, turns, strict=True))[1:]
+    mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)
+    lengths = np.diff([*starts, windows]) / windows
+    parts = lengths @ np.array([np.array(w) / sum(w) for _, w in stages])
+    sources = [
+        Source(corpus, is_replay, float(share), read.digest, packed)
+        for (corpus, is_replay), share, read, packed in zip(named, parts, found, packs, strict=True)
+    ]
     return Data(tuple(sources), mixture)
 
 
-def read_probe(settings: CptSettings, word: str, tokenizer: Any, seq_len: int, vocab: int) -> Packed:
-    """A corpus that is not trained on, packed as those that are, in an order of its own."""
-    corpus = probe_corpus(settings, word)
-    held = tokenise(corpus, tokenizer, settings.loss_on)
-    _check(corpus, held, vocab)
-    return _packed(settings, held, seq_len, PROBE_STREAM)
-
-
-def probe_corpus(settings: CptSettings, word: str) -> Corpus:
-    """The corpus that a method's option names."""
-    return parse_corpus(
-        word, text_field=settings.text_field, lines=settings.lines, format=settings.format, weighted=False
-    )
-
-
-def _packed(settings: CptSettings, held: Tokens, seq_len: int, stream: int) -> Packed:
-    whole = settings.packing == "whole" or (settings.packing == "auto" and held.instruct)
-    return Packed(held, seq_len, settings.seed, stream, "whole" if whole else "split")
-
-
-def _check(corpus: Corpus, held: Tokens, vocab: int) -> None:
-    if int(held.ids.max()) >= vocab:
-        raise SurgeonError(
-            f"the tokenizer gives the id {int(held.ids.max())}, the model has {vocab} rows",
-            str(corpus.path),
-            "give the tokenizer that belongs to the model",
+def _stages(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> list[tuple[float, list[float]]]:
+    """The stages of --mixture, which says all there is to say of shares; none without it."""
+    if not settings.mixture:
+        return []
+    if settings.replay_ratio is not None or settings.replay_mode == "additive":
+        raise UsageError(
+            "a mixture by stages has the shares of replay in it",
+            "--mixture",
+            "leave out --replay-ratio and --replay-mode",
         )
-    if not held.learn.any():
-        raise SurgeonError("the corpus has nothing to learn", str(corpus.path), "look at its answers")
+    weighted = next((corpus for corpus, _ in named if corpus.weight is not None), None)
+    if weighted is not None:
+        raise UsageError(
+            f"the corpus {weighted.name!r} has a weight beside those of the stages", "--mixture", "leave it out"
+        )
+    return parse_stages(settings.mixture, [corpus.name for corpus, _ in named])
+
+
+def _turns(weights: list[float], packs: list[Packed]) -> list[float]:
+    """Shares of windows from shares of tokens: a window may hold padding."""
+    parts = [weight / packed.tokens_per_window for weight, packed in zip(weights, packs, strict=True)]
+    return [part / sum(parts) for part in parts]

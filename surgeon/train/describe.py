@@ -6,16 +6,22 @@ from typing import Any
 
 from surgeon.train.flops import flops_per_token
 from surgeon.train.footprint import memory_bytes
+from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.kept import check_keeping, step_path
 from surgeon.train.settings import CptSettings
 from surgeon.train.trainable import Trainable
 
 
-def describe_cpt(settings: CptSettings) -> dict[str, Any]:
-    """Plain data: sizes, corpora, what is trained and what it costs. Reads the inputs, writes nothing."""
+def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, Any]:
+    """Plain data: sizes, corpora, what is trained and what it costs. Reads the inputs, writes nothing.
+
+    fork: the point of another run where this one begins; the sizes are those of the whole.
+    """
     check_keeping(settings)
     job = prepare(settings, dry=True)
+    if fork is not None:
+        job = fork.joined(job)
     shape = job.shape
     flops = flops_per_token(job.model, job.trainable, shape.seq_len)
     full = flops_per_token(job.model, Trainable(dict(job.model.named_parameters())), shape.seq_len)
@@ -31,11 +37,11 @@ def describe_cpt(settings: CptSettings) -> dict[str, Any]:
         "batch_tokens": shape.rows * shape.seq_len,
         "micro_batch": shape.micro_batch,
         "steps": shape.steps,
-        "tokens": shape.steps * shape.rows * shape.seq_len,
+        "tokens": shape.tokens,
         "data": job.data.as_json(shape.steps),
         "flops_per_token": flops,
         "flops_per_token_full": full,
-        "flops": flops * shape.steps * shape.rows * shape.seq_len,
+        "flops": flops * shape.tokens,
         "memory_bytes": memory_bytes(job),
         "inputs": job.inputs,
         "plan_digest": job.digest,

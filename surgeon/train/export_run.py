@@ -27,8 +27,8 @@ from surgeon.registry import get
 from surgeon.train import corpora
 from surgeon.train.export_settings import ExportSettings
 from surgeon.train.exported import Exported, ToExport
-from surgeon.train.job import resolve_shape
 from surgeon.train.settings import methods
+from surgeon.train.shape import resolve_shape
 from surgeon.train.trainable import Trainable, added_rows, select
 
 OPERATION = "cpt export"
@@ -133,7 +133,7 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
     # sizes are those of a GPU: nobody exports a run to train it on a CPU
     shape = resolve_shape(settings, context_length(model), torch.device("cuda"))
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
+    data = corpora.read(settings, tokenizer, shape, vocab)
     held = Trainable({}) if adapter else select(model, settings.train, checkpoint.lineage)
     ids = tuple(added_rows(checkpoint.lineage)) if held.rows else ()
     named = dict(model.named_parameters())

@@ -12,7 +12,7 @@ from surgeon.model_ref import ModelRef
 from surgeon.registry import Method
 from surgeon.train.corpora import Data
 from surgeon.train.export_settings import ExportSettings
-from surgeon.train.job import Shape
+from surgeon.train.shape import Shape
 
 
 @dataclass(frozen=True)

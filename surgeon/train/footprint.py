@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,9 +10,11 @@ if TYPE_CHECKING:
 
 
 def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
-    """An estimate by part. Weights: float32. Training: gradient and two moments of what is trained. Activations: of
-    one micro-batch, 16 hidden and 4 intermediate vectors a block with a graph (checkpointed: one hidden vector, and
-    one block in full); logits of one chunk with their gradient. Of one process, where several share the model."""
+    """An estimate by part. Weights: float32. Training: gradient of what is trained and what the optimizer keeps (two
+    moments in float32, unless it declares STATE_BYTES). Activations: of one micro-batch, 16 hidden and 4 intermediate
+    vectors a block with a graph (checkpointed: one hidden vector, and one block in full); logits of one chunk with
+    their gradient. What methods keep: a copy of the trained tensors for each name in their modules' KEEPS (one for
+    all that share it); a teacher of its own. Of one process, where several share the model."""
     config = job.model.config.get_text_config()
     tokens = job.shape.micro_batch * job.shape.seq_len
     lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
@@ -20,10 +23,18 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
     with_graph = config.num_hidden_layers - lowest
     block = (16 * config.hidden_size + 4 * inner) * width
     held = with_graph * config.hidden_size * width + min(1, with_graph) * block if checkpointed else with_graph * block
+    state = job.chosen["optimizer"][0][0].trait("STATE_BYTES", 8)
     parts = {
         "weights": 4 * sum(p.numel() for p in job.model.parameters()) // job.world.size,
-        "training": 12 * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size,
+        "training": (4 + state) * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size,
         "activations": tokens * held,
         "logits": tokens * config.vocab_size * (8 + width),
     }
+    own = {"anchors"} if job.other is not None else set()  # a teacher of its own needs no copies
+    kept = {n for m, _ in job.chosen["objective"] for n in m.trait("KEEPS", ())} - own
+    kept |= {n for kind in ("regularizer", "meta") for m, _ in job.chosen[kind] for n in m.trait("KEEPS", ())}
+    if kept:
+        parts["kept"] = 4 * len(kept) * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size
+    if job.other is not None:
+        parts["teacher"] = 4 * sum(math.prod(t.shape) for t in job.other.checkpoint.tensors.values())
     return parts | {"total": sum(parts.values())}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from surgeon.data.pack import IGNORED
+from surgeon.errors import SurgeonError
 from surgeon.registry import Method
 from surgeon.train import attention
 from surgeon.train.batch import Batch
 from surgeon.train.head import Head, head_of
+from surgeon.train.linear_loss import TokenLoss, linear_loss, logits_loss
 
 
 class Forward:
@@ -22,7 +25,7 @@ class Forward:
     taken inside the head and the logits are never held (where the model allows it).
     logits: [rows, tokens, V]. labels: int64 [rows, tokens], the next token, -100 where none counts. hidden_states: a
     tuple of the embeddings' output and every block's, [rows, tokens, H]. batch: see Batch, arranged like the logits.
-    model. forward: this object, to run the model once more.
+    arguments: what the model is given for the batch. model. forward: this object, to run the model by oneself.
     `extra` adds what a run supplies besides.
     """
 
@@ -35,7 +38,8 @@ class Forward:
         """A scalar, summed over the labels that count."""
         asked = set(objective.supplied)
         arranged, arguments = attention.arranged(batch, self.mode)
-        supply = {"labels": arranged.labels, "batch": arranged, "model": self.model, "forward": self} | self.extra
+        supply = {"labels": arranged.labels, "batch": arranged, "arguments": arguments, "model": self.model}
+        supply |= {"forward": self} | self.extra
         if "nats" in asked and not asked & {"logits", "hidden_states"}:
             supply["nats"] = self.nats(arranged, arguments)
         elif asked & {"nats", "logits", "hidden_states"}:
@@ -53,6 +57,29 @@ class Forward:
         with self.head.labels(arranged.labels):
             result: Tensor = self.output(arguments).logits
         return result
+
+    def token_loss(self, arguments: Mapping[str, Any], loss: TokenLoss) -> Tensor:
+        """A sum over tokens (all of them, in the order of the arranged batch), without the logits where the model
+        allows it; in float32 there is a chunk of them at a time anyway."""
+        if self.head is None:
+            logits = self.output(arguments).logits
+            return logits_loss(logits.reshape(-1, logits.shape[-1]), loss)
+        with self.head.giving(lambda hidden, weight, bias: linear_loss(hidden, weight, bias, loss)):
+            result: Tensor = self.output(arguments).logits
+        return result
+
+    @contextmanager
+    def head_input(self) -> Iterator[list[Tensor]]:
+        """A list that holds, after the pass within it, what the head was given: [rows, tokens, H]."""
+        held: list[Tensor] = []
+        module = self.model.get_output_embeddings()
+        if module is None:
+            raise SurgeonError(f"{type(self.model).__name__} has no head", "hidden states", "distil its logits")
+        handle = module.register_forward_pre_hook(lambda _module, given: held.append(given[0]))
+        try:
+            yield held
+        finally:
+            handle.remove()
 
     def output(self, arguments: Mapping[str, Any], *, hidden_states: bool = False) -> Any:
         """The model on a batch as `attention.arranged` gives it; without a cache: with one, the library does not look

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 
 import torch
 from torch import Tensor
 
 from surgeon.data.pack import IGNORED, Window
+from surgeon.errors import SurgeonError
 from surgeon.train.hook import Run
 
 
@@ -50,22 +50,19 @@ def gradient(run: Run, windows: Sequence[Window]) -> Iterator[dict[str, Tensor]]
 
 
 def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
-    """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data. Only for
-    a run that has such; see `reads`."""
+    """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data.
+
+    Raises SurgeonError where it reads no more of them in as many steps as it has.
+    """
     found: list[Window] = []
-    for number in count(step - 1):
-        origins = run.data.mixture.origins(number)
-        if any(run.data.sources[origin].replay is replay for origin in origins):
-            pairs = zip(origins, run.windows(number), strict=True)
-            found += [window for origin, window in pairs if run.data.sources[origin].replay is replay]
+    for number in range(step - 1, step + run.total):
+        found += [window for window in run.windows(number) if window.replay is replay]
         if len(found) >= rows:
-            break
-    return found[:rows]
-
-
-def reads(run: Run, *, replay: bool) -> bool:
-    """Whether the run has a share of replay, or of new data."""
-    return any(source.share > 0 for source in run.data.sources if source.replay is replay)
+            return found[:rows]
+    what = "replay" if replay else "new data"
+    raise SurgeonError(
+        f"the run reads no {rows} windows of {what} from step {step} on", "--mixture", "leave both a share"
+    )
 
 
 def dot(run: Run, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

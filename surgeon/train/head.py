@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,32 +11,39 @@ from torch import Tensor, nn
 
 from surgeon.train.linear_loss import linear_nats
 
+Taken = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of (hidden states [tokens, H], weight [V, H], bias [V])
+
 
 class Head:
-    """Makes a model's head give the summed loss of labels in place of logits, while `labels` are set.
+    """Makes a model's head give something else than logits, while `labels` or `giving` are set.
 
     The head stays the module that is called (FSDP2 gathers its weight around that call, and only then).
     """
 
     def __init__(self, module: nn.Linear) -> None:
         self._module, self._plain = module, module.forward
-        self._labels: Tensor | None = None
+        self._taken: Taken | None = None
         module.forward = self._forward  # type: ignore[method-assign,assignment]
 
     @contextmanager
-    def labels(self, labels: Tensor) -> Iterator[None]:
-        """Within it the model's `logits` are the loss: a scalar, float32, in nats over the labels that count."""
-        self._labels = labels.reshape(-1)
+    def giving(self, taken: Taken) -> Iterator[None]:
+        """Within it the model's `logits` are what this function makes of the head's inputs."""
+        self._taken = taken
         try:
             yield
         finally:
-            self._labels = None
+            self._taken = None
+
+    def labels(self, labels: Tensor) -> AbstractContextManager[None]:
+        """Within it the model's `logits` are the loss: a scalar, float32, in nats over the labels that count."""
+        flat = labels.reshape(-1)
+        return self.giving(lambda hidden, weight, bias: linear_nats(hidden, weight, bias, flat))
 
     def _forward(self, hidden: Tensor) -> Tensor:
-        if self._labels is None:
+        if self._taken is None:
             return self._plain(hidden)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        return linear_nats(flat, self._module.weight, self._module.bias, self._labels)
+        return self._taken(flat, self._module.weight, self._module.bias)
 
 
 def head_of(model: Any) -> nn.Linear | None:

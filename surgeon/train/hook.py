@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from surgeon.data.pack import Packed, Window
-from surgeon.train.corpora import Data
-from surgeon.train.parallel import World
+from surgeon.data.pack import Window
+from surgeon.errors import UsageError
+from surgeon.train.forward import Forward
+from surgeon.train.parallel import SOLO, World
+
+if TYPE_CHECKING:
+    from surgeon.train.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,10 @@ class Run:
     """What a hook sees of a run. parameters: the trained ones by name, float32 masters. total: steps of the run.
 
     loss: of some windows under the run's objective, a mean in nats a target, with a graph (run it in float32 or the
-    run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data. data: what
-    these come from, replay or not. corpus: another one, by its word (NAME=PATH), packed as the run packs its own.
-    micro_batch: windows of one forward pass. world: the processes that share the parameters.
+    run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
+    forward: of the model, for losses of one's own. anchors: gives the trained tensors as they were at the start, to
+    whoever asks while methods are made. teacher: the model of --teacher. replays: whether replay has a share of the
+    run. micro_batch: windows of one forward pass. world: the processes that share the parameters.
     """
 
     model: Any
@@ -37,14 +42,24 @@ class Run:
     loss: Callable[[list[Window]], Tensor]
     windows: Callable[[int], list[Window]]
     names: dict[int, str] = field(default_factory=dict)
-    data: Data = field(kw_only=True)
-    corpus: Callable[[str], Packed] = field(kw_only=True)
-    micro_batch: int = field(kw_only=True)
-    world: World = field(kw_only=True)
+    forward: Forward = field(kw_only=True)
+    anchors: Callable[[], Mapping[str, Tensor]] = field(kw_only=True)
+    teacher: Teacher | None = field(kw_only=True, default=None)
+    replays: bool = field(kw_only=True, default=False)
+    micro_batch: int = field(kw_only=True, default=1)
+    world: World = field(kw_only=True, default=SOLO)
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """The name of a trained parameter in an optimiser group."""
         return self.names[id(parameter)]
+
+
+def undivided(run: Run, what: str) -> None:
+    """Refuse a method that needs whole tensors in a run whose processes hold parts of them."""
+    from torch.distributed.tensor import DTensor
+
+    if any(isinstance(p, DTensor) for p in run.parameters.values()):
+        raise UsageError(f"{what} needs the whole model in one process", "torchrun", "start it as one process")
 
 
 class Hook:

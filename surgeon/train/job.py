@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,22 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
-from surgeon.data.pack import Packed
 from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
+from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
-from surgeon.train import attention, blocks, corpora, probes
+from surgeon.train import attention, blocks, corpora
+from surgeon.train.block_cosine import block_cosines
 from surgeon.train.footprint import memory_bytes
+from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
 from surgeon.train.parallel import SOLO, World
+from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
+from surgeon.train.shape import Shape, resolve_shape
+from surgeon.train.teacher import Teacher
 from surgeon.train.trainable import Trainable, select
-
-MAX_DEFAULT_SEQ_LEN = 2048
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a run. rows: windows of a step; micro_batch: windows of a forward pass."""
-
-    seq_len: int
-    rows: int
-    micro_batch: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,8 @@ class Job:
     evals: tuple[tuple[str, tuple[Item, ...]], ...]
     record: dict[str, Any]
     world: World = SOLO
+    other: OtherModel | None = None
+    teacher: Teacher | None = None
 
     @property
     def digest(self) -> str:
@@ -69,8 +63,8 @@ class Job:
     @property
     def inputs(self) -> dict[str, Any]:
         """What the run reads, by digests."""
-        keys = ("model", "adapter", "data", "replay", "probes")
-        return {key: self.record[key] for key in keys if key in self.record}
+        keys = ("model", "adapter", "data", "replay", "probes", "teacher")
+        return {key: self.record[key] for key in keys if self.record.get(key) is not None}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The type of the arithmetic; master weights stay float32."""
@@ -81,29 +75,21 @@ class Job:
         method, options = self.chosen["schedule"][0]
         return float(method.call({"step": step, "total": self.shape.steps}, options))
 
-    def probe(self, word: str) -> Packed:
-        """A corpus that a method's option names, packed as the run packs its own."""
-        return corpora.read_probe(self.settings, word, self.tokenizer, self.shape.seq_len, self.vocab)
-
-    @property
-    def vocab(self) -> int:
-        """Rows of the embedding."""
-        rows: int = self.model.get_input_embeddings().weight.shape[0]
-        return rows
-
     def optimizer(self) -> torch.optim.Optimizer:
         method, options = self.chosen["optimizer"][0]
         # a method that gives every tensor a rate of its own says so: BY_TENSOR = True
         by_tensor = any(m.trait("BY_TENSOR", False) for held in self.chosen.values() for m, _ in held)
         groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay, by_tensor=by_tensor)
         supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
+        supply["block_cosines"] = partial(block_cosines, self)
         result: torch.optim.Optimizer = method.call(supply, options)
         return result
 
 
 def prepare(
-    settings: CptSettings, *, dry: bool = False, world: World = SOLO, place: torch.device | None = None
-) -> Job:
+    settings: CptSettings, progress: Progress = SILENT, *, dry: bool = False,
+    world: World = SOLO, place: torch.device | None = None,
+) -> Job:  # fmt: skip
     """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe.
     world, place: the processes that share the run, and this one's device (see world_of)."""
     chosen = methods(settings)
@@ -126,14 +112,16 @@ def prepare(
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape.seq_len, shape.rows, vocab)
+    data = corpora.read(settings, tokenizer, shape, vocab, progress)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
-    record = _record(settings, shape, checkpoint, adapter, data) | probes.record(settings, chosen)
+    other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
+    record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))
+    record |= {"teacher": other.checkpoint.digest} if other else {}
     evals = tuple(_evals(settings, tokenizer))
     dtype = resolve_dtype(settings.dtype, device)
     job = Job(
         settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable, "rows",
-        chosen, evals, record, world,
+        chosen, evals, record, world, other,
     )  # fmt: skip
     job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
     return job if dry else _ready(job)
@@ -151,28 +139,11 @@ def _ready(job: Job) -> Job:
         job = replace(job, trainable=replace(job.trainable, parameters=sharded))
     if job.settings.compile or (job.settings.compile is None and job.device.type == "cuda"):
         blocks.compile_blocks(job.model)
+    if job.other is not None:
+        with job.autocast():
+            code = job.settings.trust_remote_code
+            job = replace(job, teacher=load_teacher(job.other, job.model, mode, job.device, code))
     return replace(job, mode=mode)
-
-
-def resolve_shape(settings: CptSettings, context: int | None, device: torch.device) -> Shape:
-    """Rows, steps and micro-batches. A batch is the whole rows that --batch-tokens holds: 4k of 256 give 15."""
-    seq_len = settings.seq_len or min(context or MAX_DEFAULT_SEQ_LEN, MAX_DEFAULT_SEQ_LEN)
-    if context is not None and seq_len > context:
-        raise UsageError(
-            f"rows of {seq_len} tokens are longer than the model's context of {context}", "--seq-len", "shorten them"
-        )
-    if seq_len < 2:
-        raise UsageError("a row needs at least two tokens", "--seq-len", "give a number from 2 on")
-    batch = settings.batch_tokens or 32 * seq_len
-    rows = batch // seq_len
-    if not rows:
-        raise UsageError(
-            f"a batch of {batch} tokens does not hold one row of {seq_len}",
-            "--batch-tokens",
-            f"give {seq_len} or more",
-        )
-    micro = settings.micro_batch or max(1, min(rows, MICRO_BATCH_TOKENS[device.type] // seq_len))
-    return Shape(seq_len, rows, min(micro, rows), math.ceil(settings.tokens / (rows * seq_len)))
 
 
 def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:
@@ -194,6 +165,7 @@ def _record(
         "model": checkpoint.digest,
         "seq_len": shape.seq_len,
         "batch_tokens": shape.rows * shape.seq_len,
+        "micro_batch": shape.micro_batch,
     }
     for key, replay in (("data", False), ("replay", True)):
         sources = [s for s in data.sources if s.replay is replay]

@@ -1,8 +1,8 @@
-"""The head's matrix product and the cross-entropy in one: the logits of all tokens are never held at once."""
+"""The head's matrix product and a loss of its logits in one: the logits of all tokens are never held at once."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,32 +11,83 @@ from torch import Tensor
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}  # of logits at a time
 
 
+class TokenLoss(Protocol):
+    """A loss that is a sum over tokens, with its own gradient."""
+
+    def __call__(self, logits: Tensor, part: slice, need: bool) -> tuple[Tensor, Tensor | None]:
+        """(the sum over the tokens of `part`, its gradient in their logits if `need`).
+
+        logits: float32 [tokens of the part, V], and may be overwritten. part: of all tokens of the call, in order.
+        """
+
+
+class CrossEntropy:
+    """Of the labels, over those that count, in nats."""
+
+    def __init__(self, labels: Tensor, ignored: int = -100) -> None:
+        self._labels, self._ignored = labels, ignored
+
+    def __call__(self, logits: Tensor, part: slice, need: bool) -> tuple[Tensor, Tensor | None]:
+        target = self._labels[part]
+        logits = F.log_softmax(logits, dim=-1)
+        counts = target != self._ignored
+        at = target.clamp(min=0)[:, None]
+        total = -(logits.gather(1, at)[:, 0] * counts).sum()
+        if not need:
+            return total, None
+        gradient = logits.exp_()
+        gradient.scatter_add_(1, at, gradient.new_full(at.shape, -1.0))
+        gradient *= counts[:, None]
+        return total, gradient
+
+
 def linear_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignored: int = -100) -> Tensor:
     """Cross-entropy of `hidden @ weight.T + bias` against labels, summed over those that count, in nats.
 
-    hidden: [tokens, H]; weight: [V, H]; bias: [V]; labels: int64 [tokens]. Products are taken in the type of autocast
-    where it is on, else in the type of `hidden`; softmax, sum and the gradient of the weights in float32. Gradients
-    are made on the way forward, chunk by chunk (three products a token, as without chunks), and only those that are
-    asked for: a frozen head costs two. Differentiable once, in hidden, weight and bias.
+    labels: int64 [tokens]; see `linear_loss`. torch has `F.linear_cross_entropy` from 2.13 on; see
+    benchmarks/cpt_cpu.py for the two side by side.
+    """
+    if hidden.shape[0] != labels.shape[0]:
+        raise ValueError(f"{tuple(hidden.shape)} hidden states and {tuple(labels.shape)} labels")
+    return linear_loss(hidden, weight, bias, CrossEntropy(labels, ignored))
 
-    torch has `F.linear_cross_entropy` from 2.13 on; see benchmarks/cpt_cpu.py for the two side by side.
+
+def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: TokenLoss) -> Tensor:
+    """A loss of the logits `hidden @ weight.T + bias`, a scalar in float32.
+
+    hidden: [tokens, H]; weight: [V, H]; bias: [V]. Products are taken in the type of autocast where it is on, else in
+    the type of `hidden`; the loss, its sum and the gradient of the weights in float32. Gradients are made on the way
+    forward, chunk by chunk (three products a token, as without chunks), and only those that are asked for: a frozen
+    head costs two. Differentiable once, in hidden, weight and bias.
     """
     dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
-    result: Tensor = _LinearNats.apply(hidden, weight, bias, labels, ignored, dtype or hidden.dtype)
+    result: Tensor = _LinearLoss.apply(hidden, weight, bias, loss, dtype or hidden.dtype)
     return result
 
 
-class _LinearNats(torch.autograd.Function):
+def logits_loss(logits: Tensor, loss: TokenLoss) -> Tensor:
+    """The same of logits that are there, [tokens, V]: in float32 there is a chunk of them at a time."""
+    result: Tensor = _LinearLoss.apply(logits, None, None, loss, logits.dtype)
+    return result
+
+
+def chunk_tokens(vocab: int, device: torch.device) -> int:
+    """Tokens of a chunk."""
+    return max(1, CHUNK_ELEMENTS[device.type] // vocab)
+
+
+class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignored: int, dtype: torch.dtype
+        ctx: Any, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, loss: TokenLoss, dtype: torch.dtype
     ) -> Tensor:
         need = ctx.needs_input_grad[:3]
-        if weight.shape[0] == 0 or hidden.shape[0] != labels.shape[0]:
-            raise ValueError(f"{tuple(hidden.shape)} hidden states and {tuple(labels.shape)} labels")
-        ctx.types = hidden.dtype, weight.dtype
+        if weight is not None and weight.shape[0] == 0:
+            raise ValueError("a head without rows")
+        ctx.types = hidden.dtype, None if weight is None else weight.dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            total, *ctx.grads = _chunks(hidden, weight.to(dtype), bias, labels, ignored, dtype, need)
+            cast = None if weight is None else weight.to(dtype)
+            total, *ctx.grads = _chunks(hidden, cast, bias, loss, dtype, need)
         return total
 
     @staticmethod
@@ -46,41 +97,45 @@ class _LinearNats(torch.autograd.Function):
             found[0] = found[0].to(ctx.types[0])
         if found[1] is not None:
             found[1] = found[1].to(ctx.types[1])
-        return *found, None, None, None
+        return *found, None, None
 
 
 def _chunks(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignored: int, dtype: torch.dtype,
+    hidden: Tensor, weight: Tensor | None, bias: Tensor | None, loss: TokenLoss, dtype: torch.dtype,
     need: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    vocab = weight.shape[0]
-    size = max(1, CHUNK_ELEMENTS[hidden.device.type] // vocab)
+    vocab = hidden.shape[1] if weight is None else weight.shape[0]
+    size = chunk_tokens(vocab, hidden.device)
     total = hidden.new_zeros((), dtype=torch.float32)
     of_hidden = torch.empty_like(hidden, dtype=dtype) if need[0] else None
-    of_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] else None
+    of_weight = torch.zeros_like(weight, dtype=torch.float32) if weight is not None and need[1] else None
     of_bias = hidden.new_zeros(vocab, dtype=torch.float32) if bias is not None and need[2] else None
     for start in range(0, hidden.shape[0], size):
-        some, target = hidden[start : start + size].to(dtype), labels[start : start + size]
-        logits = (some @ weight.t()).float()
-        if bias is not None:
-            logits += bias.float()
-        logits = F.log_softmax(logits, dim=-1)
-        counts = target != ignored
-        at = target.clamp(min=0)[:, None]
-        total -= (logits.gather(1, at)[:, 0] * counts).sum()
-        if not any(need):
+        part = slice(start, min(start + size, hidden.shape[0]))
+        some = hidden[part].to(dtype)
+        value, gradient = loss(logits_of(some, weight, bias), part, any(need))
+        total += value
+        if gradient is None:
             continue
-        gradient = logits.exp_()
-        gradient.scatter_add_(1, at, gradient.new_full(at.shape, -1.0))
-        gradient *= counts[:, None]
         if of_bias is not None:
             of_bias += gradient.sum(0)
         narrow = gradient.to(dtype)
         if of_hidden is not None:
-            of_hidden[start : start + size] = narrow @ weight
+            of_hidden[part] = narrow if weight is None else narrow @ weight
         if of_weight is not None:
             if dtype == torch.float32:
                 of_weight.addmm_(narrow.t(), some)
             else:
                 of_weight += narrow.t() @ some
     return total, of_hidden, of_weight, of_bias
+
+
+def logits_of(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Logits in float32, a tensor of their own; products in the type of `hidden`. Without a weight, `hidden` are the
+    logits."""
+    if weight is None:
+        return hidden.to(torch.float32, copy=True)
+    logits = (hidden @ weight.t()).float()
+    if bias is not None:
+        logits += bias.float()
+    return logits

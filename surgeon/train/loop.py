@@ -12,11 +12,14 @@ from torch import Tensor
 from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
 from surgeon.progress import SILENT, Progress
-from surgeon.train import kept, state
+from surgeon.registry import Method
+from surgeon.train import kept, state, tracking
+from surgeon.train.anchors import Anchors
 from surgeon.train.batch import collate
 from surgeon.train.flops import flops_per_token
 from surgeon.train.folder import write_folder
 from surgeon.train.forward import Forward
+from surgeon.train.guard import Guard
 from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
@@ -24,6 +27,7 @@ from surgeon.train.outcome import Outcome
 from surgeon.train.pace import Done, Pace
 from surgeon.train.score import score, window_length
 from surgeon.train.stop import Stop
+from surgeon.train.watch import Watch
 
 
 class Loop:
@@ -34,14 +38,17 @@ class Loop:
         self.parameters = job.trainable.parameters
         self.optimizer = job.optimizer()
         self.forward = Forward(job.model, job.mode)
-        regularized = bool(job.chosen["regularizer"])
-        self._anchors = {n: p.detach().clone() for n, p in self.parameters.items()} if regularized else {}
+        self.anchors = Anchors(self.parameters)
         # the update of a frozen row is undone exactly: its gradient may be zero, but decay and momentum are not
         self._rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
         self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
+        self._guard = Guard(job.settings)
         self.run_view = self._view()
         self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
+        self._made = {kind: [self._make(*one) for one in job.chosen[kind]] for kind in ("objective", "regularizer")}
+        self.forward.extra |= self._made["objective"][0]
+        self.anchors.seal()
 
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
         """All steps from `start` (None: from the beginning), with evaluation, metrics and states on the way."""
@@ -50,11 +57,17 @@ class Loop:
         if start is not None:
             self._restore(start)
             first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
-        log = MetricsLog(settings.run_dir / state.METRICS, first) if self.world.is_main else None
-        pace = Pace(self.job, self._flops, log, outcome)
+        main = self.world.is_main
+        log = MetricsLog(settings.run_dir / state.METRICS, first) if main else None
+        trackers = (
+            tracking.opened(self.job.chosen["tracker"], settings.out_path, first, self.job.record) if main else []
+        )
+        watch = Watch(progress, trackers)
+        pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
+        pace.last_good = state.latest(settings.run_dir)
         save_every = settings.saved_every(steps)
-        with Stop(self.world) as stop, progress.task("training", settings.tokens, "tokens") as advance, pace:
-            advance(outcome.tokens)
+        with Stop(self.world) as stop, pace:
+            watch.begin(settings.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
             if first == 0 and self.job.evals:
@@ -71,9 +84,9 @@ class Loop:
                     pace.finish({"eval": self._evaluate(step, outcome)})
                 if due or stopping:
                     self._save(step, outcome)
+                    pace.last_good = state.latest(settings.run_dir)
                 if stopping and step < steps:
                     stop.leave(step)
-                advance(done.tokens)
             self._save(steps, outcome)
         outcome.tokens_per_second, outcome.mfu = pace.mean()
         return outcome
@@ -92,10 +105,11 @@ class Loop:
             loss = self._loss(mine[at : at + job.shape.micro_batch]) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
-        for method, options in job.chosen["regularizer"]:
-            supply = {"parameters": self.parameters, "anchors": self._anchors, "step": step, "run": self.run_view}
+        for (method, options), made in zip(job.chosen["regularizer"], self._made["regularizer"], strict=True):
+            supply = {"parameters": self.parameters, "step": step, "run": self.run_view} | made
             penalty: Tensor = method.call(supply, options)
-            penalty.backward()
+            if penalty.requires_grad:  # one of no strength has no graph, and leaves every gradient as it is
+                penalty.backward()
         for hook in self.hooks:
             hook.after_backward(step)
         norm = self._clip(settings.clip)
@@ -111,6 +125,15 @@ class Loop:
         self._put_back()
         extra = {name: value for hook in self.hooks for name, value in hook.metrics().items()}
         return Done(step, sum(w.num_tokens for w in windows), self.world.sum(total), norm, rate, extra)
+
+    def _make(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        """What a method needs that is made once, of the model at the start: its module says so in MAKES, a function of
+        (run, options) for each of its arguments. A Hook among them acts on the run as well."""
+        made = {name: make(self.run_view, options) for name, make in method.trait("MAKES", {}).items()}
+        if "anchors" in method.supplied:
+            made["anchors"] = self.anchors()
+        self.hooks += [one for one in made.values() if isinstance(one, Hook)]
+        return made
 
     def _loss(self, windows: list[Window]) -> Tensor:
         """Summed over the labels of the windows, with a graph."""
@@ -150,6 +173,7 @@ class Loop:
         self.world.forget(self.job.model)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
+        self._guard.restore(start.guard)
 
     def _save(self, step: int, outcome: Outcome) -> None:
         settings = self.job.settings
@@ -163,7 +187,9 @@ class Loop:
                 kept.prune(settings.run_dir, settings.keep_checkpoints)
         held, moments = self.world.gather(self.optimizer, self.parameters)
         hooks = [hook.state() for hook in self.hooks]
-        saved = state.State(step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks)
+        saved = state.State(
+            step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks, self._guard.state()
+        )
         if self.world.is_main:
             state.save(settings.run_dir, saved, settings.keep_states)
         self.world.wait()
@@ -178,8 +204,9 @@ class Loop:
         return Run(
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
             job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
-            {id(p): n for n, p in self.parameters.items()},
-            data=job.data, corpus=job.probe, micro_batch=job.shape.micro_batch, world=self.world,
+            {id(p): n for n, p in self.parameters.items()}, forward=self.forward, anchors=self.anchors,
+            teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
+            micro_batch=job.shape.micro_batch, world=self.world,
         )  # fmt: skip
 
 

@@ -1,22 +1,23 @@
-"""The numbers of every step: read when they are there, written in order, and refused when they are none."""
+"""The numbers of every step: read when they are there, written in order, shown, and refused when they are none."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
-from surgeon.errors import SurgeonError
-from surgeon.train import state
 from surgeon.train.flops import utilisation
+from surgeon.train.guard import Guard
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
+from surgeon.train.memory import peak_memory
 from surgeon.train.outcome import Outcome
+from surgeon.train.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class Done:
 
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
-    begun, so that the device never waits for the host; on a CPU at once."""
+    begun, so that the device never waits for the host; on a CPU at once. last_good: the newest state on disk."""
 
-    def __init__(self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome) -> None:
+    def __init__(
+        self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome, watch: Watch, guard: Guard
+    ) -> None:
         self._job, self._flops, self._log, self._outcome = job, flops, log, outcome
+        self._watch, self._guard = watch, guard
+        self.last_good: Path | None = None
         self._lag = 1 if job.device.type == "cuda" else 0
         self._waiting: deque[Done] = deque()
         self._held: dict[str, Any] = {}
@@ -53,6 +58,7 @@ class Pace:
     ) -> None:
         if self._log is not None:
             self._log.close()
+        self._watch.end(kind is None)
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
         """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
@@ -69,11 +75,6 @@ class Pace:
         line, self._held = self._held | values, {}
         self._write(line)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.write(line)
-        self._last = time.perf_counter()
-
     def mean(self) -> tuple[float, float | None]:
         """(tokens a second, utilisation) over the steps of this process."""
         speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
@@ -83,17 +84,23 @@ class Pace:
         loss, norm = float(done.loss), float(done.norm)
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise SurgeonError(
-                f"the loss or its gradient is no longer finite at step {done.step} (loss {loss}, norm {norm})",
-                str(self._job.settings.run_dir / state.METRICS),
-                "lower --lr, or lengthen the warm-up; the last state is kept",
-            )
+        self._guard.check(done.step, loss, norm, lambda: self._documents(done.step), self.last_good)
         self._busy, self._counted = self._busy + seconds, self._counted + done.tokens
         outcome = self._outcome
         outcome.tokens, outcome.final_loss = outcome.tokens + done.tokens, loss
         line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
-        return line | {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+        line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+        return line | {"memory_bytes": peak_memory(self._job.device)}
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(line)
+        self._watch.step(line)
+        self._last = time.perf_counter()
+
+    def _documents(self, step: int) -> list[tuple[str, int]]:
+        windows = self._job.data.mixture.documents_of(step - 1)
+        return [(held["corpus"], number) for held in windows for number in held["documents"]]
 
     def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
         mfu = utilisation(self._flops, tokens_per_second, self._job.device.type)

@@ -6,6 +6,7 @@ there are. Nothing here is of our own making but the bookkeeping: torch shards, 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,10 +215,11 @@ def world_of(device: str) -> tuple[World, torch.device | None]:
         torch.cuda.set_device(place)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads must not outlive the interpreter
     from torch.distributed.device_mesh import init_device_mesh
 
     return World(rank, size, init_device_mesh(place.type, (size,))), place
 
 
 def _without_labels(window: Window) -> Window:
-    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens)
+    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens, window.replay)

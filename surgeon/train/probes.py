@@ -1,66 +1,63 @@
-"""The corpora that methods' options name: inputs of a run beside what it is trained on."""
+"""Corpora that methods of a run read by themselves: options that a method's module names in CORPORA."""
 
 from __future__ import annotations
 
-import re
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from surgeon.data.source import Corpus, CorpusWord, corpus_digest
-from surgeon.registry import Method, Option
-from surgeon.train.corpora import probe_corpus
-from surgeon.train.settings import CptSettings
+from surgeon.data.pack import Packed
+from surgeon.data.source import Corpus, corpus_digest, parse_corpus
+from surgeon.data.tokens import tokenise
+from surgeon.errors import SurgeonError
+from surgeon.registry import Method
 
-Chosen = Mapping[str, Sequence[tuple[Method, Mapping[str, Any]]]]
-_WORDS = ("schedule", "objective", "optimizer", "regularize", "meta")
+if TYPE_CHECKING:
+    from surgeon.train.hook import Run
 
-
-def names_corpus(option: Option) -> bool:
-    """Whether the option is a CorpusWord, or one or None."""
-    return option.annotation == CorpusWord or CorpusWord in typing.get_args(option.annotation)
+STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
+Chosen = Mapping[str, list[tuple[Method, dict[str, Any]]]]
 
 
-def corpora(settings: CptSettings, chosen: Chosen) -> list[Corpus]:
-    """All of them, in the order of the methods."""
-    return [corpus for _, _, corpus in _found(settings, chosen)]
+def probes(chosen: Chosen) -> dict[str, Corpus]:
+    """By the words in which they were given. Raises SurgeonError where there is no such corpus."""
+    words = [
+        options[name] for held in chosen.values() for method, options in held for name in method.trait("CORPORA", ())
+    ]
+    return {word: parse_corpus(word, weighted=False) for word in words if word is not None}
 
 
-def record(settings: CptSettings, chosen: Chosen) -> dict[str, Any]:
-    """What decides the result: their digests, and the settings that name them with names in place of paths. Empty
-    where no option names a corpus."""
-    found = list(_found(settings, chosen))
-    if not found:
-        return {}
-    deciding = settings.deciding()
-    changed: dict[str, Any] = {"probes": []}
-    for key, word, corpus in found:
-        entry = {"option": key, "name": corpus.name, "digest": corpus_digest(corpus)}
-        if entry not in changed["probes"]:
-            changed["probes"].append(entry)
-        for setting in _WORDS:
-            held = changed.get(setting, deciding[setting])
-            changed[setting] = (
-                _told(held, key, word, corpus)
-                if isinstance(held, str)
-                else [_told(w, key, word, corpus) for w in held]
-            )
-        options = changed.get("option", deciding["option"])
-        changed["option"] = {
-            k: corpus.name if k.rpartition(".")[2] == key and v == word else v for k, v in options.items()
-        }
-    return changed
+def by_digest(record: dict[str, Any], held: Mapping[str, Corpus]) -> dict[str, Any]:
+    """The record of a run with the digests of these corpora in their places, so that it is the same wherever they
+    lie, and in `probes`. Without any, as it is."""
+    if not held:
+        return record
+    digests = {word: corpus_digest(corpus) for word, corpus in held.items()}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            for word in sorted(digests, key=len, reverse=True):
+                value = value.replace(word, digests[word])
+            return value
+        if isinstance(value, list):
+            return [replaced(v) for v in value]
+        return {k: replaced(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    words = ("objective", "optimizer", "schedule", "regularize", "meta", "option")
+    return record | {key: replaced(record[key]) for key in words if key in record} | {"probes": [*digests.values()]}
 
 
-def _told(method: str, key: str, word: str, corpus: Corpus) -> str:
-    """NAME:OPTION=VALUE,... with the corpus' name in place of its path."""
-    return re.sub(rf"(?<=[:,]){re.escape(f'{key}={word}')}(?=,|$)", lambda _: f"{key}={corpus.name}", method)
+def packed(run: Run, probe: str) -> Packed:
+    """The windows of such a corpus, in an order of its own. Raises SurgeonError on ids that the model has no row for,
+    and where nothing is to be learned."""
+    text = tokenise(parse_corpus(probe, weighted=False), run.tokenizer)
+    if int(text.ids.max()) >= run.model.get_input_embeddings().weight.shape[0]:
+        raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
+    if not text.learn.any():
+        raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
+    return Packed(text, run.seq_len, run.seed, STREAM, "whole" if text.instruct else "split")
 
 
-def _found(settings: CptSettings, chosen: Chosen) -> Iterator[tuple[str, str, Corpus]]:
-    """(option, word, corpus)."""
-    for held in chosen.values():
-        for method, options in held:
-            for key, option in method.options.items():
-                if names_corpus(option) and options.get(key) is not None:
-                    yield key, options[key], probe_corpus(settings, options[key])
+def paths(chosen: Chosen) -> list[Path]:
+    """Where they lie."""
+    return [corpus.path for corpus in probes(chosen).values()]

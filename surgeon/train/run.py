@@ -16,15 +16,17 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
-from surgeon.train import kept, probes, state
+from surgeon.train import kept, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
+from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
 from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
+from surgeon.train.probes import paths
 from surgeon.train.settings import CptSettings
 
 
@@ -41,14 +43,16 @@ class CptResult(Result):
 
 
 def run_cpt(
-    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False, inputs: Mapping[str, Any] | None = None
-) -> CptResult:
+    settings: CptSettings, progress: Progress = SILENT, *, force: bool = False,
+    inputs: Mapping[str, Any] | None = None, fork: Fork | None = None,
+) -> CptResult:  # fmt: skip
     """Train and write the result to OUT: everything there, or nothing.
 
     While it runs, OUT.run beside OUT holds settings.json, metrics.jsonl and the newest state; a run that was killed
     goes on from there with resume=True and ends with the same bytes as one that was not. force: replace OUT once the
     new one is complete, and start anew where no resume is asked for. inputs: digests that a saved plan holds.
     With keep_checkpoints, OUT.run/checkpoints holds the newest checkpoints of the run and stays when it is done.
+    fork: the point of another run to go on from, by the settings of the whole (see surgeon.train.anneal).
     Raises SurgeonError.
     """
     started = time.perf_counter()
@@ -58,11 +62,12 @@ def run_cpt(
     with ExitStack() as held:
         waiting = world.from_main(lambda: _take(settings, force, held))
         progress.say("reading the model and the corpora")
-        job = prepare(settings, world=world, place=place)
+        job = prepare(settings, progress, world=world, place=place)
+        job = job if fork is None else fork.joined(job)
         _check_apart(job)
         _check_inputs(job, inputs)
-        loop = Loop(job)  # a method that refuses the run does so before anything is written
-        world.from_main(lambda: _begin(job, waiting))
+        loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
+        waiting = world.from_main(lambda: _begin(job, waiting, fork))
         begin = state.load(waiting) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
@@ -91,15 +96,19 @@ def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:
     return waiting if settings.resume else None
 
 
-def _begin(job: Job, waiting: Path | None) -> None:
-    """Check that the run is the one that was broken off, or forget what was there and write down what begins."""
+def _begin(job: Job, waiting: Path | None, fork: Fork | None) -> Path | None:
+    """Check that the run is the one that was broken off, or forget what was there and write down what begins. Gives
+    the state to go on from."""
     run_dir = job.settings.run_dir
     if waiting:
         state.check_settings(run_dir, job.record)
-    else:
-        state.clear(run_dir)
-        kept.clear(run_dir)
-        state.record_settings(run_dir, job.record)
+        return waiting
+    state.clear(run_dir)
+    kept.clear(run_dir)
+    state.record_settings(run_dir, job.record)
+    if fork is not None:
+        state.save(run_dir, fork.begin(job))  # a state of its own from the first step on, for --resume
+    return state.latest(run_dir)
 
 
 def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
@@ -115,14 +124,13 @@ def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
 def _check_apart(job: Job) -> None:
     """No output (with --force) over a model or a corpus that is read."""
     out = job.settings.out_path
-    models = [job.ref.path, *([job.adapter] if job.adapter else [])]
+    models = [job.ref.path, *([job.adapter] if job.adapter else []), *([job.other.ref.path] if job.other else [])]
     check_apart(out, models)
     check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
-    for corpus in [*(c for c, _ in corpora(job.settings)), *probes.corpora(job.settings, job.chosen)]:
-        if corpus.path.resolve().is_relative_to(out.resolve()):
-            raise SurgeonError(
-                "the output holds a corpus that is read", f"{out} and {corpus.path}", "choose another path"
-            )
+    read = [corpus.path for corpus, _ in corpora(job.settings) if corpus.hub is None]
+    for path in read + paths(job.chosen):
+        if path.resolve().is_relative_to(out.resolve()):
+            raise SurgeonError("the output holds a corpus that is read", f"{out} and {path}", "choose another path")
 
 
 def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Mapping[str, Tensor] | None) -> CptResult:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,24 +14,18 @@ from surgeon.data.numbers import Count
 from surgeon.data.source import Format
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.registry import Method, get
+from surgeon.train import tracking
 
 Positive = Annotated[Count, Field(gt=0)]
 
+DEFAULT_REPLAY = 0.05  # Ibrahim et al. 2024: removes most of the forgetting under a weak shift at little cost
+
 # settings that do not decide the result: a resumed run may change them
 FREE = frozenset(
-    {
-        "out",
-        "resume",
-        "keep_state",
-        "keep_states",
-        "save_every",
-        "keep_checkpoints",
-        "eval",
-        "eval_every",
-        "eval_tokens",
-    }
-    | {"micro_batch", "compile", "checkpointing"}  # these change the rounding of sums, and no more
+    {"out", "resume", "keep_state", "keep_states", "save_every", "keep_checkpoints", "eval", "eval_every"}
+    | {"eval_tokens", "compile", "checkpointing", "stop_on_divergence", "track"}
 )
+ROUNDING = frozenset({"micro_batch"})  # of those that decide, what changes the rounding of sums and no more
 
 
 class CptSettings(BaseModel):
@@ -39,10 +35,27 @@ class CptSettings(BaseModel):
 
     model: str = Field(description="The model to train; MODEL+ADAPTER with --train adapter.")
     out: str = Field(description="A folder that does not exist yet.")
-    data: list[str] = Field(min_length=1, description="A corpus, NAME=PATH[:WEIGHT]; repeatable.")
+    data: list[str] = Field(
+        min_length=1,
+        description="A corpus, NAME=PATH[:WEIGHT] or NAME=hf:org/dataset[:config][@split[:WEIGHT]]; repeatable.",
+    )
     tokens: Positive = Field(description="How many tokens to train on; as many steps as it takes to reach them.")
     replay: list[str] = Field([], description="A corpus of what the model knows, NAME=PATH[:WEIGHT]; repeatable.")
     replay_ratio: float | None = Field(None, ge=0, lt=1, description="Share of all tokens from --replay [0.05].")
+    replay_mode: Literal["compute-equivalent", "additive"] = Field(
+        "compute-equivalent",
+        description="Replayed tokens take the place of new ones, or come on top of --tokens new ones (a longer run).",
+    )
+    mixture: list[str] = Field(
+        [],
+        description="A stage of the run with shares of its own, END:NAME=WEIGHT,...: up to END, a fraction of the "
+        "run, tokens of the corpora by these weights; repeatable, the last to 1 [the same shares all the time].",
+    )
+    order: str = Field(
+        "shuffled",
+        description="Of the documents in a corpus: shuffled anew in every epoch, sequential, or ascending:FIELD or "
+        "descending:FIELD by a number in every record.",
+    )
     train: str = Field(
         "full",
         description="full, new-blocks, new-rows, new-blocks+new-rows, adapter, role:ROLE,... (attention.q, mlp, norm, "
@@ -51,6 +64,11 @@ class CptSettings(BaseModel):
     seq_len: Positive | None = Field(None, description="Tokens of a row [the model's context, at most 2048].")
     batch_tokens: Positive | None = Field(
         None, description="Tokens of an optimiser step, at most: whole rows of --seq-len [32 rows]."
+    )
+    batch_ramp: str | None = Field(
+        None,
+        description="A batch that grows to --batch-tokens: TOKENS:UNTIL,... (16k:0.1,32k:0.25: 16k tokens a step for "
+        "the first tenth of the steps, 32k up to a quarter) [the same all the time].",
     )
     micro_batch: Positive | None = Field(
         None, description="Rows of one forward pass [about 4096 tokens on a CPU, 16384 on a GPU]."
@@ -61,6 +79,10 @@ class CptSettings(BaseModel):
     clip: float = Field(1.0, ge=0, description="Greatest norm of the gradient, 0 for none.")
     schedule: str = Field("rewarm_cosine", description="How the learning rate moves; `surgeon methods schedule`.")
     objective: str = Field("next_token", description="What is minimised; `surgeon methods objective`.")
+    teacher: str | None = Field(
+        None,
+        description="A model to learn from, for an objective that has a teacher [the model as it is at the start].",
+    )
     optimizer: str = Field("adamw", description="`surgeon methods optimizer`.")
     regularize: list[str] = Field([], description="Added to the loss; `surgeon methods regularizer`; repeatable.")
     meta: list[str] = Field(
@@ -90,6 +112,17 @@ class CptSettings(BaseModel):
         description="Compute trained blocks again on the way back in place of keeping what they hold [auto: where a "
         "micro-batch would not fit into the GPU].",
     )
+    stop_on_divergence: float | None = Field(
+        None,
+        gt=0,
+        description="Stop when the mean loss of about 50 steps has been this many nats above its lowest for 50 steps; "
+        "a loss that is not finite always stops [never].",
+    )
+    track: list[str] = Field(
+        [],
+        description="Send every number of metrics.jsonl there too, while it runs; `surgeon methods tracker`; "
+        "repeatable. Its options are --option tracker.NAME=VALUE.",
+    )
     resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
@@ -98,13 +131,30 @@ class CptSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=1 << 63, description="Decides the order of the data, and dropout.")
     loss_on: Literal["response", "all"] = Field("response", description="What to learn of instruction records.")
-    packing: Literal["auto", "split", "whole"] = Field(
-        "auto", description="split cuts documents at a row's end, whole pads [whole for instruction records]."
+    packing: Literal["auto", "split", "whole", "concat"] = Field(
+        "auto",
+        description="split fills rows, cuts documents at a row's end and keeps attention and positions inside each; "
+        "whole cuts none that fit into a row, and pads; concat fills rows as split does, but attention crosses "
+        "documents and positions run through the row [split; whole for instruction records].",
     )
     format: Format = Field("auto", description="How .jsonl and .parquet records are read [as the first one].")
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
     lines: bool = Field(False, description="A .txt file holds a document a line.")
     trust_remote_code: bool = Field(False, description="Run code that the model brings along.")
+
+    @property
+    def replay_share(self) -> float:
+        """The share of all tokens that comes from --replay."""
+        if self.replay_ratio is not None:
+            return self.replay_ratio
+        return DEFAULT_REPLAY if self.replay else 0.0
+
+    @property
+    def all_tokens(self) -> int:
+        """The tokens of the run: --tokens, and with additive replay as many more as make its share."""
+        if self.replay_mode == "compute-equivalent":
+            return self.tokens
+        return math.ceil(self.tokens / (1 - Fraction(str(self.replay_share))))
 
     @property
     def out_path(self) -> Path:
@@ -122,10 +172,10 @@ class CptSettings(BaseModel):
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the result, as plain data."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        values = {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE}
+        return values | {"option": {k: v for k, v in values["option"].items() if not k.startswith("tracker.")}}
 
 
-KINDS = ("schedule", "objective", "optimizer", "regularizer", "meta")
 _SPEC = re.compile(r"(?P<name>.+?)(:(?P<options>\w+=.*))?")
 
 
@@ -140,17 +190,20 @@ def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any
         "meta": settings.meta,
     }
     found = {kind: [_spec(kind, word) for word in given] for kind, given in words.items()}
+    found["tracker"] = [(method, {}) for method in tracking.chosen(settings.track)]
     for key, value in settings.option.items():
         kind, dot, name = key.rpartition(".")
-        takers = [held for k in KINDS for held in found[k] if name in held[0].options and (not dot or k == kind)]
+        # a tracker's option says its kind: by its name alone it can be told not to decide the result
+        kinds = [kind] if dot else [k for k in found if k != "tracker"]
+        takers = [held for k, given in found.items() for held in given if name in held[0].options and k in kinds]
         if not takers:
-            known = [option for held in found.values() for method, _ in held for option in method.options]
+            known = [f"tracker.{o}" if k == "tracker" else o for k in found for m, _ in found[k] for o in m.options]
             raise UsageError(
                 f"no method of this run has the option {key!r}", f"--option {key}", did_you_mean(name, known)
             )
         if len(takers) > 1:
-            kinds = " or ".join(f"{method.kind}.{name}" for method, _ in takers)
-            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {kinds}")
+            ways = " or ".join(f"{method.kind}.{name}" for method, _ in takers)
+            raise UsageError(f"several methods have the option {name!r}", f"--option {key}", f"write {ways}")
         takers[0][1][name] = value
     return {kind: [(method, method.bind(given)) for method, given in held] for kind, held in found.items()}
 

@@ -23,6 +23,7 @@ from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
+from surgeon.train.settings import ROUNDING
 from surgeon.train.stop import whole
 
 SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
@@ -32,7 +33,7 @@ _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.p
 @dataclass(frozen=True)
 class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
-    results so far. hooks: the state of each, in order."""
+    results so far. hooks: the state of each, in order. guard: of the rule of divergence."""
 
     step: int
     tokens: int
@@ -41,6 +42,7 @@ class State:
     optimizer: dict[str, Any]
     evals: list[dict[str, Any]]
     hooks: list[dict[str, Any]] = field(default_factory=list)
+    guard: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -164,7 +166,7 @@ def record_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
 def check_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings or inputs than the run was started with; names what changed."""
     before = read_json_object(run_dir / SETTINGS)
-    changed = [key for key in sorted({*before, *record}) if before.get(key) != record.get(key)]
+    changed = [key for key in sorted({*before, *record} - ROUNDING) if before.get(key) != record.get(key)]
     if changed:
         what = ", ".join(f"{key} ({before.get(key)} -> {record.get(key)})" for key in changed)
         raise SurgeonError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgeon.errors import UsageError
+from surgeon.train.phases import phase_steps
 
 
 def warmup_steps(warmup: float, total: int) -> float:
@@ -10,11 +10,4 @@ def warmup_steps(warmup: float, total: int) -> float:
 
     A share is not rounded: the warm-up of 1 % of 50 steps is half a step long, and so over at the first one.
     """
-    steps = warmup * total if warmup < 1 else warmup
-    if warmup < 0 or steps > total:
-        raise UsageError(
-            f"a warm-up of {warmup:g} does not fit into a run of {total} steps",
-            "--option warmup",
-            "give a share below 1, such as 0.01, or a number of steps up to the run's",
-        )
-    return steps
+    return phase_steps("warmup", warmup, total, "warm-up")

@@ -16,9 +16,9 @@ from surgeon.cli import commands
 from surgeon.cli.verbs import all_verbs
 
 ORDER = (
-    "expand_layers", "extend_vocab", "attach_adapter", "fold_adapter", "cpt", "cpt export", "simplify_adapter",
-    "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "report", "methods",
-    "apply", "recipes", "run",
+    "expand_layers", "extend_vocab", "extend_context", "attach_adapter", "fold_adapter", "cpt", "cpt export",
+    "cpt anneal", "simplify_adapter", "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify",
+    "diff", "vectors", "report", "methods", "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
 

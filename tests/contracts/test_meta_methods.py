@@ -1,6 +1,7 @@
 """What every method of the kind `meta` owes a run, whichever it is: a new file is held to it by being there.
 
-A method declares NEUTRAL: options at which it changes nothing, to the byte.
+A method declares NEUTRAL: options at which it changes nothing, to the byte. One that is for adapters alone refuses
+other runs by its name, and is held to the rest on an adapter.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from surgeon.checkpoint.reader import read, to_bytes
 from surgeon.errors import SurgeonError
 from surgeon.train import state
 from surgeon.train.loop import Loop
-from surgeon.train.probes import names_corpus
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 
@@ -87,19 +87,45 @@ def run(folder: Path, model: Path, corpora: dict[str, Path]) -> Run:
 def options(name: str, corpora: dict[str, Path], *, neutral: bool = False) -> dict[str, Any]:
     """Options at which a method acts within a few steps, or (neutral) does not act at all."""
     method = registry.get("meta", name)
-    found: dict[str, Any] = {key: str(corpora["general"]) for key, o in method.options.items() if o.required}
-    assert all(names_corpus(o) for o in method.options.values() if o.required), "only a corpus has no default"
+    required = {key for key, option in method.options.items() if option.required}
+    assert required <= {*method.trait("CORPORA", ())}, "only a corpus has no default"
+    found: dict[str, Any] = {key: str(corpora["general"]) for key in sorted(required)}
     found |= {"every": EVERY} if "every" in method.options else {}
     return found | (method.trait("NEUTRAL") if neutral else {})
 
 
+@pytest.fixture(scope="module")
+def adapter(folder: Path, model: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(model)
+    get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "down_proj"])).save_pretrained(folder / "adapter")
+    return folder / "adapter"
+
+
+@pytest.fixture
+def place(name: str, run: Run, corpora: dict[str, Path], model: Path, adapter: Path) -> dict[str, str]:
+    """What the method is tried on: the whole model, or an adapter where it refuses that by its name."""
+    on_adapter = {"model": f"{model}+{adapter}", "train": "adapter"}
+    try:
+        run(name, options(name, corpora))
+    except SurgeonError as refused:
+        assert name in f"{refused} {refused.where} {refused.hint}"
+        return on_adapter
+    return {}
+
+
 def weights(out: Path) -> bytes:
-    return (out / "model.safetensors").read_bytes()
+    return next(out.glob("*model.safetensors")).read_bytes()
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
     text = next((out / "surgeon").glob("metrics-*.jsonl")).read_text()
-    return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in text.splitlines()]
+    return [
+        {k: v for k, v in json.loads(x).items() if k not in ("tokens_per_second", "memory_bytes")}
+        for x in text.splitlines()
+    ]
 
 
 def moved(before: Path, after: Path) -> dict[str, torch.Tensor]:
@@ -111,30 +137,35 @@ def moved(before: Path, after: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_says_when_it_does_nothing_and_then_does_nothing(name: str, run: Run, corpora: dict[str, Path]) -> None:
+def test_it_says_when_it_does_nothing_and_then_does_nothing(
+    name: str, run: Run, corpora: dict[str, Path], place: dict[str, str]
+) -> None:
     assert registry.get("meta", name).trait("NEUTRAL"), "NEUTRAL = {option: value} in its module"
-    assert weights(run(name, options(name, corpora, neutral=True))) == weights(run(None, {}))
+    assert weights(run(name, options(name, corpora, neutral=True), **place)) == weights(run(None, {}, **place))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_its_numbers_are_numbers(name: str, run: Run, corpora: dict[str, Path]) -> None:
-    for line in lines(run(name, options(name, corpora))):
+def test_its_numbers_are_numbers(name: str, run: Run, corpora: dict[str, Path], place: dict[str, str]) -> None:
+    for line in lines(run(name, options(name, corpora), **place)):
         assert all(math.isfinite(v) for v in line.values() if isinstance(v, float)), line
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_run_twice_is_the_same_bytes(name: str, run: Run, corpora: dict[str, Path]) -> None:
-    one, two = (run(name, options(name, corpora), tag) for tag in ("", "again"))
+def test_the_same_run_twice_is_the_same_bytes(
+    name: str, run: Run, corpora: dict[str, Path], place: dict[str, str]
+) -> None:
+    one, two = (run(name, options(name, corpora), tag, **place) for tag in ("", "again"))
     assert weights(one) == weights(two) and lines(one) == lines(two)
     assert (one / "surgeon.json").read_bytes() == (two / "surgeon.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_broken_off_and_resumed_is_the_same_bytes(
-    name: str, run: Run, corpora: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name: str, run: Run, corpora: dict[str, Path], place: dict[str, str], folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The run ends before step 5; the state is that of step 3, between two multiples of `every`."""
-    whole, out = run(name, options(name, corpora)), folder / f"resumed-{name}"
+    whole, out = run(name, options(name, corpora), **place), folder / f"resumed-{name}"
     plain = Loop._step
 
     def step(self: Loop, number: int, windows: list[Any]) -> Any:
@@ -144,23 +175,31 @@ def test_broken_off_and_resumed_is_the_same_bytes(
 
     monkeypatch.setattr(Loop, "_step", step)
     with pytest.raises(RuntimeError, match="broken off"):
-        run(name, options(name, corpora), out=str(out))
+        run(name, options(name, corpora), out=str(out), **place)
     monkeypatch.undo()
     latest = state.latest(out.with_name(out.name + ".run"))
     assert latest is not None and latest.name == "step-00000003.pt"
-    run(name, options(name, corpora), out=str(out), resume=True)
+    run(name, options(name, corpora), out=str(out), resume=True, **place)
     assert weights(out) == weights(whole) and lines(out) == lines(whole)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_frozen_blocks_stay_as_they_are(name: str, run: Run, corpora: dict[str, Path], model: Path) -> None:
+def test_frozen_blocks_stay_as_they_are(
+    name: str, run: Run, corpora: dict[str, Path], model: Path, place: dict[str, str]
+) -> None:
+    if place:
+        pytest.skip("it is for adapters alone")
     out = run(name, options(name, corpora), train=r"layers\.[34]\.", weight_decay=0.5)
     found = moved(model, out)
     assert found and all(".layers.3." in n or ".layers.4." in n for n in found)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_frozen_rows_stay_as_they_are(name: str, run: Run, corpora: dict[str, Path], model: Path) -> None:
+def test_frozen_rows_stay_as_they_are(
+    name: str, run: Run, corpora: dict[str, Path], model: Path, place: dict[str, str]
+) -> None:
+    if place:
+        pytest.skip("it is for adapters alone")
     out = run(name, options(name, corpora), train="new-rows", weight_decay=0.5)
     found = moved(model, out)
     assert [*found] == ["model.embed_tokens.weight"]
@@ -169,30 +208,23 @@ def test_frozen_rows_stay_as_they_are(name: str, run: Run, corpora: dict[str, Pa
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_adapter_is_trained_or_refused_by_name(
-    name: str, run: Run, corpora: dict[str, Path], model: Path, folder: Path
+    name: str, run: Run, corpora: dict[str, Path], model: Path, adapter: Path
 ) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    adapter = folder / "adapter"
-    if not adapter.exists():
-        plain = AutoModelForCausalLM.from_pretrained(model)
-        get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "down_proj"])).save_pretrained(adapter)
     try:
         out = run(name, options(name, corpora), model=f"{model}+{adapter}", train="adapter")
     except SurgeonError as refused:
         assert name in str(refused)
         return
-    assert (out / "adapter_model.safetensors").read_bytes() != (adapter / "adapter_model.safetensors").read_bytes()
+    assert weights(out) != (adapter / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_record_holds_what_a_corpus_is_not_where_it_lies(name: str, run: Run, corpora: dict[str, Path]) -> None:
-    named = {k: str(corpora["general"]) for k, o in registry.get("meta", name).options.items() if names_corpus(o)}
+def test_the_record_holds_what_a_corpus_is_not_where_it_lies(
+    name: str, run: Run, corpora: dict[str, Path], place: dict[str, str]
+) -> None:
+    named = {key: str(corpora["general"]) for key in registry.get("meta", name).trait("CORPORA", ())}
     if not named:
         pytest.skip("it reads no corpus of its own")
-    out = run(name, options(name, corpora) | named)
-    text = (out / "surgeon.json").read_text()
+    text = (run(name, options(name, corpora) | named, **place) / "surgeon.json").read_text()
     assert str(corpora["general"].parent) not in text
-    probes = json.loads(text)["settings"]["probes"]
-    assert {p["option"] for p in probes} == {*named} and {p["name"] for p in probes} == {"general"}
+    assert len(json.loads(text)["settings"]["probes"]) == 1

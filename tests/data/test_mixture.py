@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgeon.data.mixture import Mixture, Turns, shares
+from surgeon.data.mixture import Mixture, shares
 from surgeon.data.pack import Packed
 from surgeon.data.tokens import Tokens
+from surgeon.data.turns import Turns
 from surgeon.errors import UsageError
 
 

@@ -37,6 +37,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (tree_digest, done, sum_jobs, jobs, resume):
         monkeypatch.setattr(module, "LEAF", 1 << 10)
     monkeypatch.setattr(sum_piece, "BLOCK", 96)
+    monkeypatch.setattr(sum_piece, "SMALL", 1000)  # all of it is measured
 
 
 @pytest.fixture
@@ -268,12 +269,11 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_bridge_asks_for_the_memory_that_mergekit_takes(family: dict[str, Path], tmp_path: Path) -> None:
-    needs = {}
-    for method in ("ties", "mergekit:ties"):
-        made = plan(family, tmp_path / "out", method=method)
-        inputs = {entry.role: Checkpoint.open(entry.path) for entry in made.inputs}
-        needs[method] = max(working_bytes(t, inputs) / math.prod(t.shape) for t in made.tensors)
-    assert needs["mergekit:ties"] == needs["ties"] + 7 * 8
+    made = plan(family, tmp_path / "out", method="mergekit:ties")
+    inputs = {entry.role: Checkpoint.open(entry.path) for entry in made.inputs}
+    found = next(t for t in made.tensors if t.name == "model.layers.0.mlp.up_proj.weight")
+    leaves = sum(math.prod(found.shape) * 8 for _ in made.inputs)
+    assert working_bytes(found, inputs) >= math.prod(found.shape) * 8 * 10 + leaves
 
 
 def test_memory_is_read_strictly() -> None:

@@ -51,3 +51,14 @@ def questions(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def adapted(tiny: Callable[..., Path], tmp_path: Path) -> str:
+    """MODEL+ADAPTER: a tiny llama and a fresh LoRA of rank 4 on all its linear modules."""
+    from surgeon.adapters.attach import AttachSettings, plan_attach
+    from surgeon.ops.execute import execute
+
+    model, adapter = tiny("llama"), tmp_path / "adapter"
+    execute(plan_attach(AttachSettings(model=str(model), out=adapter, rank=4, alpha=8)), adapter)
+    return f"{model}+{adapter}"

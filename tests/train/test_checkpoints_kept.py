@@ -178,7 +178,8 @@ def test_an_interrupted_command_keeps_only_whole_ones(options: dict[str, Any], t
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130 and "Traceback" not in err
-    found = list(kept(tmp_path / "one").iterdir())
+    # one that was being removed has a hidden name; the next run removes the rest of it
+    found = [p for p in kept(tmp_path / "one").iterdir() if not p.name.startswith(".")]
     assert 1 <= len(found) <= 3 and all(verify(p)["holds"] for p in found)
 
 

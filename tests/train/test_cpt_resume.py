@@ -69,7 +69,9 @@ def files(out: Path) -> dict[str, bytes | list[Any]]:
         p.name: p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith("metrics")
     }
     lines = [json.loads(x) for x in next((out / "surgeon").glob("metrics-*.jsonl")).read_text().splitlines()]
-    found["metrics"] = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    found["metrics"] = [
+        {k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in lines
+    ]
     return found
 
 

@@ -249,3 +249,19 @@ def test_a_description_says_what_is_trained_and_what_it_costs(tiny: Tiny, corpus
 def _sizes(model: Path) -> list[tuple[str, int]]:
     tensors = Checkpoint.open(model).tensors.values()
     return [(t.name, t.shape[0] * t.shape[1]) for t in tensors if len(t.shape) == 2]
+
+
+def test_the_result_says_what_was_lost_on_the_way(tiny: Tiny, corpus: Path) -> None:
+    """Of the same numbers as "eval"; with a learning rate of 0 nothing is lost, exactly."""
+    from surgeon.measure.stability import of_evaluations
+    from surgeon.operations import perform
+
+    options: dict[str, Any] = {"tokens": 192, "seq_len": 16, "batch_tokens": 64, "device": "cpu", "eval_every": 1}
+    for name, lr in (("moved", 0.5), ("still", 0.0)):
+        settings = CptSettings(
+            model=str(tiny("llama")), out=str(corpus.parent / name), data=[str(corpus)], lr=lr,
+            eval=[f"own={corpus}"], **options,
+        )  # fmt: skip
+        found = perform("cpt", settings)
+        assert found["stability"] == of_evaluations(found["eval"]) and found["stability"][0]["name"] == "own"
+        assert (found["stability"][0]["depth"] > 0) == (lr > 0)

@@ -79,6 +79,7 @@ def test_the_run_in_the_trainers_words(tiny: Tiny, corpus: Path, to: str, fields
 def test_axolotl_packs_the_rows_into_our_windows(tiny: Tiny, corpus: Path, questions: Path) -> None:
     """Tokens, order, shares and labels, window by window; but for the token behind a cut, which it cannot learn."""
     from surgeon.loading import load_tokenizer
+    from surgeon.train.shape import Shape
 
     model = tiny("llama")
     chosen = settings(model, corpus, "axolotl", replay=[f"old={corpus}"], replay_ratio=0.25)
@@ -89,7 +90,7 @@ def test_axolotl_packs_the_rows_into_our_windows(tiny: Tiny, corpus: Path, quest
     )  # docs/dataset-formats/tokenized.qmd
     assert all(len(r["input_ids"]) == len(r["labels"]) == sum(r["attention_mask"]) for r in rows)
     bins = axolotl_packs([len(r["input_ids"]) for r in rows], 16)
-    data = read(chosen, load_tokenizer(model), 16, 4, 512)
+    data = read(chosen, load_tokenizer(model), Shape(16, 4, 4, config["max_steps"]), 512)
     windows = [w for step in range(10) for w in data.mixture.batch(step)]
     assert len(bins) == len(windows) == config["max_steps"] * 4
     for numbers, window in zip(bins, windows, strict=True):

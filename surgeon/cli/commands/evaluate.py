@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "surgeon evaluate base domain --data general=general.jsonl --data domain=domain.jsonl --tokens 2k",
     "surgeon evaluate base --data general.jsonl --tokens 500 --json",
+    "surgeon evaluate base long --data general.jsonl --by-position --positions 16,32,64 --context 128",
 )
 COLUMNS = (
     ("tokens", "tokens"), ("nats/token", "nats_per_token"), ("bits/byte", "bits_per_byte"), ("perplexity", "perplexity"),
@@ -51,6 +52,25 @@ def run(settings: BaseModel, flags: Flags) -> None:
         for c in m["corpora"]
     ]
     flags.output.table(result, "", ("model", "corpus", *(title for title, _ in COLUMNS)), rows)
+    if not flags.output.as_json:
+        _show_positions(result, flags)
+
+
+def _show_positions(result: dict[str, Any], flags: Flags) -> None:
+    """A table a corpus: nats per token by how many tokens stand before, a row a bucket and a column a model."""
+    models = [Path(m["model"]).name for m in result["models"]]
+    for number, corpus in enumerate(result["models"][0]["corpora"]):
+        if "by_position" not in corpus:
+            continue
+        columns = [m["corpora"][number]["by_position"] for m in result["models"]]
+        spans = sorted({(b["start"], b["stop"]) for c in columns for b in c["buckets"]})
+        rows = []
+        for start, stop in spans:
+            cells = [{(b["start"], b["stop"]): b["nats_per_token"] for b in c["buckets"]} for c in columns]
+            rows.append((f"{start:,} to {stop - 1:,}", *(_cell(values.get((start, stop))) for values in cells)))
+        windows = ", ".join(f"{c['windows']:,} windows of {c['context']:,} tokens" for c in columns)
+        flags.output.table(result, f"{corpus['name']}: nats/token by tokens before", ("before", *models), rows)
+        flags.output.emit(result, [windows])
 
 
 def _cell(value: float | int | None) -> str:

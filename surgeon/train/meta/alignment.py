@@ -8,19 +8,19 @@ from typing import Annotated
 from pydantic import Field
 
 from surgeon.data.pack import Packed, Window
-from surgeon.data.source import CorpusWord
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.train.gradient import ahead, dot, gradient, reads
+from surgeon.train.gradient import ahead, dot, gradient
 from surgeon.train.hook import Hook, Run
+from surgeon.train.probes import packed
 
-NEUTRAL = {"every": 1}
+NEUTRAL, CORPORA = {"every": 1}, ("general", "domain")
 
 Whole = Annotated[int, Field(ge=1)]
 
 
 def alignment(
-    run: Run, *, every: Whole = 100, rows: Whole | None = None, general: CorpusWord | None = None,
-    domain: CorpusWord | None = None,
+    run: Run, *, every: Whole = 100, rows: Whole | None = None, general: str | None = None,
+    domain: str | None = None,
 ) -> Hook:  # fmt: skip
     """The cosine of the gradients of general and of new text, every n steps, in metrics.jsonl; moves nothing.
 
@@ -40,8 +40,8 @@ class _Side:
 
     def __init__(self, run: Run, word: str | None, replay: bool) -> None:
         self._run, self._replay = run, replay
-        self._packed: Packed | None = run.corpus(word) if word is not None else None
-        if word is None and not reads(run, replay=replay):
+        self._packed: Packed | None = packed(run, word) if word is not None else None
+        if word is None and replay and not run.replays:
             raise UsageError(
                 "the run reads no general text to compare with",
                 "--meta alignment",

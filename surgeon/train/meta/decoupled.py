@@ -10,19 +10,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surgeon.data.source import CorpusWord
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.gradient import gradient
 from surgeon.train.hook import Hook, Run
+from surgeon.train.probes import packed
 
-NEUTRAL = {"strength": 0.0}
+NEUTRAL, CORPORA = {"strength": 0.0}, ("probe",)
 BY_TENSOR = True  # an optimizer group has one rate
 
 Whole = Annotated[int, Field(ge=1)]
 
 
 def decoupled(
-    run: Run, *, probe: CorpusWord, every: Whole = 100, rule: Literal["code", "paper"] = "code",
+    run: Run, *, probe: str, every: Whole = 100, rule: Literal["code", "paper"] = "code",
     normalize: Literal["none", "mean"] = "none", strength: Annotated[float, Field(ge=0, le=1)] = 1.0,
     batches: Whole = 4, rows: Whole = 16,
 ) -> Hook:  # fmt: skip
@@ -52,8 +52,8 @@ class _Decoupled(Hook):
     ) -> None:
         self._run, self._every, self._rule = run, every, rule
         self._to_mean, self._strength = to_mean, strength
-        packed = run.corpus(probe)
-        self._batches = [[packed.window(b * rows + row) for row in range(rows)] for b in range(batches)]
+        corpus = packed(run, probe)
+        self._batches = [[corpus.window(b * rows + row) for row in range(rows)] for b in range(batches)]
         self._sizes = {name: _size(run, name) for name in run.parameters}
         self._used = dict.fromkeys(run.parameters, 1.0)
         held = [group["params"] for group in run.optimizer.param_groups]

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
-from surgeon.errors import UsageError
+from surgeon.train.decay import Shape, decayed
+from surgeon.train.phases import check_fit, phase_steps, progress
 from surgeon.train.warmup import warmup_steps
 
 
 def wsd(
-    step: int, total: int, *, warmup: float = 0.01, decay: float = 0.2, min_ratio: float = 0.0,
-    shape: Literal["sqrt", "linear", "cosine"] = "sqrt",
-) -> float:  # fmt: skip
-    """Linear warm-up, the peak, then over the last `decay` of the steps down to `min_ratio` of it.
+    step: int, total: int, *, warmup: float = 0.01, decay: float = 0.2, min_ratio: float = 0.0, shape: Shape = "sqrt"
+) -> float:
+    """Linear warm-up, the peak, then over the last `decay` of the steps down to exactly `min_ratio` of it.
 
-    shape: of the decay over r in [0, 1]: 1 - sqrt(r), 1 - r, or (1 + cos(pi r)) / 2.
+    warmup, decay: share of the steps (below 1) or number of steps. shape: of the decay over r in [0, 1]: sqrt is
+    1 - sqrt(r), linear 1 - r, cosine (1 + cos(pi r)) / 2, exponential min_ratio^r. Up to the decay the total is not
+    looked at where the warm-up is in steps; decay=0 leaves the end open for `surgeon cpt anneal`.
+    Hu et al. decay exponentially over 10 % by a half-life; here every shape is given by where it ends.
     Result: factor of the peak learning rate, in [0, 1].
-    Source: Hu et al. 2024 (2404.06395); Haegele et al. 2024 (2405.18392), the 1-sqrt decay
+    Source: Hu et al. 2024 (2404.06395); Haegele et al. 2024 (2405.18392), the 1-sqrt decay over 20 %
     """
-    rise, fall = warmup_steps(warmup, total), decay * total
-    if not 0 <= decay <= 1 or rise + fall > total:
-        raise UsageError(
-            f"warm-up ({rise} steps) and decay ({fall:g} steps) are longer than the run of {total} steps",
-            "--option decay",
-            "make one of them shorter",
-        )
-    if step < rise:
-        return step / rise
-    done = (step - (total - fall)) / fall if fall else 0.0
-    if done <= 0:
-        return 1.0
-    level = {"sqrt": 1 - math.sqrt(done), "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[shape]
-    return min_ratio + (1.0 - min_ratio) * level
+    rise, fall = warmup_steps(warmup, total), phase_steps("decay", decay, total)
+    check_fit(total, warmup=rise, decay=fall)
+    level = decayed(progress(step, total - fall, total), 1.0, min_ratio, shape)
+    return step / rise if step < rise else level

@@ -1,0 +1,73 @@
+"""Folders of the cache, named by what they are made from: written beside, renamed once, never half there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgeon.checkpoint.commit import sync, sync_tree
+from surgeon.checkpoint.known_digests import cache_home
+from surgeon.errors import SurgeonError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HINT = "set XDG_CACHE_HOME to a folder with room"
+
+
+def stored(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
+    """The folder `kind`/digest of the cache; `make` fills a new one if it is not there.
+
+    Of several processes one makes it and the others wait for it. What a killed one left is removed by the next.
+    Raises SurgeonError where the cache cannot be written, or what `make` raises; then nothing is left.
+    """
+    path = cache_home() / kind / digest.removeprefix("sha256:")
+    if path.is_dir():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".{path.name}.lock").touch()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise SurgeonError(f"the cache cannot be written ({why})", str(path.parent), _HINT) from error
+    try:
+        with _held(path.with_name(f".{path.name}.lock")):
+            if not path.is_dir():  # another process may have made it meanwhile
+                _make(path, make)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise SurgeonError("the cache's disk is full", str(path.parent), f"free some space, or {_HINT}") from error
+    return path
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
+    folder = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        make(folder)
+        sync_tree(folder)
+        folder.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    """Wait for a lock and hold it; it ends with the process, however it ends."""
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            break
+        os.close(handle)  # whoever held it has just removed it
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)

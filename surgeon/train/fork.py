@@ -1,0 +1,162 @@
+"""Where a run branches off another: the state or checkpoint it begins with, and what decided the run before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.checkpoint.config_json import read_json_object
+from surgeon.checkpoint.digest import json_digest
+from surgeon.checkpoint.lineage import Lineage, read_lineage
+from surgeon.errors import SurgeonError
+from surgeon.merge.run_checkpoints import CHECKPOINTS, RUN
+from surgeon.train.kept import kept
+
+if TYPE_CHECKING:
+    from surgeon.train.job import Job
+    from surgeon.train.state import State
+
+SETTINGS, STATES = "settings.json", "state"  # as surgeon.train.state has them, which imports torch
+_STATE = re.compile(r"step-([0-9]{8,})\.pt")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The point at which a run is left.
+
+    step: optimiser steps done there. state: a file that holds all of it. checkpoint: a model, which lacks the
+    optimizer's moments. record: what decided the run (settings, digests of its inputs). lineage: of a checkpoint of
+    that run, if there is one. folders: what belongs to the run and is never changed. note: what the new run's lineage
+    says of it.
+    """
+
+    step: int
+    state: Path | None
+    checkpoint: Path | None
+    record: dict[str, Any]
+    lineage: Lineage | None
+    lineage_at: Path | None
+    folders: tuple[Path, ...]
+    note: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def joined(self, job: Job) -> Job:
+        """The job with the fork in its record. Raises SurgeonError where it reads other inputs than the run did."""
+        changed = [key for key, wanted in self._inputs().items() if _given(job, key, wanted) != wanted]
+        if changed:
+            raise SurgeonError(
+                f"a fork goes on with the inputs of the run, and these are others: {', '.join(changed)}",
+                str(self.state or self.checkpoint),
+                "give the run's own --model, --data and --replay, in its order; for other data: surgeon cpt "
+                "CHECKPOINT OUT --schedule anneal",
+            )
+        return dataclasses.replace(job, record=job.record | {"fork": self.note})
+
+    def begin(self, job: Job) -> State:
+        """What the new run begins with; from a checkpoint its stored weights, and moments that begin anew."""
+        from surgeon.train import state
+
+        if self.state is not None:
+            return state.load(self.state)
+        import torch
+
+        from surgeon.loading import load_model
+
+        assert self.checkpoint is not None and self.lineage is not None and self.lineage.training is not None
+        code = job.settings.trust_remote_code
+        model = load_model(self.checkpoint, device=torch.device("cpu"), dtype=torch.float32, trust_remote_code=code)
+        held = dict(model.named_parameters())
+        weights = {name: held[name].detach() for name in job.trainable.parameters}
+        done = self.lineage.training
+        return state.State(
+            self.step, done["tokens"], done["final_loss"], weights, job.optimizer().state_dict(), done["eval"]
+        )
+
+    def _inputs(self) -> dict[str, Any]:
+        """Digests of what the run read: by `model`, `adapter`, and for corpora the fields that are known."""
+        found = {key: self.record[key] for key in ("model", "adapter") if key in self.record}
+        return found | {key: self.record[key] for key in ("data", "replay")}
+
+
+def _given(job: Job, key: str, wanted: Any) -> Any:
+    if key not in ("data", "replay"):
+        return job.record.get(key)
+    sources = [s for s in job.data.sources if s.replay is (key == "replay")]
+    known = [{"name": s.corpus.name, "digest": s.digest, "weight": s.corpus.weight, "share": s.share} for s in sources]
+    if len(known) != len(wanted):
+        return known
+    return [{k: v for k, v in one.items() if k in other} for one, other in zip(known, wanted, strict=True)]
+
+
+def find_fork(run: Path, at: int | None = None) -> Fork:
+    """The point of a run to go on from.
+
+    run: its output, its OUT.run, a checkpoint of it or a state file. at: the step, else the newest that is there; at
+    the same step a state comes before a checkpoint. Raises SurgeonError where there is none.
+    """
+    out, run_dir = _places(run)
+    plan = json_digest(read_json_object(run_dir / SETTINGS)) if (run_dir / SETTINGS).is_file() else None
+    lineages = _lineages([run] if (run / "surgeon.json").is_file() else [], [out, *kept(run_dir)[::-1]], plan)
+    if plan is None and not lineages:
+        raise SurgeonError("there is no run of cpt here", str(run), "give the OUT of a run, or one of its checkpoints")
+    states = {int(m[1]): p for p in sorted((run_dir / STATES).glob("*.pt")) if (m := _STATE.fullmatch(p.name))}
+    models = {lineage.training["steps"]: path for path, lineage in lineages.items() if lineage.training}
+    named = _named_step(run, states, models)
+    step = at if at is not None else named if named is not None else max([*states, *models], default=None)
+    if step is None or (step not in states and step not in models) or (named is not None and step != named):
+        there = ", ".join(map(str, sorted({*states, *models}))) or "none"
+        raise SurgeonError(
+            f"neither a state nor a checkpoint of step {step} is here" if step is not None else "nothing is kept here",
+            str(run),
+            f"there are: {there}; keep some with surgeon cpt --keep-checkpoints N, or --keep-state",
+        )
+    place = models.get(step) or next(iter(lineages), None)
+    lineage = lineages[place] if place is not None else None
+    record = read_json_object(run_dir / SETTINGS) if plan is not None else _record(lineage)
+    folders = tuple(p for p in (out, run_dir, *models.values()) if p.exists())
+    return Fork(step, states.get(step), models.get(step), record, lineage, place, folders)
+
+
+def _places(run: Path) -> tuple[Path, Path]:
+    """OUT and OUT.run of what a person named, whether they are there or not."""
+    path = run.absolute()
+    if path.is_file() or (path.parent.name == CHECKPOINTS and path.parent.parent.name.endswith(RUN)):
+        run_dir = path.parent.parent
+    else:
+        run_dir = path if path.name.endswith(RUN) and path.is_dir() else path.with_name(path.name + RUN)
+    return run_dir.with_name(run_dir.name.removesuffix(RUN)), run_dir
+
+
+def _lineages(first: list[Path], others: list[Path], plan: str | None) -> dict[Path, Lineage]:
+    """Those of trained models that are of one run: the one named, else that of settings.json, else the newest."""
+    found: dict[Path, Lineage] = {}
+    for path in (*(p.absolute() for p in first), *others):
+        lineage = read_lineage(path) if path.is_dir() else None
+        if lineage is None or lineage.operation != "cpt" or lineage.training is None:
+            continue
+        plan = plan or lineage.plan
+        if lineage.plan == plan:
+            found.setdefault(path, lineage)
+    return found
+
+
+def _named_step(run: Path, states: dict[int, Path], models: dict[int, Path]) -> int | None:
+    """The step of the very state or checkpoint that a person named; None for a run as a whole."""
+    path = run.absolute()
+    for step, place in (*states.items(), *models.items()):
+        if place == path and (path.is_file() or path.parent.name == CHECKPOINTS):
+            return step
+    return None
+
+
+def _record(lineage: Lineage | None) -> dict[str, Any]:
+    """What decided a run, from what a checkpoint of it says; weights of corpora are known by their shares alone."""
+    assert lineage is not None and lineage.training is not None
+    record = dict(lineage.settings) | {"seed": lineage.seed}
+    record |= {parent.role: parent.digest for parent in lineage.parents}
+    for key, replay in (("data", False), ("replay", True)):
+        sources = [s for s in lineage.training["data"] if s["replay"] is replay]
+        record[key] = [{k: s[k] for k in ("name", "digest", "share")} for s in sources]
+    return record

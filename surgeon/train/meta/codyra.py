@@ -1,0 +1,120 @@
+"""CoDyRA: every rank of a LoRA has a weight of its own, and those that give little become zero."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from surgeon.errors import UsageError
+from surgeon.train.hook import Hook, Run
+
+NEUTRAL = {"kappa": 0.0}
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_FACTOR = re.compile(r".*\.lora_B\.\w+\.weight")
+
+
+def codyra(
+    run: Run, *, kappa: Amount = 0.005, dense: Annotated[float, Field(ge=0, lt=1)] = 0.5, rate: Amount = 1.0,
+    start: Literal["ones", "normal"] = "ones", eps: float = 1e-8,
+) -> Hook:  # fmt: skip
+    """Rank selection for adapters on linear modules: their update is B diag(w) A, and w is pulled to exact zeros.
+
+    The gates w (one a column of B) learn by Adam at `rate` times the learning rate of their B, with the run's betas
+    and without decay. After the first `dense` share of the steps each is drawn towards 0 after every step, w <-
+    sign(w) max(|w| - kappa_t, 0), where kappa_t grows from 0 to `kappa` over the rest. At kappa=0 nothing is selected
+    and the hook does nothing: the run is the plain one, byte for byte.
+    Between the steps, and so in evaluations and in what is written, the adapter's B is B diag(w): a rank whose gate is
+    zero is a column of zeros, and `surgeon simplify-adapter` takes it out. Metrics: codyra_ranks, gates that are not
+    zero. start: `ones`, or `normal` (drawn from the seed, as in the authors' code; only while every B is zero).
+    Where we differ from their code: kappa_t grows at every step, not in stairs; the gates' Adam has the run's betas
+    and no decay; the gradient is clipped without the gates. An adapter that took its start out of the model's weights
+    (pissa, olora, corda) is no case for this: without a rank of it the model lacks that direction.
+    Raises UsageError without LoRA, and where several processes share the model. Arithmetic in float32.
+    Source: Lu et al. 2024 (2412.01004) and the authors' code; of image models, on texts an extrapolation
+    """
+    from torch.distributed.tensor import DTensor
+
+    factors = {name: p for name, p in run.parameters.items() if _FACTOR.fullmatch(name)}
+    if not factors:
+        raise UsageError(
+            "there is no LoRA whose ranks could be selected", "--meta codyra", "train one: --train adapter"
+        )
+    if any(isinstance(p, DTensor) for p in factors.values()):
+        raise UsageError("codyra needs whole matrices, and several processes share them", "--meta codyra", "start one")
+    if start == "normal" and any(bool(p.detach().any()) for p in factors.values()):
+        raise UsageError(
+            "gates that are drawn would change what this adapter computes already", "codyra:start", "use ones"
+        )
+    return _Codyra(run, factors, (kappa, dense, rate, eps), start) if kappa else Hook()
+
+
+class _Codyra(Hook):
+    """Between after_backward and after_update the parameters are B itself, with its own gradients; else B diag(w)."""
+
+    def __init__(
+        self, run: Run, factors: Mapping[str, nn.Parameter], numbers: tuple[float, float, float, float], start: str
+    ) -> None:
+        self._factors, self._total, self._optimizer = factors, run.total, run.optimizer
+        self._kappa, self._dense, self._rate, self._eps = numbers
+        generator = torch.Generator().manual_seed(run.seed)
+        self._updates = 0
+        self._held: dict[str, dict[str, Tensor]] = {}
+        for name, p in factors.items():
+            gates = torch.randn(p.shape[1], generator=generator) if start == "normal" else torch.ones(p.shape[1])
+            gates = gates.to(p.device)
+            zeros = torch.zeros_like(gates)
+            self._held[name] = {"factor": p.detach().clone(), "gates": gates, "first": zeros, "second": zeros.clone()}
+        self._gradients: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def after_backward(self, step: int) -> None:
+        for name, p in self._factors.items():
+            held = self._held[name]
+            if p.grad is not None:
+                self._gradients[name] = (held["factor"] * p.grad).sum(0)
+                p.grad.mul_(held["gates"])
+            p.copy_(held["factor"])
+
+    @torch.no_grad()
+    def after_update(self, step: int) -> None:
+        self._updates += 1
+        dense = self._dense * self._total
+        # now: a state that is restored brings new groups
+        groups = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        threshold = self._kappa * max(0.0, step - dense) / (self._total - dense)
+        for name, p in self._factors.items():
+            held = self._held[name]
+            held["factor"].copy_(p)
+            if name in self._gradients:
+                self._learn(held, self._gradients.pop(name), groups[id(p)])
+            held["gates"].copy_(soft_threshold(held["gates"], threshold))
+            p.mul_(held["gates"])
+
+    def _learn(self, held: dict[str, Tensor], gradient: Tensor, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        held["first"].lerp_(gradient, 1 - beta1)
+        held["second"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (held["second"].sqrt() / (1 - beta2**self._updates) ** 0.5).add_(self._eps)
+        size = self._rate * group["lr"] / (1 - beta1**self._updates)
+        held["gates"].addcdiv_(held["first"], scale, value=-size)
+
+    def metrics(self) -> dict[str, float]:
+        return {"codyra_ranks": float(sum(held["gates"].count_nonzero() for held in self._held.values()))}
+
+    def state(self) -> dict[str, Any]:
+        return {"updates": self._updates, "held": self._held}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._updates = state["updates"]
+        for name, p in self._factors.items():
+            self._held[name] = {key: t.to(p.device) for key, t in state["held"][name].items()}
+
+
+def soft_threshold(values: Tensor, threshold: float) -> Tensor:
+    """sign(v) max(|v| - threshold, 0): the proximal step of threshold * ||v||_1."""
+    return values.sign() * (values.abs() - threshold).clamp(min=0)

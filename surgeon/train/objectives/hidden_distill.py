@@ -1,0 +1,76 @@
+"""Learning a text and keeping a teacher's hidden states on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surgeon.data.pack import IGNORED
+from surgeon.train.batch import Batch
+from surgeon.train.forward import Forward
+from surgeon.train.hook import Run
+from surgeon.train.strength import Strength
+from surgeon.train.teacher import Teacher, check_width, of_run
+
+Of = Literal["mean", "last", "tokens"]
+
+
+def of_one_width(run: Run, options: Mapping[str, Any]) -> Teacher:
+    """A teacher whose hidden states are as long as the model's."""
+    teacher = of_run(run, options)
+    check_width(teacher, run)
+    return teacher
+
+
+MAKES, KEEPS, ANY_TEACHER = {"teacher": of_one_width}, ("anchors",), True
+
+
+def hidden_distill(
+    forward: Forward, batch: Batch, arguments: Mapping[str, Any], teacher: Teacher, *,
+    weight: Strength = 1.0, of: Of = "mean",
+) -> Tensor:  # fmt: skip
+    """Cross-entropy plus `weight` times the squared distance of what the head reads from what the teacher's reads.
+
+    of: mean, of the tokens with a label of a document (in a window); last, of its last one; tokens, each by itself.
+    Each document counts as often as it has labels, so the loop's mean is one over labels. Arithmetic in float32.
+    The paper trains a masked model on the one vector of its first token, over a text without masks; a causal model has
+    no such vector, so mean and last are our adaptation, and it reads the text once for both losses. In the paper the
+    teacher is trained on the text first, and the student starts anew where the teacher did: train once, then again
+    from the same model with --teacher. Weight 0 is next_token, to the byte.
+    Source: Lee et al. 2023 (2210.02871), self-distillation for further pre-training
+    """
+    if weight == 0:
+        return forward.nats(batch, arguments)
+    known = teacher.hidden(arguments)
+    with teacher.known(), forward.head_input() as held:
+        nats = forward.nats(batch, arguments)
+    moved = held[0].reshape(known.shape).float() - known.float()
+    return nats + weight * _distance(moved, batch, of)
+
+
+def _distance(moved: Tensor, batch: Batch, of: Of) -> Tensor:
+    """Squared norms of [tokens, H], summed over labels."""
+    counts = batch.labels.reshape(-1) != IGNORED
+    if of == "tokens":
+        return (moved.square().sum(-1) * counts).sum()
+    documents, number = _documents(batch)
+    labels = moved.new_zeros(number).index_add(0, documents, counts.to(moved.dtype))
+    if of == "mean":
+        sums = moved.new_zeros(number, moved.shape[1]).index_add(0, documents, moved * counts[:, None])
+        return (labels * (sums / labels.clamp(min=1)[:, None]).square().sum(-1)).sum()
+    places = torch.arange(len(counts), device=moved.device)
+    last = places.new_zeros(number).scatter_reduce(0, documents, places * counts, "amax")
+    return (labels * moved[last].square().sum(-1)).sum()
+
+
+def _documents(batch: Batch) -> tuple[Tensor, int]:
+    """(the number of the document of each token, how many there are)."""
+    device = batch.labels.device
+    count = len(batch.lengths)
+    if batch.labels.numel() != sum(batch.lengths):  # a row a document, and padding behind it
+        return torch.arange(count, device=device).repeat_interleave(batch.labels.shape[1]), count
+    lengths = torch.tensor(batch.lengths, device=device)
+    return torch.arange(count, device=device).repeat_interleave(lengths, output_size=batch.labels.numel()), count

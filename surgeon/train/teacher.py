@@ -1,0 +1,125 @@
+"""The model that a run learns from: itself as it was at the start, or another one.
+
+It is frozen, in evaluation (no dropout, no random number is drawn, so the student's dropout of a step is what it is
+without a teacher) and without a graph. Nothing of it is state: it is made from the run's base before a run goes on
+from a state, so a resumed run has the same teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from surgeon.errors import UsageError
+from surgeon.train.forward import Forward
+from surgeon.train.hook import Run, undivided
+from surgeon.train.linear_loss import logits_of
+from surgeon.train.prefix import Prefix, shared_prefix
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The logits of all tokens of a pass, made for some of them at a time: float32 [tokens, V]. Without a weight
+    `hidden` are the logits."""
+
+    hidden: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """A tensor of their own."""
+        return logits_of(self.hidden[part], self.weight, self.bias)
+
+
+class Teacher:
+    """weights: what stands in the trained tensors' places while the teacher computes, so that there is no second
+    model: the memory of it is that of the trained tensors. prefix: what it shares with the student."""
+
+    def __init__(self, forward: Forward, weights: Mapping[str, Tensor], prefix: Prefix | None = None) -> None:
+        self.forward, self.weights, self.prefix = forward, weights, prefix
+
+    def rows(self, arguments: Mapping[str, Any]) -> Rows:
+        """The logits of a batch, of which one chunk is made at a time where the head allows it. arguments: what the
+        student is given for it."""
+        held: list[Rows] = []
+
+        def take(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            place = hidden.device.type
+            dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else hidden.dtype
+            held.append(Rows(hidden.to(dtype), weight.detach().to(dtype), None if bias is None else bias.detach()))
+            return hidden
+
+        if self.forward.head is None:
+            logits = self._output(arguments)
+            return Rows(logits.reshape(-1, logits.shape[-1]))
+        with self.forward.head.giving(take):
+            self._output(arguments)
+        return held[0]
+
+    def hidden(self, arguments: Mapping[str, Any]) -> Tensor:
+        """What its head reads, [tokens, H]."""
+        with self.forward.head_input() as held:
+            if self.forward.head is None:
+                self._output(arguments)
+            else:
+                with self.forward.head.giving(lambda hidden, _weight, _bias: hidden):
+                    self._output(arguments)
+        return held[0].reshape(-1, held[0].shape[-1])
+
+    @contextmanager
+    def known(self) -> Iterator[None]:
+        """The student's pass over the same batch, behind the teacher's: the shared blocks are not run again."""
+        if self.prefix is None:
+            yield
+        else:
+            with self.prefix.replayed():
+                yield
+
+    @torch.no_grad()
+    def _output(self, arguments: Mapping[str, Any]) -> Tensor:
+        model = self.forward.model
+        was_training = model.training
+        model.eval()
+        try:
+            with self._recorded():
+                named = dict(arguments) | {"use_cache": False}
+                result: Tensor = functional_call(model, dict(self.weights), (), named).logits
+        finally:
+            model.train(was_training)
+        return result
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        if self.prefix is None:
+            yield
+        else:
+            with self.prefix.recorded():
+                yield
+
+
+def of_run(run: Run, options: Mapping[str, Any]) -> Teacher:
+    """The model named with --teacher, else the one that the run starts from."""
+    return run.teacher or of_start(run)
+
+
+def of_start(run: Run) -> Teacher:
+    """The model as it is at the start of the run."""
+    undivided(run, "the model at the start as a teacher")
+    return Teacher(run.forward, run.anchors(), shared_prefix(run.forward))
+
+
+def check_width(teacher: Teacher, run: Run) -> None:
+    """Both heads read vectors of the same length. Raises UsageError."""
+    theirs, ours = (f.model.config.get_text_config().hidden_size for f in (teacher.forward, run.forward))
+    if theirs != ours:
+        raise UsageError(
+            f"the teacher's hidden states have {theirs} elements, the model's {ours}",
+            "--teacher",
+            "give a teacher of the same width, or distil its logits",
+        )

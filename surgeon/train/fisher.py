@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.data.pack import IGNORED, Packed, Window
-from surgeon.data.source import parse_corpus
-from surgeon.data.tokens import tokenise
+from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError
 from surgeon.train import attention
 from surgeon.train.batch import collate
 from surgeon.train.hook import Run, undivided
+from surgeon.train.probes import packed
 
 TOKENS = 20_000
-_STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
 
 
 def of_probe(run: Run, options: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -58,14 +56,10 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
 
 
 def _windows(run: Run, probe: str, tokens: int) -> list[Window]:
-    corpus = parse_corpus(probe, weighted=False)
-    text = tokenise(corpus, run.tokenizer)
-    if int(text.ids.max()) >= run.model.get_input_embeddings().weight.shape[0]:
-        raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
-    packed = Packed(text, run.seq_len, run.seed, _STREAM, "whole" if text.instruct else "split")
-    number, wanted = 0, min(tokens, text.num_tokens)
+    held_by = packed(run, probe)
+    number, wanted = 0, min(tokens, held_by.tokens.num_tokens)
     held: list[Window] = []
     while sum(w.num_tokens for w in held) < wanted:
-        held.append(packed.window(number))
+        held.append(held_by.window(number))
         number += 1
     return held

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from surgeon.data.pack import Window
 from surgeon.errors import UsageError
 from surgeon.train.forward import Forward
+from surgeon.train.parallel import SOLO, World
 
 if TYPE_CHECKING:
     from surgeon.train.teacher import Teacher
@@ -24,7 +25,8 @@ class Run:
     loss: of some windows under the run's objective, a mean in nats a target, with a graph (run it in float32 or the
     run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
     forward: of the model, for losses of one's own. anchors: gives the trained tensors as they were at the start, to
-    whoever asks while methods are made. teacher: the model of --teacher. replays: whether there is a replay corpus.
+    whoever asks while methods are made. teacher: the model of --teacher. replays: whether replay has a share of the
+    run. micro_batch: windows of one forward pass. world: the processes that share the parameters.
     """
 
     model: Any
@@ -44,6 +46,8 @@ class Run:
     anchors: Callable[[], Mapping[str, Tensor]] = field(kw_only=True)
     teacher: Teacher | None = field(kw_only=True, default=None)
     replays: bool = field(kw_only=True, default=False)
+    micro_batch: int = field(kw_only=True, default=1)
+    world: World = field(kw_only=True, default=SOLO)
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """The name of a trained parameter in an optimiser group."""

@@ -77,7 +77,9 @@ class Job:
 
     def optimizer(self) -> torch.optim.Optimizer:
         method, options = self.chosen["optimizer"][0]
-        groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay)
+        # a method that gives every tensor a rate of its own says so: BY_TENSOR = True
+        by_tensor = any(m.trait("BY_TENSOR", False) for held in self.chosen.values() for m, _ in held)
+        groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay, by_tensor=by_tensor)
         supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
         supply["block_cosines"] = partial(block_cosines, self)
         result: torch.optim.Optimizer = method.call(supply, options)

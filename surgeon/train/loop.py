@@ -170,6 +170,7 @@ class Loop:
 
     def _restore(self, start: state.State) -> None:
         self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
+        self.world.forget(self.job.model)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
         self._guard.restore(start.guard)
@@ -204,7 +205,8 @@ class Loop:
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
             job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
             {id(p): n for n, p in self.parameters.items()}, forward=self.forward, anchors=self.anchors,
-            teacher=job.teacher, replays=any(s.replay for s in job.data.sources),
+            teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
+            micro_batch=job.shape.micro_batch, world=self.world,
         )  # fmt: skip
 
 

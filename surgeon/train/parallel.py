@@ -140,19 +140,19 @@ class World:
         are gathered. The same whatever the number of processes, so a run may go on with another one."""
         if self.size == 1:
             return {name: p.detach() for name, p in parameters.items()}, optimizer.state_dict()
-        tensors = {name: self._gathered(p.detach()) for name, p in parameters.items()}
+        tensors = {name: self.gathered(p.detach()) for name, p in parameters.items()}
         moments = optimizer.state_dict()
         whole = {
-            number: {key: self._gathered(v) if isinstance(v, Tensor) else v for key, v in held.items()}
+            number: {key: self.gathered(v) if isinstance(v, Tensor) else v for key, v in held.items()}
             for number, held in moments["state"].items()
         }
         return tensors, {"state": whole, "param_groups": moments["param_groups"]}
 
     def values(self, model: Any) -> dict[str, Tensor]:
         """The model's parameters by name, whole, on the main process' host; float32."""
-        return {name: self._gathered(p.detach()) for name, p in model.named_parameters()}
+        return {name: self.gathered(p.detach()) for name, p in model.named_parameters()}
 
-    def _gathered(self, tensor: Tensor) -> Tensor:
+    def gathered(self, tensor: Tensor) -> Tensor:
         """The whole tensor on the main process' host; elsewhere it is let go at once."""
         whole = self.full(tensor)
         return whole.cpu() if self.is_main else whole.new_empty(0)
@@ -164,7 +164,7 @@ class World:
         """Put back what `gather` gave."""
         with torch.no_grad():
             for name, parameter in parameters.items():
-                self.local(parameter).copy_(self._part(tensors[name], parameter))
+                self.local(parameter).copy_(self.part(tensors[name], parameter))
         if self.size > 1:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             placed = {
@@ -174,7 +174,18 @@ class World:
             moments = {"state": placed, "param_groups": moments["param_groups"]}
         optimizer.load_state_dict(moments)
 
-    def _part(self, whole: Tensor, like: Tensor) -> Tensor:
+    def forget(self, model: Any) -> None:
+        """Let go of what was gathered: a forward pass without a way back keeps the root's parameters, and the next
+        one would use them, whatever was written to the parts in between."""
+        if self.size > 1:
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
+    def part(self, whole: Tensor, like: Tensor) -> Tensor:
+        """What this process holds of a whole tensor that is divided like another."""
         return self.local(self._placed(whole, like))
 
     def _placed(self, whole: Tensor, like: Tensor) -> Tensor:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from surgeon.data.pack import Packed
 from surgeon.data.source import Corpus, corpus_digest, parse_corpus
+from surgeon.data.tokens import tokenise
+from surgeon.errors import SurgeonError
 from surgeon.registry import Method
 
+if TYPE_CHECKING:
+    from surgeon.train.hook import Run
+
+STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
 Chosen = Mapping[str, list[tuple[Method, dict[str, Any]]]]
 
 
@@ -17,7 +24,7 @@ def probes(chosen: Chosen) -> dict[str, Corpus]:
     words = [
         options[name] for held in chosen.values() for method, options in held for name in method.trait("CORPORA", ())
     ]
-    return {word: parse_corpus(word, weighted=False) for word in words}
+    return {word: parse_corpus(word, weighted=False) for word in words if word is not None}
 
 
 def by_digest(record: dict[str, Any], held: Mapping[str, Corpus]) -> dict[str, Any]:
@@ -38,6 +45,17 @@ def by_digest(record: dict[str, Any], held: Mapping[str, Corpus]) -> dict[str, A
 
     words = ("objective", "optimizer", "schedule", "regularize", "meta", "option")
     return record | {key: replaced(record[key]) for key in words if key in record} | {"probes": [*digests.values()]}
+
+
+def packed(run: Run, probe: str) -> Packed:
+    """The windows of such a corpus, in an order of its own. Raises SurgeonError on ids that the model has no row for,
+    and where nothing is to be learned."""
+    text = tokenise(parse_corpus(probe, weighted=False), run.tokenizer)
+    if int(text.ids.max()) >= run.model.get_input_embeddings().weight.shape[0]:
+        raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
+    if not text.learn.any():
+        raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
+    return Packed(text, run.seq_len, run.seed, STREAM, "whole" if text.instruct else "split")
 
 
 def paths(chosen: Chosen) -> list[Path]:

@@ -91,7 +91,8 @@ class CptSettings(BaseModel):
     group: list[str] = Field(
         [],
         description="A group of trained tensors, REGEX:lr=FACTOR,weight_decay=X: the first whose expression a name "
-        "matches decides; repeatable.",
+        "matches decides; old-blocks, new-blocks or role:ROLE,... in place of REGEX, as in old-blocks:lr=0.01; lr=0 "
+        "freezes; repeatable.",
     )
     option: dict[str, Any] = Field({}, description="A method's own option, NAME=VALUE or KIND.NAME=VALUE.")
     eval: list[str] = Field([], description="A corpus to evaluate on, NAME=PATH; repeatable.")

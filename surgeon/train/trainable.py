@@ -15,9 +15,10 @@ from surgeon.checkpoint.lineage import Lineage, NewBlock
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
-from surgeon.train.groups import grouped
+from surgeon.train.groups import FLAG, grouped
 
 BOTH, ROLE = "new-blocks+new-rows", "role:"
+OLD_BLOCKS, NEW_BLOCKS = "old-blocks", "new-blocks"
 SETS = ("full", "new-blocks", "new-rows", BOTH, "adapter", "role:ROLE,...")
 
 
@@ -41,13 +42,14 @@ class Trainable:
             int(self.rows[n].sum()) * p[0].numel() if n in self.rows else p.numel() for n, p in self.parameters.items()
         )
 
-    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def groups(self, lr: float, weight_decay: float, *, by_tensor: bool = False) -> list[dict[str, Any]]:
         """Optimizer groups: matrices decay, vectors (norms and biases) do not, unless `decays` says so; one group a
-        decay and a multiplier. `names`: of the group's parameters, in order."""
-        found: dict[tuple[float, float], list[str]] = {}
+        decay and a multiplier, or (by_tensor) one a tensor. `names`: of the group's parameters, in order."""
+        found: dict[tuple[float, float, str], list[str]] = {}
         for name, parameter in self.parameters.items():
             decay = self.decays.get(name, weight_decay if parameter.ndim >= 2 else 0.0)
-            found.setdefault((decay, self.multipliers.get(name, 1.0)), []).append(name)
+            key = (decay, self.multipliers.get(name, 1.0), name if by_tensor else "")
+            found.setdefault(key, []).append(name)
         return [
             {
                 "params": [self.parameters[name] for name in names],
@@ -56,7 +58,7 @@ class Trainable:
                 "lr_scale": scale,
                 "weight_decay": decay,
             }
-            for (decay, scale), names in found.items()
+            for (decay, scale, _), names in found.items()
         ]
 
 
@@ -94,9 +96,28 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
     held = {name: p for name, p in named.items() if name in chosen}  # in the model's order
-    factors, decays = grouped(groups, list(held))
+    factors, decays = grouped(groups, list(held), lambda word: _known(word, model, named, prefix, lineage))
     multipliers |= {name: multipliers.get(name, 1.0) * factor for name, factor in factors.items()}
+    still = [name for name, factor in factors.items() if factor == 0]
+    if len(still) == len(held):
+        raise UsageError("every trained tensor has the rate 0", FLAG, "leave some of them a rate")
+    for name in still:
+        held.pop(name).requires_grad_(False)
+        for values in (rows, multipliers, decays):
+            values.pop(name, None)
     return Trainable(held, rows, multipliers, decays, _lowest(held, prefix))
+
+
+def _known(
+    word: str, model: Any, named: Mapping[str, nn.Parameter], prefix: str, lineage: Lineage | None
+) -> set[str] | None:
+    """The names of a set that groups call by a word of its own, None for any other word."""
+    if word.startswith(ROLE):
+        return _of_roles(model, named, prefix, word.removeprefix(ROLE), FLAG)
+    if word not in (OLD_BLOCKS, NEW_BLOCKS):
+        return None
+    starts = tuple(f"{prefix}{number}." for number in added_blocks(lineage, f"{FLAG} {word}"))
+    return {n for n in named if n.startswith(prefix) and n.startswith(starts) is (word == NEW_BLOCKS)}
 
 
 def block_prefix(model: Any) -> str:
@@ -115,13 +136,13 @@ def block_prefix(model: Any) -> str:
     return found[0] + "."
 
 
-def added_blocks(lineage: Lineage | None) -> dict[int, NewBlock]:
+def added_blocks(lineage: Lineage | None, where: str = "--train new-blocks") -> dict[int, NewBlock]:
     """The new blocks by number; training and vocabulary surgery after the deepening do not move them."""
     found = new_blocks(lineage)
     if not found:
         raise SurgeonError(
             "the lineage knows of no new blocks",
-            "--train new-blocks",
+            where,
             "run `surgeon expand-layers` first, or --train full",
         )
     return found
@@ -174,7 +195,9 @@ def _new_rows(model: Any, named: Mapping[str, nn.Parameter], new: list[int]) -> 
     return found
 
 
-def _of_roles(model: Any, named: Mapping[str, nn.Parameter], prefix: str, words: str) -> set[str]:
+def _of_roles(
+    model: Any, named: Mapping[str, nn.Parameter], prefix: str, words: str, where: str = "--train"
+) -> set[str]:
     """The tensors of some roles: a role, or what stands before its dot (mlp: mlp.gate, mlp.up, mlp.down)."""
     inside = re.compile(re.escape(prefix) + r"\d+\.(.*)")
     embedding = model.get_input_embeddings().weight
@@ -194,7 +217,7 @@ def _of_roles(model: Any, named: Mapping[str, nn.Parameter], prefix: str, words:
         hit = {name for name, role in roles.items() if role == word or role.startswith(word + ".")}
         if not hit or not word:
             known = sorted(set(roles.values()))
-            raise UsageError(f"no trained tensor has the role {word!r}", "--train", did_you_mean(word, known))
+            raise UsageError(f"no trained tensor has the role {word!r}", where, did_you_mean(word, known))
         chosen |= hit
     return chosen
 

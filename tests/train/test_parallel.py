@@ -72,3 +72,28 @@ def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Pat
             moved += 1
             assert float((second[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name
     assert moved
+
+
+@pytest.mark.parametrize("meta", [[], ["reptile:every=4,eps=0.3", "decoupled:every=2,batches=2,rows=2,probe={}"]])
+def test_resumed_by_two_processes_is_the_same_bytes(
+    meta: list[str], tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    """From the second of three saved states, in the middle of a window of Reptile's."""
+    options: dict[str, Any] = {
+        "model": str(tiny("llama", tie_word_embeddings=True)), "data": [str(corpus)], "tokens": 640, "seq_len": 16,
+        "batch_tokens": 80, "micro_batch": 2, "lr": 1e-2, "device": "cpu", "save_every": 3, "keep_states": 3,
+        "keep_state": True, "meta": [word.format(corpus) for word in meta],
+    }  # fmt: skip
+    out = tmp_path / "out"
+    done = launch(options | {"out": str(out)})
+    assert out.is_dir(), done.stderr[-3000:]
+    whole = out.rename(tmp_path / "whole")
+    states = sorted((tmp_path / "out.run" / "state").glob("*.pt"))
+    assert [s.name for s in states] == ["step-00000003.pt", "step-00000006.pt", "step-00000008.pt"]
+    states[2].unlink()
+    done = launch(options | {"out": str(out), "resume": True})
+    assert out.is_dir(), done.stderr[-3000:]
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert [
+        {k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(out)
+    ] == [{k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(whole)]

@@ -18,6 +18,7 @@ from surgeon.data.tokens import tokenise
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import load_model, load_tokenizer
 from surgeon.train import fisher as fisher_module
+from surgeon.train import probes
 from surgeon.train.fisher import fisher
 from surgeon.train.job import prepare
 from surgeon.train.loop import Loop
@@ -53,7 +54,7 @@ def test_the_fisher_diagonal_is_that_of_plain_backward_passes(loop: Callable[...
     settings = one.job.settings
     model = load_model(Path(settings.model), device=torch.device("cpu"), dtype=torch.float32)
     text = tokenise(parse_corpus(str(corpus)), load_tokenizer(Path(settings.model)))
-    packed = Packed(text, 16, 0, fisher_module._STREAM, "split")
+    packed = Packed(text, 16, 0, probes.STREAM, "split")
     sums = {n: torch.zeros_like(p, requires_grad=False) for n, p in model.named_parameters()}
     labels = 0
     for number in range(7):

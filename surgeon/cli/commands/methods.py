@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from typing import Annotated, Any
 
@@ -69,4 +70,11 @@ def _options(options: dict[str, Any]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _type(arguments[0])  # what is behind it checks the value, and is not its type
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type, arguments))
+    if annotation is types.NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation)

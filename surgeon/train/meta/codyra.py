@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from surgeon.errors import UsageError
 from surgeon.train.hook import Hook, Run
 
+NEUTRAL = {"kappa": 0.0}
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _FACTOR = re.compile(r".*\.lora_B\.\w+\.weight")
 

@@ -8,7 +8,7 @@ from surgeon.train.proximal import Proximal
 from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 
-KEEPS, CORPORA = ("anchors", "fisher"), ("probe",)
+KEEPS, CORPORA, NEUTRAL = ("anchors", "fisher"), ("probe",), {"strength": 0.0}
 
 
 def proximal_ewc(run: Run, *, probe: str, tokens: Positive = TOKENS, strength: Strength = 1.0) -> Proximal:

@@ -6,7 +6,7 @@ from surgeon.train.hook import Run
 from surgeon.train.proximal import Proximal
 from surgeon.train.strength import Strength
 
-KEEPS = ("anchors",)
+KEEPS, NEUTRAL = ("anchors",), {"strength": 0.0}
 
 
 def proximal_l2(run: Run, *, strength: Strength = 0.01) -> Proximal:

@@ -1,0 +1,83 @@
+"""The gradient of some windows beside a run, which does not notice it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from surgeon.data.pack import IGNORED, Window
+from surgeon.errors import SurgeonError
+from surgeon.train.hook import Run
+
+
+@contextmanager
+def gradient(run: Run, windows: Sequence[Window]) -> Iterator[dict[str, Tensor]]:
+    """The gradient of the mean loss of the windows under the run's objective, by name: float32, what this process
+    holds of it, zero in frozen rows; without a name where the loss does not depend on a tensor.
+
+    As the run's own steps take it: micro-batch by micro-batch, in training mode (dropout, if any, from the run's
+    seed). It is to be used inside the `with` only: behind it the gradients that the run holds, its random numbers and
+    the mode are as before, so that a run with a probe ends with the bytes of one without. Not for the time between a
+    step's backward pass and its update under a sharded model.
+    """
+    world, parameters = run.world, run.parameters
+    held = {name: p.grad for name, p in parameters.items()}
+    was_training = run.model.training
+    targets = max(1, sum(_targets(w) for w in windows))
+    mine = world.share(windows, run.micro_batch)
+    try:
+        with torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
+            torch.manual_seed(run.seed)
+            run.model.train()
+            _forget(parameters)
+            for at in range(0, len(mine), run.micro_batch):
+                part = mine[at : at + run.micro_batch]
+                # run.loss is a mean over the part; sharded gradients are means over the ranks
+                share = max(1, sum(_targets(w) for w in part)) / targets
+                (run.loss(part) * share * world.size).backward()
+            found = {name: world.local(p.grad) for name, p in parameters.items() if p.grad is not None}
+            for name, mask in run.rows.items():
+                if name in found:
+                    found[name][~world.local_rows(mask, parameters[name])] = 0
+            yield found
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = held[name]
+        run.model.train(was_training)
+
+
+def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
+    """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data.
+
+    Raises SurgeonError where it reads no more of them in as many steps as it has.
+    """
+    found: list[Window] = []
+    for number in range(step - 1, step + run.total):
+        found += [window for window in run.windows(number) if window.replay is replay]
+        if len(found) >= rows:
+            return found[:rows]
+    what = "replay" if replay else "new data"
+    raise SurgeonError(
+        f"the run reads no {rows} windows of {what} from step {step} on", "--mixture", "leave both a share"
+    )
+
+
+def dot(run: Run, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The inner product of two gradients of a run, over all processes; products in float32, summed in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for name in one:
+        if name in other:
+            total += (one[name] * other[name]).sum(dtype=torch.float64)
+    return float(run.world.sum(total))
+
+
+def _targets(window: Window) -> int:
+    return int((window.labels != IGNORED).sum())
+
+
+def _forget(parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    for parameter in parameters.values():
+        parameter.grad = None

@@ -1,0 +1,95 @@
+"""A probe: whether what is new and what is known pull the weights the same way."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from surgeon.data.pack import Packed, Window
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.train.gradient import ahead, dot, gradient
+from surgeon.train.hook import Hook, Run
+from surgeon.train.probes import packed
+
+NEUTRAL, CORPORA = {"every": 1}, ("general", "domain")
+
+Whole = Annotated[int, Field(ge=1)]
+
+
+def alignment(
+    run: Run, *, every: Whole = 100, rows: Whole | None = None, general: str | None = None,
+    domain: str | None = None,
+) -> Hook:  # fmt: skip
+    """The cosine of the gradients of general and of new text, every n steps, in metrics.jsonl; moves nothing.
+
+    Before the first step and then every `every` steps, at the weights as they are: g_general on the next `rows`
+    windows of the run's replay (default: one micro-batch), g_domain on as many of its new data, or each on a corpus
+    that is given (NAME=PATH), from its beginning on and further with every probe. Gradients are those of the mean
+    loss under the run's objective over all trained tensors, frozen rows apart; products are summed in float64.
+    Metrics: `alignment`, the cosine; `alignment_chance`, 1/sqrt(d), the spread of the cosine of two random directions
+    of as many dimensions; `alignment_general_norm` and `alignment_domain_norm`.
+    Source: Abbes et al. 2025 (2508.01908), whose objective rewards this product
+    """
+    return _Alignment(run, every, rows or run.micro_batch, _Side(run, general, True), _Side(run, domain, False))
+
+
+class _Side:
+    """Where the windows of one of the two gradients come from."""
+
+    def __init__(self, run: Run, word: str | None, replay: bool) -> None:
+        self._run, self._replay = run, replay
+        self._packed: Packed | None = packed(run, word) if word is not None else None
+        if word is None and replay and not run.replays:
+            raise UsageError(
+                "the run reads no general text to compare with",
+                "--meta alignment",
+                "add --replay CORPUS, or name one: --meta alignment:general=CORPUS",
+            )
+
+    def windows(self, step: int, probe: int, rows: int) -> list[Window]:
+        if self._packed is None:
+            return ahead(self._run, step, rows, replay=self._replay)
+        return [self._packed.window(number) for number in _numbers(probe, rows)]
+
+
+class _Alignment(Hook):
+    def __init__(self, run: Run, every: int, rows: int, general: _Side, domain: _Side) -> None:
+        self._run, self._every, self._rows = run, every, rows
+        self._general, self._domain = general, domain
+        size = sum(p.numel() for name, p in run.parameters.items() if name not in run.rows)
+        size += sum(int(mask.sum()) * run.parameters[name].shape[1] for name, mask in run.rows.items())
+        self._chance = 1 / math.sqrt(size)
+        self._metrics: dict[str, float] = {}
+
+    def before_step(self, step: int) -> None:
+        self._metrics = {}
+        probe, rest = divmod(step - 1, self._every)
+        if rest:
+            return
+        run = self._run
+        with gradient(run, self._general.windows(step, probe, self._rows)) as held:
+            general = {name: value.clone() for name, value in held.items()}
+        with gradient(run, self._domain.windows(step, probe, self._rows)) as domain:
+            product = dot(run, general, domain)
+            one, other = math.sqrt(dot(run, general, general)), math.sqrt(dot(run, domain, domain))
+        if not 0 < one * other < math.inf:
+            raise SurgeonError(
+                f"a gradient of length {one} and one of length {other} have no angle",
+                f"--meta alignment, step {step}",
+                "look at the loss of the steps before in metrics.jsonl",
+            )
+        self._metrics = {
+            "alignment": product / (one * other),
+            "alignment_chance": self._chance,
+            "alignment_general_norm": one,
+            "alignment_domain_norm": other,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return self._metrics
+
+
+def _numbers(probe: int, rows: int) -> range:
+    return range(probe * rows, (probe + 1) * rows)

@@ -24,10 +24,20 @@ def register(app: typer.Typer) -> None:
     def run(
         recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one that ships.")],
         out: Annotated[
-            Path | None, typer.Option("--out", help=r"The run's folder \[default: runs/RECIPE, at another scale runs/RECIPE-SCALE].", show_default=False)
+            Path | None,
+            typer.Option(
+                "--out",
+                help=r"The run's folder \[default: runs/RECIPE, at another scale runs/RECIPE-SCALE].",
+                show_default=False,
+            ),
         ] = None,
         set_values: Annotated[
-            list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting; scale=NAME takes one of the recipe's scales.")
+            list[str] | None,
+            typer.Option(
+                "--set",
+                metavar="STAGE.KEY=VALUE",
+                help="Override a setting; scale=NAME takes one of the recipe's scales.",
+            ),
         ] = None,
         dry_run: DryRun = False,
         force: Annotated[
@@ -50,10 +60,12 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             stages = runner.plan()
             rows = [(s["name"], s["operation"], s["state"], s["key"][:12]) for s in stages]
-            found = {"out": str(folder), "scale": loaded.scale, "stages": stages}
+            found = {"out": str(folder), "scale": loaded.scale, "inputs": loaded.recipe.inputs, "stages": stages}
             output.table(found, "", ("stage", "operation", "state", "key"), rows)
             if not json:
-                output.emit(None, [line for s in stages for line in (f"{s['name']}: {s['operation']}", *_lines(s))])
+                shown = [("inputs", loaded.recipe.inputs)]
+                shown += [(f"{s['name']}: {s['operation']}", s["settings"]) for s in stages]
+                output.emit(None, [line for head, values in shown for line in (head, *_lines(values))])
             return
         result = runner.run(threads, force)
 
@@ -70,9 +82,9 @@ def register(app: typer.Typer) -> None:
         output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])
 
 
-def _lines(stage: dict[str, Any]) -> list[str]:
-    """The settings of a stage as a recipe writes them, models by the names they have there."""
+def _lines(values: dict[str, Any]) -> list[str]:
+    """As a recipe writes them; models of stages by the names that they have there."""
     import yaml
 
-    named = {key.replace("_", "-"): value for key, value in stage["settings"].items()}
+    named = {key.replace("_", "-"): value for key, value in values.items()}
     return [f"  {line}" for line in yaml.safe_dump(named, sort_keys=False, width=1000).splitlines()]

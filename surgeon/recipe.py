@@ -2,13 +2,15 @@
 
 title: one line
 about: a paragraph
-vars: {tokens: 100k}                      # ${tokens} below; ${here} is the recipe's folder
-inputs: {base: ${here}/quickstart/model}  # models by name, as a stage's output would be
+vars: {tokens: 100k, corpus: null}        # ${tokens} below; ${here} is the recipe's folder; null: a person must set it
+inputs: {base: org/model}                 # models by name, as a stage's output would be
 stages:
   deep:
     run: expand-layers                    # an operation
     uses: {model: base}                   # settings that are an input or another stage's output
     with: {add: 2, fill: auto}            # all other settings, as the command's options are called
+scales:                                   # named lists of other values, for `--set scale=NAME`
+  tiny: {inputs.base: ${here}/quickstart/model, vars.tokens: 1k, deep.add: 1}
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.operations import operation
-from surgeon.settings import key_value, read_yaml
+from surgeon.scales import PAPER, with_values
+from surgeon.settings import read_yaml, resolve
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -47,18 +50,25 @@ class Recipe(BaseModel):
     vars: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
     stages: dict[str, Stage]
+    scales: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe with its variables filled in. `source` is the file."""
+    """A recipe with its variables filled in. `source` is the file; `scale`: which of its values were taken."""
 
     source: Path
     recipe: Recipe
+    scale: str = PAPER
 
     @property
     def name(self) -> str:
         return self.source.stem
+
+    @property
+    def folder_name(self) -> str:
+        """Of a run's folder: a run at another scale than the file's own gets one of its own."""
+        return self.name if self.scale == PAPER else f"{self.name}-{self.scale}"
 
 
 def recipes_dir() -> Path:
@@ -79,18 +89,18 @@ def find(text: str) -> Path:
 
 
 def load(path: Path, sets: Sequence[str] = ()) -> Loaded:
-    """Read, override (`stage.key=value`, `vars.key=value`, `inputs.key=value`), fill in variables, check."""
-    value = read_yaml(path)
-    for text in sets:
-        _override(value, text)
+    """Read, override (`scale=name`, `stage.key=value`, `vars.key=value`, `inputs.key=value`), fill in variables, check
+    every setting of every stage. Raises UsageError."""
+    value, scale = with_values(read_yaml(path), sets, str(path))
     try:
         recipe = Recipe.model_validate(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        hint = "a recipe has title, about, vars, inputs and stages; a stage has run, uses and with"
+        hint = "a recipe has title, about, vars, inputs, stages and scales; a stage has run, uses and with"
         raise UsageError(f"{place}: {first['msg']}", str(path), hint) from error
-    variables = {"here": str(path.resolve().parent), **{k: str(v) for k, v in recipe.vars.items()}}
+    here = {"here": str(path.resolve().parent)}
+    variables = here | {k: _fill_in(v, here, f"vars.{k}") for k, v in _variables(recipe, path).items()}
     recipe = Recipe(
         title=recipe.title,
         about=recipe.about,
@@ -104,9 +114,10 @@ def load(path: Path, sets: Sequence[str] = ()) -> Loaded:
             )
             for name, stage in recipe.stages.items()
         },
+        scales=recipe.scales,
     )
     _check(recipe, path)
-    return Loaded(path, recipe)
+    return Loaded(path, recipe, scale)
 
 
 def stage_settings(stage: Stage, place: Callable[[str], str]) -> dict[str, Any]:
@@ -149,6 +160,7 @@ def _check(recipe: Recipe, path: Path) -> None:
                 raise UsageError(
                     f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", did_you_mean(key, options)
                 )
+        _check_values(name, stage, path)
         for other in used(stage):
             if other not in known:
                 raise UsageError(
@@ -159,20 +171,28 @@ def _check(recipe: Recipe, path: Path) -> None:
         known.append(name)
 
 
-def _override(value: dict[str, Any], text: str) -> None:
-    key, new = key_value(text)
-    head, dot, tail = key.partition(".")
-    stages = value.get("stages", {})
-    if dot and head in ("vars", "inputs"):
-        value.setdefault(head, {})
-        if tail not in value[head]:
-            raise UsageError(f"the recipe has no {head} {tail!r}", f"--set {text}", did_you_mean(tail, value[head]))
-        value[head][tail] = new
-    elif dot and isinstance(stages, dict) and head in stages:
-        stages[head].setdefault("with", {})[tail] = new
-    else:
-        known = [*stages, "vars", "inputs"]
-        raise UsageError(f"{key!r} is not STAGE.SETTING or vars.NAME", f"--set {text}", did_you_mean(head, known))
+def _check_values(name: str, stage: Stage, path: Path) -> None:
+    """Refuse values of a wrong type now, not when the stages before have taken their days."""
+    settings = stage_settings(stage, lambda used: used)
+    fields = operation(stage.run).settings_class()
+    try:
+        resolve(fields, recipe=settings | ({"out": name} if "out" in fields.model_fields else {}))
+    except UsageError as error:
+        raise UsageError(error.problem, f"{path}: stage {name}, {error.where}", error.hint) from error
+
+
+def _variables(recipe: Recipe, path: Path) -> dict[str, str]:
+    """As they are written into the values. Raises UsageError on one that is used and that nobody has set."""
+    texts = repr([recipe.inputs, [stage.settings for stage in recipe.stages.values()]])
+    unset = [name for name, value in recipe.vars.items() if value is None and f"${{{name}}}" in texts]
+    if unset:
+        other = " or ".join(f"--set scale={scale}" for scale in recipe.scales)
+        hint = " ".join(f"--set vars.{name}=..." for name in unset) + (f", or {other}" if other else "")
+        raise UsageError(f"what the recipe needs is not set: {', '.join(unset)}", str(path), hint)
+    for name, value in recipe.vars.items():
+        if isinstance(value, list | dict):
+            raise UsageError(f"the variable {name!r} is not one value", str(path), "write a number or a text")
+    return {name: str(value) for name, value in recipe.vars.items() if value is not None}
 
 
 def _fill_in(value: Any, variables: Mapping[str, str], where: str) -> Any:

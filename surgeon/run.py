@@ -45,9 +45,15 @@ class Runner:
             self.keys[name] = self._key(stage)
 
     def plan(self) -> list[dict[str, Any]]:
-        """The stages with their state: done, begun (a training to resume), or to do."""
+        """The stages with their settings and their state: done, begun (a training to resume), or to do."""
         return [
-            {"name": name, "operation": stage.run, "key": self.keys[name], "state": self._state(name, stage)}
+            {
+                "name": name,
+                "operation": stage.run,
+                "key": self.keys[name],
+                "state": self._state(name, stage),
+                "settings": stage_settings(stage, lambda used: used),
+            }
             for name, stage in self.loaded.recipe.stages.items()
         ]
 
@@ -69,6 +75,7 @@ class Runner:
         value = {
             "format": FORMAT,
             "recipe": self.loaded.name,
+            "scale": self.loaded.scale,
             "title": recipe.title,
             "about": recipe.about,
             "surgeon": __version__,

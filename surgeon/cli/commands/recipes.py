@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def register(app: typer.Typer) -> None:
         else:
             sys.stdout.write(text)
 
-    @recipes.command("cp", help="Copy a recipe, and the folder of its name beside it, to a new folder.")
+    @recipes.command("cp", help="Copy a recipe, and the folders beside it that it names, to a new folder.")
     def cp(name: str, folder: Path, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
         from surgeon.checkpoint.commit import staged
         from surgeon.recipe import find
@@ -47,11 +48,12 @@ def register(app: typer.Typer) -> None:
         source = find(name)
         if folder.exists():
             raise SurgeonError("the folder exists already", str(folder), "choose another name")
+        beside = sorted(set(re.findall(r"\$\{here\}/([\w.-]+)", source.read_text(encoding="utf-8"))))
         with staged(folder) as partial:
             shutil.copy(source, partial / source.name)
-            beside = source.parent / source.stem
-            if beside.is_dir():
-                shutil.copytree(beside, partial / source.stem)
+            for name in beside:
+                if (source.parent / name).is_dir():
+                    shutil.copytree(source.parent / name, partial / name)
         Output(json, quiet).emit({"out": str(folder), "recipe": str(folder / source.name)})
 
     app.add_typer(recipes, name="recipes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from surgeon.cli.words import example_text
 
 EXAMPLES = (
     "surgeon run recipes/quickstart.yaml --dry-run",
+    "surgeon run llama-pro --set scale=tiny --dry-run",
     "surgeon run quickstart --out small-run --set instruct.tokens=8k --set domain.tokens=8k --set table.tokens=2k",
 )
 ABOUT = "Carry out the stages of RECIPE; what is finished is not done again, what was killed goes on where it was."
@@ -23,10 +24,20 @@ def register(app: typer.Typer) -> None:
     def run(
         recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one that ships.")],
         out: Annotated[
-            Path | None, typer.Option("--out", help=r"The run's folder \[default: runs/RECIPE].", show_default=False)
+            Path | None,
+            typer.Option(
+                "--out",
+                help=r"The run's folder \[default: runs/RECIPE, at another scale runs/RECIPE-SCALE].",
+                show_default=False,
+            ),
         ] = None,
         set_values: Annotated[
-            list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")
+            list[str] | None,
+            typer.Option(
+                "--set",
+                metavar="STAGE.KEY=VALUE",
+                help="Override a setting; scale=NAME takes one of the recipe's scales.",
+            ),
         ] = None,
         dry_run: DryRun = False,
         force: Annotated[
@@ -42,14 +53,19 @@ def register(app: typer.Typer) -> None:
 
         output = Output(json, quiet)
         loaded = load(find(recipe), set_values or ())
-        folder = out if out is not None else Path("runs") / loaded.name
+        folder = out if out is not None else Path("runs") / loaded.folder_name
         progress = output.progress()
         progress.say(loaded.recipe.title)
         runner = Runner(loaded, folder, progress)
         if dry_run:
             stages = runner.plan()
             rows = [(s["name"], s["operation"], s["state"], s["key"][:12]) for s in stages]
-            output.table({"out": str(folder), "stages": stages}, "", ("stage", "operation", "state", "key"), rows)
+            found = {"out": str(folder), "scale": loaded.scale, "inputs": loaded.recipe.inputs, "stages": stages}
+            output.table(found, "", ("stage", "operation", "state", "key"), rows)
+            if not json:
+                shown = [("inputs", loaded.recipe.inputs)]
+                shown += [(f"{s['name']}: {s['operation']}", s["settings"]) for s in stages]
+                output.emit(None, [line for head, values in shown for line in (head, *_lines(values))])
             return
         result = runner.run(threads, force)
 
@@ -64,3 +80,11 @@ def register(app: typer.Typer) -> None:
             if stage["operation"] == "evaluate":
                 output.print(rich_table(evaluation_table(stage["result"])))
         output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])
+
+
+def _lines(values: dict[str, Any]) -> list[str]:
+    """As a recipe writes them; models of stages by the names that they have there."""
+    import yaml
+
+    named = {key.replace("_", "-"): value for key, value in values.items()}
+    return [f"  {line}" for line in yaml.safe_dump(named, sort_keys=False, width=1000).splitlines()]

@@ -16,7 +16,8 @@ def probes(chosen: Chosen) -> dict[str, Corpus]:
     """By the words in which they were given. Raises SurgeonError where there is no such corpus."""
     words = [
         options[name] for held in chosen.values() for method, options in held for name in method.trait("CORPORA", ())
-    ]
+        if options[name] is not None
+    ]  # fmt: skip
     return {word: parse_corpus(word, weighted=False) for word in words}
 
 

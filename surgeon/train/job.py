@@ -113,7 +113,11 @@ def prepare(
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape, vocab, progress, text_packing="whole" if encoder else "split")
+    objective, options = chosen["objective"][0]
+    field = objective.trait("SCORES")  # the option that names the field of every record that holds its score
+    data = corpora.read(
+        settings, tokenizer, shape, vocab, progress, "whole" if encoder else "split", options[field] if field else None
+    )
     if encoder:
         check_encoder_data(settings, data)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)

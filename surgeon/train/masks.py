@@ -7,7 +7,7 @@ to processes and micro-batches, on the host, from Philox words whose counter is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Masks:
         ids[hidden[kind < self.masked]] = self.mask
         other = hidden[(kind >= self.masked) & (kind < self.masked + self.random)]
         ids[other] = self.usual[others[other] % np.uint64(len(self.usual))]
-        return Window(ids, labels, window.lengths, window.num_tokens, window.replay)
+        return replace(window, ids=ids, labels=labels)
 
 
 def masks_of(

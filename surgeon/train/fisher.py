@@ -17,7 +17,7 @@ from surgeon.train.batch import collate
 from surgeon.train.hook import Run, undivided
 
 TOKENS = 20_000
-_STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
+STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
 
 
 def of_probe(run: Run, options: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     Raises SurgeonError on a probe without labels, UsageError in several processes.
     """
     undivided(run, "a Fisher diagonal")
-    held = _windows(run, probe, tokens)
+    held = probe_windows(run, probe, tokens)
     labels = sum(int((w.labels != IGNORED).sum()) for w in held)
     if not labels:
         raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
@@ -57,12 +57,12 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     return {name: total / labels for name, total in zip(names, sums, strict=True)}
 
 
-def _windows(run: Run, probe: str, tokens: int) -> list[Window]:
+def probe_windows(run: Run, probe: str, tokens: int) -> list[Window]:
     corpus = parse_corpus(probe, weighted=False)
     text = tokenise(corpus, run.tokenizer)
     if int(text.ids.max()) >= run.model.get_input_embeddings().weight.shape[0]:
         raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
-    packed = Packed(text, run.seq_len, run.seed, _STREAM, "whole" if text.instruct else "split")
+    packed = Packed(text, run.seq_len, run.seed, STREAM, "whole" if text.instruct else "split")
     number, wanted = 0, min(tokens, text.num_tokens)
     held: list[Window] = []
     while sum(w.num_tokens for w in held) < wanted:

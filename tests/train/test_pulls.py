@@ -53,7 +53,7 @@ def test_the_fisher_diagonal_is_that_of_plain_backward_passes(loop: Callable[...
     settings = one.job.settings
     model = load_model(Path(settings.model), device=torch.device("cpu"), dtype=torch.float32)
     text = tokenise(parse_corpus(str(corpus)), load_tokenizer(Path(settings.model)))
-    packed = Packed(text, 16, 0, fisher_module._STREAM, "split")
+    packed = Packed(text, 16, 0, fisher_module.STREAM, "split")
     sums = {n: torch.zeros_like(p, requires_grad=False) for n, p in model.named_parameters()}
     labels = 0
     for number in range(7):
@@ -78,10 +78,10 @@ def test_the_fisher_diagonal_is_that_of_plain_backward_passes(loop: Callable[...
 
 def test_a_probe_shorter_than_asked_is_read_once(loop: Callable[..., Loop], corpus: Path) -> None:
     view = loop().run_view
-    held = fisher_module._windows(view, str(corpus), 10**6)
+    held = fisher_module.probe_windows(view, str(corpus), 10**6)
     text = tokenise(parse_corpus(str(corpus)), view.tokenizer)
     assert len(held) == -(-text.num_tokens // 16)
-    assert len(fisher_module._windows(view, str(corpus), 33)) == 3
+    assert len(fisher_module.probe_windows(view, str(corpus), 33)) == 3
 
 
 def test_a_probe_of_other_tokens_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -56,17 +57,26 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
 def load_model(
     folder: Path, *, device: torch.device, dtype: torch.dtype, adapter: Path | None = None,
-    trainable_adapter: bool = False, trust_remote_code: bool = False,
+    trainable_adapter: bool = False, trust_remote_code: bool = False, encoders: bool = False,
 ) -> Any:  # fmt: skip
     """A causal language model in eval mode; refused if the checkpoint lacks a tensor or has one of another shape.
 
-    adapter: a PEFT folder to put on it. Weights are read in `dtype` (bfloat16 to float32 is exact).
+    adapter: a PEFT folder to put on it. Weights are read in `dtype` (bfloat16 to float32 is exact). encoders: an
+    encoder (see is_encoder) is loaded with its masked-language-model head; without, it is refused, because as a causal
+    model it would see the tokens it is asked for.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+    kind = AutoModelForMaskedLM if is_encoder(folder) else AutoModelForCausalLM
+    if kind is AutoModelForMaskedLM and not encoders:
+        raise SurgeonError(
+            "the model is an encoder, which gives no probability of a text",
+            str(folder),
+            "train it with `surgeon cpt --objective masked_lm`; this here needs a causal model",
+        )
     with quiet():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = kind.from_pretrained(
                 str(folder), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -83,6 +93,15 @@ def load_model(
         if adapter is not None:
             model = _with_adapter(model, adapter, trainable_adapter)
     return model.to(device).eval()
+
+
+def is_encoder(folder: Path) -> bool:
+    """Whether config.json names an architecture that fills in masked tokens (BertForMaskedLM), and no other one."""
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return False  # loading it says what is wrong
+    return bool(named) and all(str(name).endswith("ForMaskedLM") for name in named)
 
 
 def load_skeleton(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -112,7 +131,12 @@ def _with_adapter(model: Any, adapter: Path, trainable: bool) -> Any:
 def context_length(model: Any) -> int | None:
     """The longest text that the configuration promises, in tokens; None where it says nothing."""
     found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(found) if found else None
+    if not found:
+        return None
+    # RoBERTa's family counts positions from behind its padding id: the rows up to it are no places of a text
+    rows = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]
+    skipped = [row.padding_idx + 1 for row in rows if getattr(row, "padding_idx", None) is not None]
+    return int(found) - max(skipped, default=0)
 
 
 def _refused(problem: str, folder: Path, error: Exception) -> SurgeonError:

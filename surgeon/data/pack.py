@@ -22,7 +22,8 @@ class Window:
     """A row of S tokens. ids: int32 [S]. labels: int64 [S], the next token where it is a target, else IGNORED.
 
     lengths: of the segments (parts of documents) in order, padding included as the last one; they sum to S.
-    num_tokens: without padding. replay: whether it is of a replay corpus.
+    num_tokens: without padding. replay: whether it is of a replay corpus. scores: float64 [S], of the document that
+    each label is of, not a number where it has none; None where nobody asked.
     """
 
     ids: NDArray[np.int32]
@@ -30,6 +31,7 @@ class Window:
     lengths: tuple[int, ...]
     num_tokens: int
     replay: bool = False
+    scores: NDArray[np.float64] | None = None
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -50,15 +52,16 @@ class Packed:
     by best fit once, and the rest of a window is padding.
     The order of documents (whole: of windows) is decided by (seed, stream, epoch). With a `ranking` (int64
     [documents], see surgeon.data.order) it is that one in every epoch, and whole fills window after window.
-    Every window is a pure function of its number.
+    Every window is a pure function of its number. scores: float64 [documents], handed on to the windows.
     """
 
     def __init__(
         self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing,
         ranking: NDArray[np.int64] | None = None, replay: bool = False,
+        scores: NDArray[np.float64] | None = None,
     ) -> None:  # fmt: skip
         self.tokens, self.seq_len, self.packing, self._replay = tokens, seq_len, packing, replay
-        self._seed, self._stream, self._ranking = seed, stream, ranking
+        self._seed, self._stream, self._ranking, self._scores = seed, stream, ranking, scores
         # plain views: a slice of a memmap costs more than a window
         self._ids, self._learn, self._offsets = (
             a.view(np.ndarray) for a in (tokens.ids, tokens.learn, tokens.offsets)
@@ -92,12 +95,14 @@ class Packed:
             padded = np.full(size, IGNORED, dtype=np.int64)
             padded[: len(labels)] = labels
             padding = () if used == size else (size - used,)
-            return Window(ids, padded, (*counts.tolist(), *padding), used, self._replay)
+            found = self._scored(starts, more)
+            return Window(ids, padded, (*counts.tolist(), *padding), used, self._replay, found)
         starts, counts = self._cut(number * size, size + 1)
         held, labels = self._read(starts, counts)
+        found = self._scored(starts, counts)
         counts[-1] -= 1  # the token behind the window
         lengths = (size,) if self.packing == "concat" else tuple(counts[counts > 0].tolist())
-        return Window(held[:size], labels, lengths, size, self._replay)
+        return Window(held[:size], labels, lengths, size, self._replay, found)
 
     def documents(self, number: int) -> list[int]:
         """The numbers of the documents, in their order in the corpus from 0, that window `number` holds parts of."""
@@ -141,6 +146,16 @@ class Packed:
         if self.packing != "concat":
             labels[ends[:-1] - 1] = IGNORED  # the last token of a document has no label in the next one
         return ids, labels
+
+    def _scored(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """The scores of the documents that the labels of `_read` are of, in a row of a window."""
+        if self._scores is None:
+            return None
+        documents = np.searchsorted(self._offsets, starts, side="right") - 1
+        found = np.full(self.seq_len, np.nan)
+        held = np.repeat(self._scores[documents], counts)[1:]
+        found[: len(held)] = held
+        return found
 
     def _make_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epoch's order of documents (or of bins) and, for documents, their ends in the epoch's stream."""

@@ -56,7 +56,8 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Specials:
-    """What a tokenizer puts around a text: the ids before it, and the id of the end (None: it has none)."""
+    """What a tokenizer puts around a text: the ids before it, and the id of the end (None: it has none).
+    The end is the token that says so; where none does, as with BERT, the last one that is put behind a text."""
 
     start: tuple[int, ...]
     end: int | None
@@ -71,7 +72,10 @@ def specials(tokenizer: Any) -> Specials:
     whole = tokenizer("a", add_special_tokens=True).input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
     count = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return Specials(tuple(whole[:count]), tokenizer.eos_token_id)
+    end = tokenizer.eos_token_id
+    if end is None and len(whole) > count + len(bare):
+        end = whole[-1]
+    return Specials(tuple(whole[:count]), end)
 
 
 def tokenise(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> Tokens:

@@ -3,6 +3,7 @@
 mask: the library's own packed mask, found from positions that start again (needs no cache).
 segments: a registered attention function that takes the lengths of the segments; no mask is built at all.
 rows: a document a row; slower, but it cannot leak.
+padded: the same for an encoder, which looks ahead: it is told what is padding.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from surgeon.errors import SurgeonError
 from surgeon.train.batch import Batch, by_segment, flat
 from surgeon.train.segments import NAME, register, segment_arguments
 
-Mode = Literal["mask", "segments", "rows"]
+Mode = Literal["mask", "segments", "rows", "padded"]
 _PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
 
 
@@ -39,11 +41,29 @@ def choose(model: Any, seq_len: int) -> Mode:
     return "rows"
 
 
+def choose_padded(model: Any) -> Mode:
+    """The way for an encoder, if it holds: a document in a padded row gives what it gives alone.
+
+    Raises SurgeonError where it does not.
+    """
+    if not holds(model, "padded"):
+        raise SurgeonError(
+            f"padding changes what {type(model).__name__} makes of a document",
+            str(model.config.name_or_path),
+            "this encoder is not supported by cpt",
+        )
+    return "padded"
+
+
 def arranged(batch: Batch, mode: Mode) -> tuple[Batch, dict[str, Any]]:
     """(the batch in the rows and tokens of the mode, what to give to the model's forward)."""
     if mode == "rows":
         batch = by_segment(batch)
         return batch, {"input_ids": batch.ids}
+    if mode == "padded":
+        batch = by_segment(batch)
+        lengths = torch.tensor(batch.lengths, device=batch.ids.device)
+        return batch, {"input_ids": batch.ids, "attention_mask": (batch.positions < lengths[:, None]).long()}
     if mode == "mask":
         return batch, {"input_ids": batch.ids, "position_ids": batch.positions}
     batch = flat(batch)
@@ -68,17 +88,31 @@ def holds(model: Any, mode: Mode) -> bool:
     model.eval()
     try:
         packed = logits(model, probe(model), mode)[0].float()
-        alone = logits(model, probe(model), "rows")[0].float() if mode == "mask" else _alone(model)
+        if mode == "padded":
+            packed, alone = _cut(packed), _one_by_one(model)
+        else:
+            alone = _cut(logits(model, probe(model), "rows")[0].float() if mode == "mask" else _alone(model))
     except (TypeError, ValueError, RuntimeError, NotImplementedError, KeyError):
         return False
     finally:
         model.train(was_training)
-    lengths = [n for row in _PROBE for n in row]
-    alone = torch.cat([alone[row, :length] for row, length in enumerate(lengths)])
     # what a leak changes is a hundred times above these (measured: 0.02 to 0.7 of the logits' scale)
     half = next(model.parameters()).dtype != torch.float32 or torch.is_autocast_enabled(packed.device.type)
     bound = (2e-2 if half else 1e-5) * float(alone.abs().max())
     return bool((packed.reshape(alone.shape) - alone).abs().max() <= bound)
+
+
+def _cut(rows: Tensor) -> Tensor:
+    """The tokens of the probe's segments, out of a row each."""
+    lengths = [n for row in _PROBE for n in row]
+    return torch.cat([rows[row, :length] for row, length in enumerate(lengths)])
+
+
+def _one_by_one(model: Any) -> Tensor:
+    """Every segment of the probe in a call of its own: nothing is padded, so nothing has to be masked."""
+    batch = probe(model)
+    parts = batch.ids.view(-1).split(list(batch.lengths))
+    return torch.cat([model(input_ids=part[None], use_cache=False).logits[0].float() for part in parts])
 
 
 def _alone(model: Any) -> Tensor:

@@ -15,13 +15,14 @@ from surgeon.data.pack import IGNORED, Window
 class Batch:
     """B rows of S tokens. ids, positions, labels: int64 [B, S] on the device; lengths: of the segments in order,
     over all rows (a segment never crosses a row). replay: bool [B, S], the tokens of replay corpora; None where
-    nobody knows."""
+    nobody knows. scores: float64 [B, S], of the document of each label (see Window); None where nobody asked."""
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     lengths: tuple[int, ...]
     replay: Tensor | None = None
+    scores: Tensor | None = None
 
 
 def collate(windows: Sequence[Window], device: torch.device) -> Batch:
@@ -39,13 +40,27 @@ def collate(windows: Sequence[Window], device: torch.device) -> Batch:
         tensor([w.labels for w in windows]),
         tuple(n for w in windows for n in w.lengths),
         replay[:, None].expand(ids.shape),
+        _scores(windows, ids.shape[1], device),
     )
+
+
+def _scores(windows: Sequence[Window], size: int, device: torch.device) -> Tensor | None:
+    """Of a replay corpus, which has none, they are not numbers."""
+    import numpy as np
+
+    if all(w.scores is None for w in windows):
+        return None
+    unknown = np.full(size, np.nan)
+    held = np.stack([unknown if w.scores is None else w.scores for w in windows])
+    return torch.from_numpy(held).to(device, non_blocking=True)
 
 
 def flat(batch: Batch) -> Batch:
     """All rows one behind the other in a single row of B * S tokens."""
     replay = None if batch.replay is None else batch.replay.reshape(1, -1)
-    return Batch(batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1), batch.lengths, replay)
+    scores = None if batch.scores is None else batch.scores.reshape(1, -1)
+    rows = (batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1))
+    return Batch(*rows, batch.lengths, replay, scores)
 
 
 def by_segment(batch: Batch) -> Batch:
@@ -55,12 +70,15 @@ def by_segment(batch: Batch) -> Batch:
     ids = batch.ids.new_zeros((count, size))
     labels = batch.labels.new_full((count, size), IGNORED)
     replay = None if batch.replay is None else batch.replay.new_zeros((count, size))
+    scores = None if batch.scores is None else batch.scores.new_full((count, size), torch.nan)
     at = 0
     for row, length in enumerate(batch.lengths):
         ids[row, :length] = batch.ids.view(-1)[at : at + length]
         labels[row, :length] = batch.labels.view(-1)[at : at + length]
         if replay is not None and batch.replay is not None:
             replay[row, :length] = batch.replay.reshape(-1)[at : at + length]
+        if scores is not None and batch.scores is not None:
+            scores[row, :length] = batch.scores.reshape(-1)[at : at + length]
         at += length
     positions = torch.arange(size, device=ids.device).expand(count, -1)
-    return Batch(ids, positions, labels, batch.lengths, replay)
+    return Batch(ids, positions, labels, batch.lengths, replay, scores)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from surgeon.data.mixture import Mixture, shares
-from surgeon.data.order import parse_order, ranking
-from surgeon.data.pack import Packed
+from surgeon.data.order import parse_order, ranking, scores
+from surgeon.data.pack import Packed, Packing
 from surgeon.data.source import Corpus, parse_corpus
 from surgeon.data.stages import first_windows, parse_stages
 from surgeon.data.token_cache import read_tokens
@@ -66,8 +66,13 @@ def corpora(settings: CptSettings) -> list[tuple[Corpus, bool]]:
     return found
 
 
-def read(settings: CptSettings, tokenizer: Any, shape: Shape, vocab: int, progress: Progress = SILENT) -> Data:
-    """Tokenise every corpus and mix them; ids that the model has no row for are refused."""
+def read(
+    settings: CptSettings, tokenizer: Any, shape: Shape, vocab: int, progress: Progress = SILENT,
+    text_packing: Packing = "split", score_field: str | None = None,
+) -> Data:  # fmt: skip
+    """Tokenise every corpus and mix them; ids that the model has no row for are refused. text_packing: of corpora of
+    texts, where the settings leave it open. score_field: of the records of --data corpora, a number that their windows
+    bring along; replayed ones have none."""
     windows = shape.windows(shape.steps)
     named = corpora(settings)
     if settings.replay_ratio and not settings.replay:
@@ -95,9 +100,10 @@ def read(settings: CptSettings, tokenizer: Any, shape: Shape, vocab: int, progre
     for stream, ((corpus, is_replay), held) in enumerate(zip(named, tokens, strict=True)):
         packing = settings.packing
         if packing == "auto":
-            packing = "whole" if held.instruct else "split"
+            packing = "whole" if held.instruct else text_packing
         ranked = ranking(corpus, order, held.num_documents)
-        packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay))
+        scored = scores(corpus, score_field) if score_field is not None and not is_replay else None
+        packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay, scored))
     turns = [_turns(weights, packs) for _, weights in stages]
     later = list(zip(starts, turns, strict=True))[1:]
     mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)

@@ -34,7 +34,7 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     Raises SurgeonError on a probe without labels, UsageError in several processes.
     """
     undivided(run, "a Fisher diagonal")
-    held = _windows(run, probe, tokens)
+    held = probe_windows(run, probe, tokens)
     labels = sum(int((w.labels != IGNORED).sum()) for w in held)
     if not labels:
         raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
@@ -55,7 +55,7 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     return {name: total / labels for name, total in zip(names, sums, strict=True)}
 
 
-def _windows(run: Run, probe: str, tokens: int) -> list[Window]:
+def probe_windows(run: Run, probe: str, tokens: int) -> list[Window]:
     held_by = packed(run, probe)
     number, wanted = 0, min(tokens, held_by.tokens.num_tokens)
     held: list[Window] = []

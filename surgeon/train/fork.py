@@ -66,7 +66,9 @@ class Fork:
 
         assert self.checkpoint is not None and self.lineage is not None and self.lineage.training is not None
         code = job.settings.trust_remote_code
-        model = load_model(self.checkpoint, device=torch.device("cpu"), dtype=torch.float32, trust_remote_code=code)
+        model = load_model(
+            self.checkpoint, device=torch.device("cpu"), dtype=torch.float32, trust_remote_code=code, encoders=True
+        )
         held = dict(model.named_parameters())
         weights = {name: held[name].detach() for name in job.trainable.parameters}
         done = self.lineage.training

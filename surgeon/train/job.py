@@ -17,12 +17,13 @@ from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
 from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.loading import context_length, load_model, load_tokenizer, resolve_device, resolve_dtype
+from surgeon.loading import context_length, is_encoder, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
+from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
 from surgeon.train.parallel import SOLO, World
@@ -103,16 +104,24 @@ def prepare(
             "name the adapter, or fold it first with `surgeon fold-adapter`",
         )
     device = place or resolve_device(settings.device)
+    encoder = is_encoder(ref.path)
+    check_encoder(settings, chosen, encoder)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
     # what is divided among processes goes to their devices in parts
     whole = torch.device("cpu") if dry or world.size > 1 else device
-    model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code)
+    model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code, encoders=True)
     if adapter is not None:
         model = put_on(model, ref.path, adapter, trainable=True)
     shape = resolve_shape(settings, context_length(model), device)
     vocab = model.get_input_embeddings().weight.shape[0]
-    data = corpora.read(settings, tokenizer, shape, vocab, progress)
+    objective, options = chosen["objective"][0]
+    field = objective.trait("SCORES")  # the option that names the field of every record that holds its score
+    data = corpora.read(
+        settings, tokenizer, shape, vocab, progress, "whole" if encoder else "split", options[field] if field else None
+    )
+    if encoder:
+        check_encoder_data(settings, data)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
     other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
     record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))
@@ -120,8 +129,8 @@ def prepare(
     evals = tuple(_evals(settings, tokenizer))
     dtype = resolve_dtype(settings.dtype, device)
     job = Job(
-        settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable, "rows",
-        chosen, evals, record, world, other,
+        settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable,
+        "padded" if encoder else "rows", chosen, evals, record, world, other,
     )  # fmt: skip
     job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
     return job if dry else _ready(job)
@@ -130,7 +139,10 @@ def prepare(
 def _ready(job: Job) -> Job:
     """The model as it runs: attention that keeps documents apart, blocks checkpointed, sharded and compiled."""
     with job.autocast():
-        mode = attention.choose(job.model, job.shape.seq_len)
+        if job.mode == "padded":
+            mode = attention.choose_padded(job.model)
+        else:
+            mode = attention.choose(job.model, job.shape.seq_len)
     blocks.checkpoint(job.model, job.trainable, job.settings.checkpointing, job.device, memory_bytes(job))
     if job.world.size > 1:
         job.world.shard(job.model, blocks.blocks_of(job.model), job.dtype)

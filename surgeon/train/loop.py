@@ -44,10 +44,12 @@ class Loop:
         self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
         self._guard = Guard(job.settings)
+        self._masks: Any = None
         self.run_view = self._view()
         self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
         self._made = {kind: [self._make(*one) for one in job.chosen[kind]] for kind in ("objective", "regularizer")}
         self.forward.extra |= self._made["objective"][0]
+        self._masks = self.forward.extra.get("masks")
         self.anchors.seal()
 
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
@@ -73,7 +75,7 @@ class Loop:
             if first == 0 and self.job.evals:
                 pace.finish({"step": 0, "tokens": 0, "eval": self._evaluate(0, outcome)})
             for step in range(first + 1, steps + 1):
-                windows = self.job.data.mixture.batch(step - 1)
+                windows = self.windows(step - 1)
                 done = self._step(step, windows)
                 due = step % save_every == 0 and step < steps
                 evaluate = step == steps or bool(settings.eval_every and step % settings.eval_every == 0)
@@ -90,6 +92,11 @@ class Loop:
             self._save(steps, outcome)
         outcome.tokens_per_second, outcome.mfu = pace.mean()
         return outcome
+
+    def windows(self, step: int) -> list[Window]:
+        """What step `step` (from 0) trains on, as the objective sees it: it may choose the labels itself."""
+        found = self.job.data.mixture.batch(step)
+        return found if self._masks is None else self._masks.of(step, found)
 
     def _step(self, step: int, windows: list[Window]) -> Done:
         """One update. What it gives is still on the device: the host does not wait for it."""
@@ -203,7 +210,7 @@ class Loop:
 
         return Run(
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
-            job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, job.data.mixture.batch,
+            job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, self.windows,
             {id(p): n for n, p in self.parameters.items()}, forward=self.forward, anchors=self.anchors,
             teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
             micro_batch=job.shape.micro_batch, world=self.world,

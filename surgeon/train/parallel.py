@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -229,4 +229,4 @@ def world_of(device: str) -> tuple[World, torch.device | None]:
 
 
 def _without_labels(window: Window) -> Window:
-    return Window(window.ids, np.full_like(window.labels, IGNORED), window.lengths, window.num_tokens, window.replay)
+    return replace(window, labels=np.full_like(window.labels, IGNORED))

@@ -135,7 +135,7 @@ class CptSettings(BaseModel):
         "auto",
         description="split fills rows, cuts documents at a row's end and keeps attention and positions inside each; "
         "whole cuts none that fit into a row, and pads; concat fills rows as split does, but attention crosses "
-        "documents and positions run through the row [split; whole for instruction records].",
+        "documents and positions run through the row [split; whole for instruction records, and for encoders].",
     )
     format: Format = Field("auto", description="How .jsonl and .parquet records are read [as the first one].")
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")

@@ -79,10 +79,10 @@ def test_the_fisher_diagonal_is_that_of_plain_backward_passes(loop: Callable[...
 
 def test_a_probe_shorter_than_asked_is_read_once(loop: Callable[..., Loop], corpus: Path) -> None:
     view = loop().run_view
-    held = fisher_module._windows(view, str(corpus), 10**6)
+    held = fisher_module.probe_windows(view, str(corpus), 10**6)
     text = tokenise(parse_corpus(str(corpus)), view.tokenizer)
     assert len(held) == -(-text.num_tokens // 16)
-    assert len(fisher_module._windows(view, str(corpus), 33)) == 3
+    assert len(fisher_module.probe_windows(view, str(corpus), 33)) == 3
 
 
 def test_a_probe_of_other_tokens_is_refused(

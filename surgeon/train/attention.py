@@ -8,6 +8,9 @@ padded: the same for an encoder, which looks ahead: it is told what is padding.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from surgeon.errors import SurgeonError
 from surgeon.train.batch import Batch, by_segment, flat
-from surgeon.train.segments import NAME, register, segment_arguments
+from surgeon.train.segments import NAME, register, rows_alone, segment_arguments
 
 Mode = Literal["mask", "segments", "rows", "padded"]
 _PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
@@ -76,6 +79,18 @@ def logits(model: Any, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
     batch, arguments = arranged(batch, mode)
     # without a cache: with one, the library does not look for packed documents
     return model(**arguments, use_cache=False).logits, batch.labels
+
+
+@contextmanager
+def texts() -> Iterator[None]:
+    """For passes over rows that hold a text each, without lengths, through a model in whatever mode. Nothing is
+    compiled in them: their shapes change from pass to pass, and would make the training's own graphs dynamic."""
+    with rows_alone():
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to load
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield
 
 
 @torch.no_grad()

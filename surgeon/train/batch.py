@@ -25,15 +25,21 @@ class Batch:
     scores: Tensor | None = None
 
 
+def moved(held: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device. A GPU copies from pinned memory while it computes; from other memory it
+    would first finish all that it was given."""
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held.to(device)
+
+
 def collate(windows: Sequence[Window], device: torch.device) -> Batch:
     """A row a window, as they are."""
     import numpy as np
 
     def tensor(rows: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(rows).astype(np.int64)).to(device, non_blocking=True)
+        return moved(torch.from_numpy(np.stack(rows).astype(np.int64)), device)
 
     ids = tensor([w.ids for w in windows])
-    replay = torch.tensor([w.replay for w in windows]).to(device, non_blocking=True)
+    replay = moved(torch.tensor([w.replay for w in windows]), device)
     return Batch(
         ids,
         tensor([w.positions for w in windows]),

@@ -25,6 +25,11 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 def compile_blocks(model: Any) -> None:
     """torch.compile of every block by itself: equal blocks share one graph, and compiling takes the time of one."""
+    import torch._dynamo
+
+    # graphs of one code: blocks below, in and between the trained ones, with a teacher's passes, each with a first
+    # and a general length; torch leaves blocks uncompiled beyond 8, and only logs it
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     for block in blocks_of(model):
         block.compile()
 

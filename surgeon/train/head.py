@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgeon.train import attention
 from surgeon.train.linear_loss import linear_nats
 
 Taken = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of (hidden states [tokens, H], weight [V, H], bias [V])
@@ -57,7 +58,7 @@ def head_of(model: Any) -> nn.Linear | None:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention.texts():
             ids = torch.arange(3, 8, device=module.weight.device)[None] % module.weight.shape[0]
             logits = model(input_ids=ids, use_cache=False).logits
     finally:

@@ -40,8 +40,10 @@ class Loop:
         self.forward = Forward(job.model, job.mode)
         self.anchors = Anchors(self.parameters)
         # the update of a frozen row is undone exactly: its gradient may be zero, but decay and momentum are not
-        self._rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
-        self._frozen = {n: self.world.local(self.parameters[n]).detach()[~m].clone() for n, m in self._rows.items()}
+        rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
+        # by numbers: a mask would be counted on the host at every step
+        self._still = {n: (~mask).nonzero()[:, 0] for n, mask in rows.items()}
+        self._frozen = {n: self.world.local(self.parameters[n]).detach()[at].clone() for n, at in self._still.items()}
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
         self._guard = Guard(job.settings)
         self._masks: Any = None
@@ -101,8 +103,9 @@ class Loop:
     def _step(self, step: int, windows: list[Window]) -> Done:
         """One update. What it gives is still on the device: the host does not wait for it."""
         job, settings = self.job, self.job.settings
-        torch.manual_seed(_step_seed(settings.seed, step, self.world.rank))
-        job.model.train()
+        _seed(job.device, _step_seed(settings.seed, step, self.world.rank))
+        if not job.model.training:  # it walks through all modules
+            job.model.train()
         for hook in self.hooks:
             hook.before_step(step)
         targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
@@ -152,17 +155,17 @@ class Loop:
     @torch.no_grad()
     def _clip(self, limit: float) -> Tensor:
         """Scale the gradient down to the limit; frozen rows count neither for the norm nor for the moments."""
-        for name, mask in self._rows.items():
+        for name, at in self._still.items():
             gradient = self.parameters[name].grad
             if gradient is not None:
-                self.world.local(gradient)[~mask] = 0
+                self.world.local(gradient).index_fill_(0, at, 0)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit or math.inf)
         return self.world.full(norm)
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        for name, mask in self._rows.items():
-            self.world.local(self.parameters[name])[~mask] = self._frozen[name]
+        for name, at in self._still.items():
+            self.world.local(self.parameters[name]).index_copy_(0, at, self._frozen[name])
 
     def _evaluate(self, step: int, outcome: Outcome) -> list[dict[str, Any]]:
         found = []
@@ -215,6 +218,14 @@ class Loop:
             teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
             micro_batch=job.shape.micro_batch, world=self.world,
         )  # fmt: skip
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """What torch.manual_seed does for the host and this device; for devices that are not used it formats the stack,
+    a third of a millisecond a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from surgeon.train.flops import utilisation
@@ -33,6 +34,26 @@ class Done:
     extra: dict[str, float] = field(default_factory=dict)
 
 
+class _Coming:
+    """The numbers of a step on their way to the host. To read one from the device itself would also wait for all
+    steps that were begun since."""
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+        self._event: torch.cuda.Event | None = None
+        self._values = (done.loss, done.norm)
+        if done.loss.device.type == "cuda":
+            loss, norm = (value.to("cpu", non_blocking=True) for value in self._values)
+            self._values, self._event = (loss, norm), torch.cuda.Event()
+            self._event.record()
+
+    def numbers(self) -> tuple[float, float]:
+        """(loss, norm), when this step is done."""
+        if self._event is not None:
+            self._event.synchronize()
+        return float(self._values[0]), float(self._values[1])
+
+
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
     begun, so that the device never waits for the host; on a CPU at once. last_good: the newest state on disk."""
@@ -44,7 +65,7 @@ class Pace:
         self._watch, self._guard = watch, guard
         self.last_good: Path | None = None
         self._lag = 1 if job.device.type == "cuda" else 0
-        self._waiting: deque[Done] = deque()
+        self._waiting: deque[_Coming] = deque()
         self._held: dict[str, Any] = {}
         self._last = time.perf_counter()
         self._busy, self._counted = 0.0, 0
@@ -62,7 +83,7 @@ class Pace:
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
         """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
-        self._waiting.append(done)
+        self._waiting.append(_Coming(done))
         while len(self._waiting) > (0 if wait else self._lag):
             line = self._settle(self._waiting.popleft())
             if hold and not self._waiting:
@@ -80,8 +101,8 @@ class Pace:
         speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
         return speed["tokens_per_second"] or 0.0, speed["mfu"]
 
-    def _settle(self, done: Done) -> dict[str, Any]:
-        loss, norm = float(done.loss), float(done.norm)
+    def _settle(self, coming: _Coming) -> dict[str, Any]:
+        done, (loss, norm) = coming.done, coming.numbers()
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._guard.check(done.step, loss, norm, lambda: self._documents(done.step), self.last_good)

@@ -16,6 +16,7 @@ from surgeon.data.pack import IGNORED
 from surgeon.data.source import Document
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import LOGIT_BUDGET, context_length
+from surgeon.train import attention
 
 MAX_CONTEXT = 4096  # windows are not longer than this unless asked for: attention and logits grow with them
 
@@ -70,7 +71,8 @@ def score(model: Any, items: Sequence[Item], context: int) -> Score:
     try:
         for group in groups(windows(items, context), budget):
             ids, labels = padded(group)
-            logits = model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits
+            with attention.texts():
+                logits = model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits
             nats = F.cross_entropy(
                 logits.reshape(-1, logits.shape[-1]).float(),
                 torch.from_numpy(labels).to(device).reshape(-1),

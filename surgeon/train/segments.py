@@ -1,35 +1,58 @@
 """An attention function for transformers that takes the lengths of segments instead of a mask.
 
 On a GPU in half precision it calls torch's variable-length flash attention, elsewhere it attends segment by segment.
+Without lengths it refuses, so that no model that keeps them to itself is taken for one that works; within
+`rows_alone` a row is a text.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Sequence
-from functools import cache
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from surgeon.train.batch import moved
+
 NAME = "surgeon_segments"
+_asked = False  # whether the kernel groups heads only when asked: torch 2.13; 2.11 does so by itself
+_alone: ContextVar[bool] = ContextVar("rows_alone", default=False)
 
 
 def register() -> None:
     """Make the function known under NAME; unknown to the library's masks, so that none is built."""
+    from torch.nn.attention.varlen import varlen_attn  # takes seconds
     from transformers import AttentionInterface
 
+    global _asked  # found out here: a compiled block cannot look
+    _asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
     AttentionInterface.register(NAME, segment_attention)
 
 
 def segment_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """What to pass to the model's forward; the names are the library's own for packed sequences."""
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
+    ends = moved(torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32), device)
+    if "torch._dynamo" in sys.modules:  # their number changes with every batch: do not compile for one of them
+        torch._dynamo.maybe_mark_dynamic(ends, 0)
     longest = max(lengths)  # a Python number: a tensor would make every block wait for the device
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+@contextmanager
+def rows_alone() -> Iterator[None]:
+    """Within it a pass without lengths is over rows that hold a text each, with nothing but padding behind it."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def segment_attention(
@@ -41,10 +64,18 @@ def segment_attention(
     Raises ValueError where the model's code does not hand over the lengths, or asks for what is not computed here.
     """
     ends = options.get("cu_seq_lens_q")
-    if ends is None or options.get("softcap") is not None or options.get("s_aux") is not None:
-        raise ValueError("this attention is not served: no lengths, or soft-capping or sinks")
-    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
-        raise ValueError("segments are one row without a cache")
+    if options.get("softcap") is not None or options.get("s_aux") is not None:
+        raise ValueError("this attention is not served: soft-capping or sinks")
+    if query.shape[2] != key.shape[2]:
+        raise ValueError("segments have no cache")
+    shared = query.shape[1] != key.shape[1]
+    if ends is None and _alone.get() and attention_mask is None:
+        whole = F.scaled_dot_product_attention(
+            query, key, value, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared
+        )
+        return whole.transpose(1, 2).contiguous(), None
+    if ends is None or query.shape[0] != 1:
+        raise ValueError("segments are one row, with their lengths")
     if query.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")  # rotary embeddings leave queries and keys in float32
         query, key, value = query.to(half), key.to(half), value.to(half)
@@ -52,7 +83,6 @@ def segment_attention(
         return _varlen(query, key, value, ends, options["max_length_q"], scaling), None
     outputs = []
     bounds = ends.tolist()
-    shared = query.shape[1] != key.shape[1]
     for start, stop in itertools.pairwise(bounds):
         q, k, v = (t[:, :, start:stop] for t in (query, key, value))
         one = F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared)
@@ -64,15 +94,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: in
     from torch.nn.attention.varlen import varlen_attn
 
     options: dict[str, Any] = {"window_size": (-1, 0), "scale": scaling}
-    if "enable_gqa" in _varlen_options():  # torch 2.11 groups by itself, 2.13 only when asked
+    if _asked:
         options["enable_gqa"] = query.shape[1] != key.shape[1]
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     found: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, **options)  # type: ignore[assignment]
     return found[None]
-
-
-@cache
-def _varlen_options() -> frozenset[str]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)

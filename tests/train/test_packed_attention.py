@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import model_of
 
+from surgeon.data.items import Item
 from surgeon.data.pack import IGNORED, Window
 from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
+from surgeon.train.run import run_cpt
+from surgeon.train.score import score
 from surgeon.train.segments import NAME, register
+from surgeon.train.settings import CptSettings
 
 FAMILIES = (
     "llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "mistral", "mixtral",
@@ -22,8 +28,6 @@ LENGTHS = ((9, 1, 22), (32,), (20, 12))
 
 
 def packed_batch() -> Batch:
-    import numpy as np
-
     rng = np.random.default_rng(0)
     windows = []
     for lengths in LENGTHS:
@@ -97,3 +101,44 @@ def test_positions_that_run_on_are_found_out() -> None:
     with torch.no_grad():
         naive = model(input_ids=batch.ids, use_cache=False).logits.reshape(-1, 512)
     assert float((naive - alone(model, batch)).abs().max()) > 1e-2
+
+
+def by_lengths(model: Any, seq_len: int) -> attention.Mode:
+    """What `choose` comes to on a GPU."""
+    register()
+    model.set_attn_implementation(NAME)
+    assert attention.holds(model, "segments")
+    return "segments"
+
+
+def test_a_run_by_lengths_is_the_run_by_masks(
+    stories: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU on a CPU, with the probe of the head and evaluations, which have no lengths."""
+    results = []
+    for way in ("mask", "lengths"):
+        if way == "lengths":
+            monkeypatch.setattr(attention, "choose", by_lengths)
+        settings = CptSettings(
+            model=str(stories), out=str(tmp_path / way), data=[str(corpus)], eval=[f"texts={corpus}"],
+            tokens=512, seq_len=32, batch_tokens=128, lr=1e-3, device="cpu",
+        )  # fmt: skip
+        results.append(run_cpt(settings))
+    a, b = results
+    assert a.final_loss == pytest.approx(b.final_loss, rel=1e-5)
+    for one, other in zip(a.eval, b.eval, strict=True):
+        assert one["nats_per_token"] == pytest.approx(other["nats_per_token"], rel=1e-5)
+
+
+def test_rows_without_lengths_are_refused_where_they_might_be_packed() -> None:
+    model = model_of("llama")
+    ids = torch.arange(3, 11)[None]
+    items = [Item(np.arange(3, 3 + n), np.arange(n) > 0, 1, n, n) for n in (8, 5, 2)]
+    with torch.no_grad():
+        reference, nats = model(input_ids=ids, use_cache=False).logits, score(model, items, 16).nats
+        by_lengths(model, 32)
+        assert score(model, items, 16).nats == pytest.approx(nats, rel=1e-6)
+        with attention.texts():
+            assert torch.allclose(model(input_ids=ids, use_cache=False).logits, reference, atol=1e-5)
+        with pytest.raises(ValueError, match="with their lengths"):
+            model(input_ids=ids, use_cache=False)

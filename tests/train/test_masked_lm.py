@@ -312,6 +312,15 @@ def test_elsewhere_an_encoder_is_refused(tmp_path: Path) -> None:
         load_model(model, device=CPU, dtype=torch.float32)
 
 
+def test_an_encoder_under_another_name_is_not_read_as_a_causal_model(corpus: Path, tmp_path: Path) -> None:
+    """BertForPreTraining: the library would make a causal model of it that sees the tokens it is asked for."""
+    model = save_encoder(tmp_path / "bert")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertForPreTraining"]}))
+    with pytest.raises(SurgeonError, match="sees ahead"):
+        cpt(model, tmp_path / "out", corpus)
+
+
 def test_positions_behind_the_padding_id_are_the_context(corpus: Path, tmp_path: Path) -> None:
     """RoBERTa's table of 64 rows holds 62 places."""
     model = save_encoder(tmp_path / "roberta", "roberta")

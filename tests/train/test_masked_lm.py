@@ -233,13 +233,13 @@ def test_an_encoder_trains_resumes_and_loads(family: str, corpus: Path, tmp_path
 
 def test_the_loss_goes_down(corpus: Path, tmp_path: Path) -> None:
     model = save_encoder(tmp_path / "bert")
-    words = {"objective": "masked_lm", "seq_len": 48, "batch_tokens": 192, "tokens": 192 * 100}
+    words = {"objective": "masked_lm", "seq_len": 48, "batch_tokens": 192, "tokens": 192 * 120, "lr": 3e-3}
     out = cpt(model, tmp_path / "out", corpus, **words)
     from surgeon.checkpoint.sidecars import SURGEON_DIR
 
     lines = next((out / SURGEON_DIR).glob("metrics*")).read_text().splitlines()
     losses = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("policy", ["whole_word", "entity:entities", "label_informative:labelled"])

@@ -90,6 +90,12 @@ def load_model(
                     str(folder),
                     "restore config.json and the shards from one source",
                 )
+        if kind is AutoModelForCausalLM and _looks_ahead(model):
+            raise SurgeonError(
+                f"{type(model).__name__} would be read as a causal model, but it is an encoder and sees ahead",
+                str(folder),
+                "AutoModelForMaskedLM.from_pretrained(DIR).save_pretrained(NEW) writes it as what it is",
+            )
         if adapter is not None:
             model = _with_adapter(model, adapter, trainable_adapter)
     return model.to(device).eval()
@@ -102,6 +108,14 @@ def is_encoder(folder: Path) -> bool:
     except (OSError, ValueError, AttributeError):
         return False  # loading it says what is wrong
     return bool(named) and all(str(name).endswith("ForMaskedLM") for name in named)
+
+
+def _looks_ahead(model: Any) -> bool:
+    """Whether the library made a causal model of an encoder's family, whose configuration says it is no decoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = model.config
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", None) is False
 
 
 def load_skeleton(folder: Path, trust_remote_code: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Tiny random encoders with tokenizers that were trained on a few sentences."""
+"""Tiny random encoders with tokenizers of a few sentences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def bert_tokenizer(size: int = 160) -> Any:
-    from tokenizers import BertWordPieceTokenizer
+def bert_tokenizer() -> Any:
+    """Short words whole, longer ones in pieces of two letters or one; written down here, because a trained WordPiece
+    is another one every time."""
+    import re
+
     from transformers import BertTokenizerFast
 
-    trained = BertWordPieceTokenizer(lowercase=True)
-    trained.train_from_iterator(STORY, vocab_size=size, min_frequency=1, special_tokens=BERT_MARKS)
-    return BertTokenizerFast(vocab=trained.get_vocab())
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(STORY).lower())))
+    letters = sorted({c for word in words for c in word})
+    pieces = sorted({word[i : i + 2] for word in words if len(word) > 4 for i in range(2, len(word) - 1, 2)})
+    tokens = [*BERT_MARKS, *letters, *(w for w in words if 1 < len(w) <= 4)]
+    tokens += [f"##{piece}" for piece in [*letters, *pieces]]
+    return BertTokenizerFast(vocab={token: number for number, token in enumerate(tokens)})
 
 
 def roberta_tokenizer(size: int = 400) -> Any:

@@ -233,13 +233,13 @@ def test_an_encoder_trains_resumes_and_loads(family: str, corpus: Path, tmp_path
 
 def test_the_loss_goes_down(corpus: Path, tmp_path: Path) -> None:
     model = save_encoder(tmp_path / "bert")
-    words = {"objective": "masked_lm", "seq_len": 48, "batch_tokens": 192, "tokens": 192 * 100}
+    words = {"objective": "masked_lm", "seq_len": 48, "batch_tokens": 192, "tokens": 192 * 120, "lr": 3e-3}
     out = cpt(model, tmp_path / "out", corpus, **words)
     from surgeon.checkpoint.sidecars import SURGEON_DIR
 
     lines = next((out / SURGEON_DIR).glob("metrics*")).read_text().splitlines()
     losses = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("policy", ["whole_word", "entity:entities", "label_informative:labelled"])
@@ -310,6 +310,15 @@ def test_elsewhere_an_encoder_is_refused(tmp_path: Path) -> None:
     model = save_encoder(tmp_path / "bert")
     with pytest.raises(SurgeonError, match="the model is an encoder"):
         load_model(model, device=CPU, dtype=torch.float32)
+
+
+def test_an_encoder_under_another_name_is_not_read_as_a_causal_model(corpus: Path, tmp_path: Path) -> None:
+    """BertForPreTraining: the library would make a causal model of it that sees the tokens it is asked for."""
+    model = save_encoder(tmp_path / "bert")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertForPreTraining"]}))
+    with pytest.raises(SurgeonError, match="sees ahead"):
+        cpt(model, tmp_path / "out", corpus)
 
 
 def test_positions_behind_the_padding_id_are_the_context(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,352 @@
+"""Tokens a second of full-parameter continual pre-training on one GPU: `surgeon cpt` beside transformers.Trainer.
+
+    python benchmarks/cpt_gpu.py --models qwen2.5-0.5b --out cpt_gpu-qwen2.5-0.5b.json
+    python benchmarks/cpt_gpu.py --models llama-3.2-1b --out cpt_gpu-llama-3.2-1b.json
+    python benchmarks/cpt_gpu.py --models qwen2.5-1.5b --out cpt_gpu-qwen2.5-1.5b.json
+    python benchmarks/cpt_gpu.py --models llama-3.2-1b-20-blocks --out cpt_gpu-new-blocks.json
+
+NOT RUN YET: there was no GPU where this was written. `--tiny` runs all of it but compiling on a CPU with tiny shapes,
+as tests/train/test_cpt_gpu_benchmark.py does; its numbers mean nothing.
+
+Random weights in the shapes of the models, written here; nothing is downloaded. Texts are of words that are tokens,
+one each, drawn from the whole vocabulary; documents have 32 to 16,384 tokens (log-normal, median 600). Rows of 4096
+tokens, 16 a step, AdamW (fused), clipping at 1, products in bfloat16 (autocast), masters and moments in float32, no
+activation is computed again. Every way runs in a process of its own, in an order drawn anew each round; where it does
+not fit, its micro-batch is halved, and the result says so. The first --warm steps are not counted (compiling is in
+them).
+
+surgeon: its defaults on a GPU (blocks compiled, documents kept apart, which saves attention). concat: attention
+through whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile:
+torch_compile; liger: use_liger_kernel, where liger-kernel is installed. llama-3.2-1b-20-blocks: the 1B deepened to 20
+blocks, of which all, 4 spread evenly (4, 9, 14, 19) or the upper 4 are trained; embeddings stand still in the latter.
+
+MFU: by surgeon.train.flops (attention without the causal half, as in PaLM, and through whole rows for every way) over
+--peak (989 TFLOP/s, dense bfloat16 of an H100 and H200). Of a part that is trained, only what it needs counts.
+
+What must be there: torch, transformers, peft, accelerate, typer, rich and what they need; and, which a GPU image may
+not have, blake3, pydantic, pydantic_core, annotated_types and typing_inspection (13 MB): `pip install --target DIR
+blake3 pydantic` for its Python, and DIR on PYTHONPATH with the repository. mergekit, scipy and matplotlib are not
+needed, and no network. Disk: 20 bytes a parameter (31 GB for 1.5B).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from expand import machine
+
+QWEN: dict[str, Any] = {
+    "model_type": "qwen2", "vocab_size": 151936, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, "use_sliding_window": False,
+}  # fmt: skip
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": True,
+    "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                     "original_max_position_embeddings": 8192},
+}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen2.5-0.5b": QWEN
+    | {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+    "llama-3.2-1b": LLAMA,
+    "qwen2.5-1.5b": QWEN
+    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+    "llama-3.2-1b-20-blocks": LLAMA | {"num_hidden_layers": 20},
+}
+DEEP = "llama-3.2-1b-20-blocks"
+TINY: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 8,
+}  # fmt: skip
+# (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
+PARTS = {
+    "surgeon, all": "full",
+    "surgeon, 4 spread": r"layers\.(4|9|14|19)\.",
+    "surgeon, upper 4": r"layers\.(16|17|18|19)\.",
+}
+
+MAKE = """
+import json, sys, numpy as np, torch
+from pathlib import Path
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+root, config, tokens, longest = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+kind, vocab = config.pop("model_type"), config["vocab_size"]
+torch.manual_seed(0)
+config = AutoConfig.for_model(kind, **config, bos_token_id=None, eos_token_id=0, pad_token_id=None)
+model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+model.save_pretrained(root / "model")
+words = Tokenizer(WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w1"))
+words.pre_tokenizer = WhitespaceSplit()
+PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0").save_pretrained(root / "model")
+rng, count = np.random.default_rng(0), 0
+with (root / "text.jsonl").open("w") as file:
+    while count < tokens:
+        length = int(np.clip(rng.lognormal(np.log(min(600, longest / 4)), 1.0), min(32, longest / 4), longest))
+        ids = rng.integers(2, vocab, length)
+        file.write(json.dumps({"text": " ".join(f"w{i}" for i in ids)}) + "\\n")
+        count += length + 1
+"""
+
+FLOPS = """
+import json, sys
+from pathlib import Path
+from surgeon.loading import load_skeleton
+from surgeon.train.flops import flops_per_token
+from surgeon.train.trainable import select
+model = load_skeleton(Path(sys.argv[1]))
+model.tie_weights()
+print(flops_per_token(model, select(model, sys.argv[2], None), int(sys.argv[3])))
+"""
+
+TRAINER = """
+import json, sys, time
+from pathlib import Path
+import numpy as np, torch
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+given = json.loads(sys.argv[1])
+S, rows, micro, steps, warm, cuda = (given[k] for k in ("seq_len", "rows", "micro", "steps", "warm", "cuda"))
+need = (steps * rows + 1) * S
+stream, filled = np.empty(need, dtype=np.int64), 0
+with open(given["text"]) as file:
+    for line in file:
+        ids = np.array([int(w[1:]) for w in json.loads(line)["text"].split()] + [0])[: need - filled]
+        stream[filled : filled + len(ids)] = ids
+        filled += len(ids)
+        if filled == need:
+            break
+held = torch.from_numpy(stream[: steps * rows * S].reshape(-1, S))
+marks = []
+class Marks(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step in (warm, steps):
+            if cuda:
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+arguments = TrainingArguments(
+    given["out"], per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, max_steps=steps,
+    learning_rate=1e-4, optim="adamw_torch_fused", adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, bf16=cuda,
+    save_strategy="no", report_to="none", use_cpu=not cuda, disable_tqdm=True, torch_compile=given["compile"],
+    use_liger_kernel=given["liger"])
+model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32, attn_implementation="sdpa")
+data = [{"input_ids": row, "labels": row} for row in held]
+Trainer(model, arguments, train_dataset=data, data_collator=default_data_collator, callbacks=[Marks()]).train()
+memory = torch.cuda.max_memory_allocated() if cuda else 0
+found = {"tokens_per_s": (steps - warm) * rows * S / (marks[1] - marks[0]), "memory_bytes": memory}
+print(json.dumps(found))
+"""
+
+
+def ways(name: str) -> dict[str, dict[str, Any]]:
+    """What is compared on a model: by name, the flags of surgeon or the settings of Trainer."""
+    if name == DEEP:
+        return {way: {"train": train} for way, train in PARTS.items()}
+    found: dict[str, dict[str, Any]] = {
+        "surgeon": {},
+        "surgeon, concat": {"flags": ["--packing", "concat"]},
+        "surgeon, eager": {"flags": ["--no-compile"]},
+        "Trainer": {"compile": False, "liger": False},
+        "Trainer, compile": {"compile": True, "liger": False},
+    }
+    if importlib.util.find_spec("liger_kernel"):
+        found["Trainer, liger"] = {"compile": False, "liger": True}
+        found["Trainer, compile, liger"] = {"compile": True, "liger": True}
+    return found
+
+
+def surgeon(root: Path, own: Path, sizes: dict[str, Any], way: dict[str, Any]) -> tuple[list[str], Path]:
+    """The command, and where it leaves a line a step."""
+    tokens = sizes["steps"] * sizes["rows"] * sizes["seq_len"]
+    words = ["cpt", root / "model", own / "out", "--data", f"text={root / 'text.jsonl'}", "--tokens", tokens]
+    words += ["--seq-len", sizes["seq_len"], "--batch-tokens", sizes["rows"] * sizes["seq_len"]]
+    words += ["--micro-batch", sizes["micro"], "--train", way.get("train", "full"), "--schedule", "linear"]
+    words += ["--checkpointing", "none", "--save-every", 10**6, "--keep-state", "--quiet"]
+    words += ["--device", "cuda" if sizes["cuda"] else "cpu", *way.get("flags", ())]
+    return [sys.executable, "-m", "surgeon", *map(str, words)], own / "out.run" / "metrics.jsonl"
+
+
+def of_lines(path: Path, warm: int) -> dict[str, float]:
+    """Tokens a second over the steps behind the warm-up, as `surgeon cpt` timed them: each step until its loss was
+    there."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line["step"] >= warm]
+    counts = [b["tokens"] - a["tokens"] for a, b in itertools.pairwise(lines)]
+    seconds = [n / line["tokens_per_second"] for n, line in zip(counts, lines[1:], strict=True)]
+    return {"tokens_per_s": sum(counts) / sum(seconds), "memory_bytes": lines[-1]["memory_bytes"]}
+
+
+def once(root: Path, sizes: dict[str, Any], way: dict[str, Any]) -> dict[str, Any] | str:
+    """One run in a process of its own; "full" where the GPU's memory did not hold it, else why it failed."""
+    env = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(root / "cache")}
+    with tempfile.TemporaryDirectory(dir=root) as name:
+        own = Path(name)
+        if "compile" in way:
+            given = sizes | way | {"out": str(own), "model": str(root / "model"), "text": str(root / "text.jsonl")}
+            command, lines = [sys.executable, "-c", TRAINER, json.dumps(given)], None
+        else:
+            command, lines = surgeon(root, own, sizes, way)
+        started = time.perf_counter()
+        run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if run.returncode:
+            full = "OutOfMemoryError" in run.stderr or "out of memory" in run.stderr
+            return "full" if full else run.stderr[-2000:]
+        found = of_lines(lines, sizes["warm"]) if lines else json.loads(run.stdout.strip().split("\n")[-1])
+        return found | {"process_s": time.perf_counter() - started}
+
+
+def measured(root: Path, sizes: dict[str, Any], way: dict[str, Any]) -> dict[str, Any]:
+    """With the largest micro-batch that fits, from that of `sizes` down by halves."""
+    micro = sizes["micro"]
+    while True:
+        found = once(root, sizes | {"micro": micro}, way)
+        if isinstance(found, dict):
+            return found | {"micro_batch": micro}
+        if found != "full" or micro == 1:
+            return {"failed": found}
+        micro //= 2
+
+
+def compare(work: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The result so far, after every way."""
+    result: dict[str, Any] = {"models": {}}
+    seq_len, rows = (64, 4) if options.tiny else (4096, 16)
+    sizes = {"seq_len": seq_len, "rows": rows, "micro": min(options.micro_batch, rows), "cuda": not options.tiny}
+    sizes |= {"steps": options.warm + options.steps, "warm": options.warm}
+    for name in options.models.split(","):
+        root = work / name
+        root.mkdir()
+        config = MODELS[name] | (TINY if options.tiny else {})
+        tokens = (sizes["steps"] * rows + 1) * seq_len
+        make = [sys.executable, "-c", MAKE, str(root), json.dumps(config), str(tokens), str(4 * seq_len)]
+        _call(make)
+        chosen = {w: held for w, held in ways(name).items() if any(word in w for word in options.only.split(","))}
+        if options.tiny:  # a CPU needs a compiler, and minutes
+            chosen = {w: held for w, held in chosen.items() if not (held.get("compile") or held.get("liger"))}
+        flops = {}
+        for way, held in chosen.items():
+            asked = [str(root / "model"), held.get("train", "full"), str(seq_len)]
+            flops[way] = float(_call([sys.executable, "-c", FLOPS, *asked]))
+        rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in chosen}
+        for number in range(options.rounds):
+            for way in random.Random(f"{name}/{number}").sample(sorted(chosen), len(chosen)):
+                found = measured(root, sizes, chosen[way])
+                if "failed" not in found:
+                    found["mfu"] = flops[way] * found["tokens_per_s"] / options.peak
+                rounds[way].append(found)
+                print(name, way, found, file=sys.stderr, flush=True)
+                held = {"flops_per_token": flops, "rounds": rounds} | summary(rounds)
+                result["models"][name] = held
+                result["sizes"] = sizes
+                yield result
+        shutil.rmtree(root)
+
+
+def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians by way, and the median over the rounds of the speed as a ratio to the first way's within a round."""
+    middle: dict[str, dict[str, float]] = {}
+    ratios: dict[str, float] = {}
+    first = next(iter(rounds))
+    for way, of in rounds.items():
+        good = [found for found in of if "failed" not in found]
+        if good:
+            middle[way] = {key: median(found[key] for found in good) for key in good[0]}
+        pairs = [
+            a["tokens_per_s"] / b["tokens_per_s"]
+            for a, b in zip(of, rounds[first], strict=False)
+            if "failed" not in a and "failed" not in b
+        ]
+        if pairs:
+            ratios[f"{way} / {first}"] = round(median(pairs), 3)
+    return {"median": middle, "ratios": ratios}
+
+
+def _call(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(run.stderr[-3000:])
+    return run.stdout.strip().split("\n")[-1]
+
+
+def gpu() -> str:
+    """Its name; empty where there is none."""
+    return _call(
+        [sys.executable, "-c", "import torch as t; print(t.cuda.is_available() and t.cuda.get_device_name())"]
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Of what decides the speed; None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "transformers", "accelerate", "liger-kernel", "triton"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="By commas.")
+    parser.add_argument("--only", default="", help="Ways whose name contains one of these words, by commas.")
+    parser.add_argument("--steps", type=int, default=20, help="Steps that are counted.")
+    parser.add_argument("--warm", type=int, default=5, help="Steps before them, at least 1.")
+    parser.add_argument("--micro-batch", type=int, default=4, help="Rows of a forward pass, where they fit.")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of the GPU that MFU is a share of.")
+    parser.add_argument("--tiny", action="store_true", help="Tiny shapes on a CPU: a test of this script.")
+    parser.add_argument("--dir", type=Path, help="Where the temporary folder is made.")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if unknown := set(options.models.split(",")) - set(MODELS):
+        raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    if options.warm < 1:
+        raise SystemExit("the first step is no measure: --warm 1 or more")
+    device = "cpu" if options.tiny else gpu()
+    if device == "False":
+        raise SystemExit("there is no CUDA device; --tiny tests this script on a CPU")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the temporary folder goes
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory(prefix="surgeon-bench-", dir=options.dir) as name:
+        for result in compare(Path(name), options):
+            result |= {"machine": machine(load) | {"device": device}, "versions": versions()}
+            result["command"] = " ".join(["python", *sys.argv])
+            if options.out:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
+    for model, found in result["models"].items():
+        print(model)
+        for way, of in found["rounds"].items():
+            values = found["median"].get(way)
+            if values is None:
+                print(f"  {way:26} failed: {of[0]['failed'].strip().splitlines()[-1]}")
+                continue
+            print(
+                f"  {way:26} {values['tokens_per_s']:10,.0f} tokens/s  MFU {100 * values['mfu']:5.1f} %  "
+                f"{values['memory_bytes'] / 1e9:6.1f} GB  micro-batch {values['micro_batch']:.0f}"
+            )
+        print(json.dumps(found["ratios"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,9 @@ Every arm starts from the same base and trains on the same number of tokens, wit
 of the data); then held-out text is scored, in bits per byte. The base is the story model of the quickstart (260K
 parameters; its own text is `general`), or with --material DIR the 8M model and the corpora there. What is expected is
 written down in demonstration_arms.py. A claim is seen where all seeds of one arm lie below all of the other, not seen
-where all lie above, and null where the ranges overlap, or with one seed. --docs writes docs/demonstrations.md from the
-results in benchmarks/results.
+where all lie above, and null where the ranges overlap, or with one seed. Beside it stands the difference of the two
+seed by seed, which the order of the data moves less: it is told, and decides nothing. --docs writes
+docs/demonstrations.md from the results in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, An
             for measure, value in found.items():
                 values.setdefault(arm, {}).setdefault(measure, []).append(value)
             print(name, seed, arm, {k: round(v, 4) for k, v in found.items()}, file=sys.stderr, flush=True)
-    findings = [finding(claim, values) for claim in chosen.claims]
+    claims = [judged(claim, values) for claim in chosen.claims]
     return {
         "name": name,
         "source": chosen.source,
@@ -97,11 +98,17 @@ def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, An
         "seeds": seeds,
         "base": base,
         "arms": values,
-        "claims": [{"claim": str(c), "found": f} for c, f in zip(chosen.claims, findings, strict=True)],
-        "verdict": verdict(findings),
+        "claims": claims,
+        "verdict": verdict([c["found"] for c in claims]),
         "seconds": round(time.perf_counter() - started),
         "machine": machine(load),
     }
+
+
+def judged(claim: Claim, values: Values) -> dict[str, Any]:
+    """What was found of a claim, and by how much its first arm is above the second, seed by seed."""
+    pairs = zip(values[claim.below][claim.measure], values[claim.above][claim.measure], strict=True)
+    return {"claim": str(claim), "found": finding(claim, values), "difference": [a - b for a, b in pairs]}
 
 
 def finding(claim: Claim, values: Values) -> str:
@@ -214,13 +221,19 @@ def printed(result: Mapping[str, Any]) -> str:
     measures = list(next(iter(result["arms"].values())))
     rows = [["", *measures], ["base", *(f"{result['base'][m]:.3f}" if m in result["base"] else "" for m in measures)]]
     for arm, found in result["arms"].items():
-        rows.append([arm, *(f"{fmean(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in found.values())])
+        rows.append([arm, *(_range(v, ".3f") for v in found.values())])
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     cells = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     head = f"{result['name']}: {result['source']}\nexpected: {result['direction']}"
     how = f"{result['scale']}, {result['tokens']} tokens an arm, {result['seeds']} seeds; bits per byte, mean (range)"
-    claims = [f"  {c['found']:8}  {c['claim']}" for c in result["claims"]]
-    return "\n".join([head, how, "", *cells, "", *claims, f"direction of the paper: {result['verdict']}"])
+    wide = max(len(c["claim"]) for c in result["claims"])
+    claims = [f"{c['found']:8}  {c['claim']:{wide}}  {_range(c['difference'], '+.3f')}" for c in result["claims"]]
+    titles = f"{'':8}  {'claim':{wide}}  difference, seed by seed"
+    return "\n".join([head, how, "", *cells, "", titles, *claims, f"direction of the paper: {result['verdict']}"])
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    return f"{fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def document(results: Sequence[Mapping[str, Any]]) -> str:

@@ -42,6 +42,12 @@ def test_a_margin_is_how_much_worse_it_may_be() -> None:
     assert found([1.5, 1.6], [1.3, 1.4], 0.25) == "null"
 
 
+def test_differences_are_taken_seed_by_seed() -> None:
+    values = {"a": {"domain": [1.0, 3.0]}, "b": {"domain": [1.5, 3.25]}}
+    result = runner.judged(Claim("domain", "a", "b"), values)
+    assert result == {"claim": "domain: a < b", "found": "null", "difference": [-0.5, -0.25]}
+
+
 def test_a_loss_that_is_not_finite_gives_no_verdict() -> None:
     with pytest.raises(SystemExit, match="not finite"):
         found(LOW, [1.0, float("nan"), 2.0])

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -228,8 +229,15 @@ def printed(result: Mapping[str, Any]) -> str:
     how = f"{result['scale']}, {result['tokens']} tokens an arm, {result['seeds']} seeds; bits per byte, mean (range)"
     wide = max(len(c["claim"]) for c in result["claims"])
     claims = [f"{c['found']:8}  {c['claim']:{wide}}  {_range(c['difference'], '+.3f')}" for c in result["claims"]]
+    seen = f"direction of the paper: {result['verdict']}"
     titles = f"{'':8}  {'claim':{wide}}  difference, seed by seed"
-    return "\n".join([head, how, "", *cells, "", titles, *claims, f"direction of the paper: {result['verdict']}"])
+    return "\n".join([head, how, "", *cells, "", titles, *claims, *_same(result["arms"]), seen])
+
+
+def _same(values: Values) -> list[str]:
+    """A line for every two arms that came out alike to the last bit: one model, which says nothing of a claim."""
+    pairs = combinations(values, 2)
+    return [f"the same model at every seed: {a}, {b}" for a, b in pairs if values[a] == values[b]]
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -240,7 +248,10 @@ def document(results: Sequence[Mapping[str, Any]]) -> str:
     """docs/demonstrations.md: the tables as they were printed."""
     about = (__doc__ or "").split("\n\n", 2)[2].strip()
     parts = ["# Demonstrations", about]
-    parts.append("The numbers are of one small model and few tokens: they say what happens there and no more.")
+    parts.append(
+        "The numbers are of one small model and few tokens: they say what happens there and no more. "
+        "Less forgetting may be less learning: read `domain` beside `forgetting`, the change of `general`."
+    )
     summary = [f"| {r['name']} | {r['direction']} | {r['verdict']} |" for r in results]
     parts.append("\n".join(["| | expected | found |", "|---|---|---|", *summary]))
     for result in results:

@@ -101,6 +101,15 @@ def test_one_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert text in runner.document([result])
 
 
+def test_arms_that_are_one_model_are_told() -> None:
+    values = {"a": {"domain": [1.0, 2.0]}, "b": {"domain": [1.0, 2.0]}, "c": {"domain": [1.0, 2.5]}}
+    claim = runner.judged(Claim("domain", "a", "b"), values)
+    result = {"name": "x", "source": "", "direction": "", "scale": "", "tokens": 1, "seeds": 2, "verdict": "null"}
+    text = runner.printed(result | {"base": {"domain": 3.0}, "arms": values, "claims": [claim]})
+    assert text.count("the same model at every seed") == 1
+    assert "the same model at every seed: a, b\n" in text
+
+
 def test_graded_text_says_how_much_of_it_is_noise(tmp_path: Path) -> None:
     small = replace(runner.quickstart(), tokens=2048)
     lines = runner.graded(small, tmp_path / "graded.jsonl").read_text().splitlines()

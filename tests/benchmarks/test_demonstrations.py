@@ -1,0 +1,131 @@
+"""The demonstrations: the rule of the verdict on made-up numbers, the arms as settings, one run from end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import demonstrations as runner  # noqa: E402
+from demonstration_arms import DEMONSTRATIONS, Claim  # noqa: E402
+
+from surgeon.operations import operation  # noqa: E402
+
+LOW, HIGH, BETWEEN = [1.0, 1.1, 1.2], [1.3, 1.4, 1.5], [1.15, 1.3, 1.6]
+
+
+def found(below: list[float], above: list[float], margin: float = 0.0) -> str:
+    values = {"a": {"domain": below}, "b": {"domain": above}}
+    return runner.finding(Claim("domain", "a", "b", margin), values)
+
+
+def test_a_claim_is_seen_only_where_the_ranges_lie_apart() -> None:
+    assert found(LOW, HIGH) == "seen"
+    assert found(HIGH, LOW) == "not seen"
+    assert found(LOW, BETWEEN) == "null"  # the means are in the expected order
+    assert found(BETWEEN, LOW) == "null"
+    assert found(LOW, LOW) == "null"
+
+
+def test_one_seed_has_no_range() -> None:
+    assert found([1.0], [2.0]) == "null"
+
+
+def test_a_margin_is_how_much_worse_it_may_be() -> None:
+    assert found([1.5, 1.6], [1.3, 1.4], 0.5) == "seen"
+    assert found([1.5, 1.6], [1.3, 1.4], 0.05) == "not seen"
+    assert found([1.5, 1.6], [1.3, 1.4], 0.25) == "null"
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    values = {"a": {"domain": [1.0, 3.0]}, "b": {"domain": [1.5, 3.25]}}
+    result = runner.judged(Claim("domain", "a", "b"), values)
+    assert result == {"claim": "domain: a < b", "found": "null", "difference": [-0.5, -0.25]}
+
+
+def test_a_loss_that_is_not_finite_gives_no_verdict() -> None:
+    with pytest.raises(SystemExit, match="not finite"):
+        found(LOW, [1.0, float("nan"), 2.0])
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (["seen", "seen"], "seen"),
+        (["seen", "null"], "null"),
+        (["seen", "null", "not seen"], "not seen"),
+        (["not seen"], "not seen"),
+    ],
+)
+def test_the_direction_is_seen_where_every_claim_is(findings: list[str], expected: str) -> None:
+    assert runner.verdict(findings) == expected
+
+
+@pytest.mark.parametrize("name", sorted(DEMONSTRATIONS))
+@pytest.mark.parametrize("scale", [runner.quickstart(), runner.of_material(Path("material"))], ids=lambda s: s.name)
+def test_arms_are_settings_on_equal_tokens_and_claims_name_arms(name: str, scale: runner.Scale) -> None:
+    chosen = DEMONSTRATIONS[name]
+    scale.places["graded"] = "graded.jsonl"
+    budgets = set()
+    for stages in chosen.arms.values():
+        filled = runner.stages_of(chosen, stages, scale)
+        budgets.add(sum(stage["tokens"] for stage in filled if stage["do"] == "cpt"))
+        for stage in filled:
+            start = {"run" if stage["do"] == "average" else "model": "base", "out": "out", "seed": 0}
+            operation(stage["do"]).settings_class()(**{k: v for k, v in stage.items() if k != "do"} | start)
+    assert len(budgets) == 1
+    measures = {*chosen.corpora, "forgetting", "mean", "beyond"}
+    for claim in chosen.claims:
+        assert {claim.below, claim.above} <= set(chosen.arms)
+        assert claim.measure in measures
+
+
+def test_one_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = replace(runner.quickstart(), tokens=1024, batch_tokens=256, eval_tokens=1000)
+    result = runner.demonstrate("kl-reference", small, 1, tmp_path)
+    assert result == json.loads(json.dumps(result)) | {"machine": result["machine"]}
+    assert result["tokens"] == 1024
+    assert list(result["arms"]) == list(DEMONSTRATIONS["kl-reference"].arms)
+    plain = result["arms"]["plain"]
+    assert plain["domain"][0] < result["base"]["domain"]
+    assert plain["forgetting"] == [plain["general"][0] - result["base"]["general"]]
+    assert [c["found"] for c in result["claims"]] == ["null", "null"]
+    text = runner.printed(result)
+    assert text.endswith("direction of the paper: null")
+    assert text in runner.document([result])
+
+
+def test_arms_that_are_one_model_are_told() -> None:
+    values = {"a": {"domain": [1.0, 2.0]}, "b": {"domain": [1.0, 2.0]}, "c": {"domain": [1.0, 2.5]}}
+    claim = runner.judged(Claim("domain", "a", "b"), values)
+    result = {"name": "x", "source": "", "direction": "", "scale": "", "tokens": 1, "seeds": 2, "verdict": "null"}
+    text = runner.printed(result | {"base": {"domain": 3.0}, "arms": values, "claims": [claim]})
+    assert text.count("the same model at every seed") == 1
+    assert "the same model at every seed: a, b\n" in text
+
+
+def test_graded_text_says_how_much_of_it_is_noise(tmp_path: Path) -> None:
+    small = replace(runner.quickstart(), tokens=2048)
+    lines = runner.graded(small, tmp_path / "graded.jsonl").read_text().splitlines()
+    pieces = [json.loads(line) for line in lines]
+    assert all(1 - runner.NOISE <= p["quality"] <= 1 for p in pieces)
+    domain = Path(small.places["domain"]).read_text(encoding="utf-8").splitlines()
+    first = json.loads(domain[0])["text"][:800].split()
+    held = pieces[0]["text"].split()
+    kept = sum(a == b for a, b in zip(first, held, strict=True)) / len(first)
+    assert kept >= pieces[0]["quality"] - 1 / len(first)
+    assert set(held) <= set(first)
+
+
+def test_unequal_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = DEMONSTRATIONS["rewarm"]
+    unequal = replace(chosen, arms={"a": {}, "b": {"share": 0.5}})
+    monkeypatch.setitem(DEMONSTRATIONS, "rewarm", unequal)
+    with pytest.raises(SystemExit, match="different numbers of tokens"):
+        runner.demonstrate("rewarm", runner.quickstart(), 1, tmp_path)

@@ -15,9 +15,12 @@ from surgeon.errors import UsageError
 from surgeon.measure import stability
 from surgeon.search import table as searches
 
+Show = Callable[[dict[str, Any], Flags], None]
 
-def performer(name: str) -> Callable[[BaseModel, Flags], None]:
-    """The function that `from_settings.command` calls with the resolved settings."""
+
+def performer(name: str, show: Show | None = None) -> Callable[[BaseModel, Flags], None]:
+    """The function that `from_settings.command` calls with the resolved settings. show: prints what was done, or
+    would be, where a command has a way of its own."""
 
     def run(settings: BaseModel, flags: Flags) -> None:
         progress = flags.output.progress()
@@ -25,6 +28,9 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
             if getattr(settings, "search", None):
                 progress.say("the search is made all the same: the plan is that of the weights it finds")
             description = operations.described(name, settings, progress)
+            if show is not None:
+                show(description, flags)
+                return
             flags.output.emit(description, list(pairs(_plain(description))))
             _show_scores(description, flags)
             return
@@ -34,6 +40,9 @@ def performer(name: str) -> Callable[[BaseModel, Flags], None]:
         result = operations.perform(
             name, settings, force=flags.force, threads=flags.threads, memory=flags.memory, progress=progress
         )
+        if show is not None:
+            show(result, flags)
+            return
         flags.output.emit(result, _lines(result))
         _show_scores(result, flags)
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from surgeon.cli.from_settings import Flags
 
 EXAMPLES = (
@@ -25,26 +23,23 @@ ABOUT = (
 
 def register(app: typer.Typer) -> None:
     from surgeon.cli.from_settings import command
+    from surgeon.cli.perform import performer
     from surgeon.merge.average import AverageSettings
 
-    command(app, "average", AverageSettings, _run, about=ABOUT, examples=EXAMPLES, positional=("run", "out"))
+    command(
+        app,
+        "average",
+        AverageSettings,
+        performer("average", _show),
+        about=ABOUT,
+        examples=EXAMPLES,
+        positional=("run", "out"),
+    )
 
 
-def _run(settings: BaseModel, flags: Flags) -> None:
-    from surgeon import operations
+def _show(result: dict[str, Any], flags: Flags) -> None:
     from surgeon.cli.output import pairs
-    from surgeon.cli.perform import performer
 
-    if flags.plan is not None and not flags.dry_run:
-        performer("average")(settings, flags)
-        return
-    progress = flags.output.progress()
-    if flags.dry_run:
-        result = operations.described("average", settings, progress)
-    else:
-        result = operations.perform(
-            "average", settings, force=flags.force, threads=flags.threads, memory=flags.memory, progress=progress
-        )
     if flags.output.as_json:
         flags.output.emit(result)
         return

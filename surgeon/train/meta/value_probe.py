@@ -9,7 +9,7 @@ from surgeon.train.hook import Hook, Run, undivided
 from surgeon.train.settings import Positive
 from surgeon.train.value import last_blocks, mean_gradient, value
 
-CORPORA = ("feedback", "source")
+CORPORA, NEUTRAL = ("feedback", "source"), {"every": 1}
 
 
 def value_probe(

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from surgeon.cli.from_settings import Flags
 
 EXAMPLES = (
@@ -22,31 +20,19 @@ ABOUT = "Write a training run as the configuration of another trainer, with its 
 
 def register(app: typer.Typer) -> None:
     from surgeon.cli.from_settings import command
+    from surgeon.cli.perform import performer
     from surgeon.train.export_settings import ExportSettings
 
     command(
-        app, "cpt export", ExportSettings, _run, about=ABOUT, examples=EXAMPLES, positional=("model", "out")
+        app, "cpt export", ExportSettings, performer("cpt export", _show), about=ABOUT, examples=EXAMPLES, positional=("model", "out")
     )  # fmt: skip
 
 
-def _run(settings: BaseModel, flags: Flags) -> None:
-    from surgeon import operations
+def _show(result: dict[str, Any], flags: Flags) -> None:
     from surgeon.cli.output import pairs
-    from surgeon.cli.perform import performer
 
-    if flags.plan is not None and not flags.dry_run:
-        performer("cpt export")(settings, flags)
-        return
-    progress = flags.output.progress()
-    if flags.dry_run:
-        result = operations.described("cpt export", settings, progress)
-    else:
-        result = operations.perform(
-            "cpt export", settings, force=flags.force, threads=flags.threads, memory=flags.memory, progress=progress
-        )
-    flags.output.emit(
-        result, [*pairs({k: v for k, v in result.items() if k not in _TOLD}), *_data(result), *_notes(result)]
-    )
+    told = {k: v for k, v in result.items() if k not in _TOLD}
+    flags.output.emit(result, [*pairs(told), *_data(result), *_notes(result)])
 
 
 _TOLD = ("notes", "config", "data", "inputs", "verified")

@@ -7,7 +7,7 @@ Every arm starts from the same base and trains on the same number of tokens, wit
 of the data); then held-out text is scored, in bits per byte. The base is the story model of the quickstart (260K
 parameters; its own text is `general`), or with --material DIR the 8M model and the corpora there. What is expected is
 written down in demonstration_arms.py. A claim is seen where all seeds of one arm lie below all of the other, not seen
-where all lie above, and null where the ranges overlap, or with one seed. Beside it stands the difference of the two
+where all lie above, and null where the ranges overlap or there is none (one seed). Beside it stands the difference,
 seed by seed, which the order of the data moves less: it is told, and decides nothing. --docs writes
 docs/demonstrations.md from the results in benchmarks/results.
 """
@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +31,7 @@ from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import demonstration_arms
 from demonstration_arms import DEMONSTRATIONS, Claim, Demonstration, Stage
 from expand import machine
 
@@ -74,8 +75,7 @@ def of_material(folder: Path) -> Scale:
 def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, Any]:
     """The result of a demonstration as plain data. Raises SystemExit where its arms do not train on equal tokens."""
     chosen, load, started = DEMONSTRATIONS[name], os.getloadavg(), time.perf_counter()
-    if any("{graded}" in text for text in _texts(chosen.common)):
-        scale.places["graded"] = str(graded(scale, work / "graded.jsonl"))
+    scale.places["graded"] = str(work / "graded.jsonl")
     arms = {arm: stages_of(chosen, stages, scale) for arm, stages in chosen.arms.items()}
     budgets = {arm: sum(s["tokens"] for s in stages if s["do"] == "cpt") for arm, stages in arms.items()}
     if len(set(budgets.values())) != 1:
@@ -83,6 +83,8 @@ def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, An
     base = measured(chosen, scale, scale.model, None)
     values: dict[str, dict[str, list[float]]] = {}
     for seed in range(seeds):
+        if any("{graded}" in text for text in chosen.common.get("data", [])):
+            graded(scale, seed, Path(scale.places["graded"]))  # anew: the ascending order itself draws nothing
         for arm, stages in arms.items():
             found = measured(chosen, scale, trained(stages, scale.model, seed, work / "arm"), base)
             shutil.rmtree(work / "arm")
@@ -113,12 +115,13 @@ def judged(claim: Claim, values: Values) -> dict[str, Any]:
 
 
 def finding(claim: Claim, values: Values) -> str:
-    """seen, not seen, or null where the ranges over seeds overlap; null too where one seed gives no range."""
+    """seen, not seen, or null where the ranges over seeds overlap; null too where there is no range: with one seed, or
+    in an arm that the seeds leave as it is."""
     below = values[claim.below][claim.measure]
     above = [v + claim.margin for v in values[claim.above][claim.measure]]
     if not all(map(math.isfinite, [*below, *above])):
         raise SystemExit(f"{claim}: a loss is not finite")
-    if min(len(below), len(above)) < 2:
+    if min(below) == max(below) or min(above) == max(above):
         return "null"
     if max(below) < min(above):
         return "seen"
@@ -152,10 +155,6 @@ def _filled(value: Any, places: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         return value.format_map(places)
     return [_filled(v, places) for v in value] if isinstance(value, list) else value
-
-
-def _texts(common: Stage) -> Iterable[str]:
-    return (text for text in common.get("data", []))
 
 
 def trained(stages: Sequence[Stage], model: str, seed: int, work: Path) -> str:
@@ -195,15 +194,16 @@ def measured(chosen: Demonstration, scale: Scale, model: str, base: Mapping[str,
     return found
 
 
-def graded(scale: Scale, path: Path) -> Path:
+def graded(scale: Scale, seed: int, path: Path) -> Path:
     """Domain text in pieces, as much as an arm trains on; of a piece of `quality` 1 - x a share x of the words is put
     in place of others of it."""
     from surgeon.loading import load_tokenizer
 
-    tokenizer, draw = load_tokenizer(Path(scale.model)), random.Random(0)
+    tokenizer, draw = load_tokenizer(Path(scale.model)), random.Random(seed)
     lines, tokens = [], 0
     with Path(scale.places["domain"]).open(encoding="utf-8") as file:
-        texts = (json.loads(line)["text"] for line in file)
+        texts = [json.loads(line)["text"] for line in file]
+        draw.shuffle(texts)
         for piece in (text[at : at + 800] for text in texts for at in range(0, len(text), 800)):
             share, words = draw.random() * NOISE, piece.split()
             for place in draw.sample(range(len(words)), round(share * len(words))):
@@ -247,7 +247,7 @@ def _range(values: Sequence[float], form: str) -> str:
 def document(results: Sequence[Mapping[str, Any]]) -> str:
     """docs/demonstrations.md: the tables as they were printed."""
     about = (__doc__ or "").split("\n\n", 2)[2].strip()
-    parts = ["# Demonstrations", about]
+    parts = ["# Demonstrations", about, (demonstration_arms.__doc__ or "").split("\n\n")[-1].strip()]
     parts.append(
         "The numbers are of one small model and few tokens: they say what happens there and no more. "
         "Less forgetting may be less learning: read `domain` beside `forgetting`, the change of `general`."

@@ -7,9 +7,10 @@ system, of the process) are the main figure: the machine is shared; wall seconds
 
 loop: the story model of the quickstart (260K parameters, float32), 1 or 8 packed rows of 128 tokens a step, the same
 rows in the same order, AdamW (fused), clipping at 1, a constant rate. `bare` is forward, backward and update and
-nothing else, on batches that are there: what a way takes above it is its overhead. All end with the same loss, or this
-script refuses. Trainer logs every 500 steps by itself; `surgeon` writes a line a step, so Trainer is measured with
-that too.
+nothing else, on batches that are there: what a way takes above it is its overhead, taken from the lower quartile of
+the steps' CPU seconds, since a neighbour on the machine makes steps dearer and never cheaper. All end with the same
+loss, or this script refuses. Trainer logs every 500 steps by itself; `surgeon` writes a line a step, so Trainer is
+measured with that too.
 data: from .jsonl to rows that are ready (prepare: tokenise and pack, with empty caches), and reading them (tokens/s).
 datasets: map to tokens, map with the group_texts of run_clm.py (positions run through the row), Trainer's dataloader.
 resume: from prepared data on the disk to the first batch of a later step, the data's part alone; imports, tokenizer
@@ -62,7 +63,10 @@ def mark():
     marks.append((time.perf_counter(), used.ru_utime + used.ru_stime))
 def done(**more):
     (a, b), (c, d) = marks[0], marks[-1]
-    print(json.dumps({"cpu_s": d - b, "wall_s": c - a} | more))
+    found = {"cpu_s": d - b, "wall_s": c - a}
+    if len(marks) > 2:  # a mark a step
+        found["step_cpu_s"] = float(np.quantile(np.diff([used for _, used in marks]), 0.25))
+    print(json.dumps(found | more))
 from surgeon.data.mixture import Mixture
 from surgeon.data.pack import Packed
 from surgeon.data.source import Corpus
@@ -91,7 +95,7 @@ def trainer(log_every):
     from transformers import Trainer, TrainerCallback, TrainingArguments
     class Marks(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            if state.global_step in (warm, steps - 1):
+            if state.global_step >= warm:
                 mark()
     batches = rows()
     data = [{"input_ids": i, "position_ids": p, "labels": l, "shift_labels": l} for b in batches
@@ -120,7 +124,7 @@ model, batches = model_of(), rows()
 optimizer = torch.optim.AdamW(decays(model), lr=LR, betas=(0.9, 0.95), fused=True)
 model.train()
 for step, b in enumerate(batches):
-    if step in (warm, steps - 1):
+    if step >= warm:
         mark()
     logits = model(input_ids=b.ids, position_ids=b.positions, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), b.labels.flatten())
@@ -137,7 +141,7 @@ from surgeon.train.loop import Loop
 from surgeon.train.settings import CptSettings
 class Marked(Loop):
     def _step(self, step, windows):
-        if step in (warm + 1, steps):
+        if step > warm:
             mark()
         return super()._step(step, windows)
 settings = CptSettings(model=model_path, out=str(work / "out"), data=[f"c0={texts[0]}"], tokens=steps * R * S,
@@ -339,7 +343,7 @@ def summary(part: str, rounds: dict[str, list[dict[str, Any]]], more: dict[str, 
             for what in ("cpu_s", "wall_s"):
                 values[what.replace("_s", "_ms_per_step")] = 1000 * values[what] / count
             pairs = zip(rounds[way], rounds["bare"], strict=True)
-            values["overhead_cpu_ms_per_step"] = 1000 * median(a["cpu_s"] - b["cpu_s"] for a, b in pairs) / count
+            values["overhead_cpu_ms_per_step"] = 1000 * median(a["step_cpu_s"] - b["step_cpu_s"] for a, b in pairs)
     for values in middle.values():
         if "tokens" in values:
             values["tokens_per_cpu_s"] = values["tokens"] / values["cpu_s"]
@@ -347,7 +351,7 @@ def summary(part: str, rounds: dict[str, list[dict[str, Any]]], more: dict[str, 
     ratios = {
         way: {
             what: round(median(a[what] / b[what] for a, b in zip(of, rounds["surgeon"], strict=True)), 3)
-            for what in ("cpu_s", "wall_s")
+            for what in ("cpu_s", "wall_s", *(["step_cpu_s"] if "warm" in more else []))
         }
         for way, of in rounds.items()
     }

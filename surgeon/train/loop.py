@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -16,16 +15,18 @@ from surgeon.registry import Method
 from surgeon.train import kept, state, tracking
 from surgeon.train.anchors import Anchors
 from surgeon.train.batch import collate
+from surgeon.train.evaluations import evaluated
 from surgeon.train.flops import flops_per_token
 from surgeon.train.folder import write_folder
 from surgeon.train.forward import Forward
+from surgeon.train.frozen_rows import FrozenRows
 from surgeon.train.guard import Guard
 from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
 from surgeon.train.outcome import Outcome
 from surgeon.train.pace import Done, Pace
-from surgeon.train.score import score, window_length
+from surgeon.train.seeds import seed_step
 from surgeon.train.stop import Stop
 from surgeon.train.watch import Watch
 
@@ -39,11 +40,7 @@ class Loop:
         self.optimizer = job.optimizer()
         self.forward = Forward(job.model, job.mode)
         self.anchors = Anchors(self.parameters)
-        # the update of a frozen row is undone exactly: its gradient may be zero, but decay and momentum are not
-        rows = {n: self.world.local_rows(mask, self.parameters[n]) for n, mask in job.trainable.rows.items()}
-        # by numbers: a mask would be counted on the host at every step
-        self._still = {n: (~mask).nonzero()[:, 0] for n, mask in rows.items()}
-        self._frozen = {n: self.world.local(self.parameters[n]).detach()[at].clone() for n, at in self._still.items()}
+        self._frozen = FrozenRows(self.world, self.parameters, job.trainable.rows)
         self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
         self._guard = Guard(job.settings)
         self._masks: Any = None
@@ -103,7 +100,7 @@ class Loop:
     def _step(self, step: int, windows: list[Window]) -> Done:
         """One update. What it gives is still on the device: the host does not wait for it."""
         job, settings = self.job, self.job.settings
-        _seed(job.device, _step_seed(settings.seed, step, self.world.rank))
+        seed_step(job.device, settings.seed, step, self.world.rank)
         if not job.model.training:  # it walks through all modules
             job.model.train()
         for hook in self.hooks:
@@ -122,7 +119,8 @@ class Loop:
                 penalty.backward()
         for hook in self.hooks:
             hook.after_backward(step)
-        norm = self._clip(settings.clip)
+        self._frozen.clear()
+        norm = self.world.full(torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip or math.inf))
         rate = settings.lr * job.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -132,7 +130,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         for hook in self.hooks:
             hook.after_update(step)
-        self._put_back()
+        self._frozen.put_back()
         extra = {name: value for hook in self.hooks for name, value in hook.metrics().items()}
         return Done(step, sum(w.num_tokens for w in windows), self.world.sum(total), norm, rate, extra)
 
@@ -152,30 +150,8 @@ class Loop:
         with self.job.autocast():
             return self.forward.loss(batch, method, options)
 
-    @torch.no_grad()
-    def _clip(self, limit: float) -> Tensor:
-        """Scale the gradient down to the limit; frozen rows count neither for the norm nor for the moments."""
-        for name, at in self._still.items():
-            gradient = self.parameters[name].grad
-            if gradient is not None:
-                self.world.local(gradient).index_fill_(0, at, 0)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit or math.inf)
-        return self.world.full(norm)
-
-    @torch.no_grad()
-    def _put_back(self) -> None:
-        for name, at in self._still.items():
-            self.world.local(self.parameters[name]).index_copy_(0, at, self._frozen[name])
-
     def _evaluate(self, step: int, outcome: Outcome) -> list[dict[str, Any]]:
-        found = []
-        context = window_length(self.job.model, None)
-        with self.job.autocast():
-            for name, items in self.job.evals:
-                result = score(self.job.model, items, context)
-                numbers = {"nats_per_token": result.nats_per_token, "bits_per_byte": result.bits_per_byte}
-                found.append({"step": step, "name": name} | numbers)
-        self.world.reshard(self.job.model)
+        found = evaluated(self.job, step)
         outcome.evals = outcome.evals + found
         return found
 
@@ -218,17 +194,3 @@ class Loop:
             teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
             micro_batch=job.shape.micro_batch, world=self.world,
         )  # fmt: skip
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """What torch.manual_seed does for the host and this device; for devices that are not used it formats the stack,
-    a third of a millisecond a step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed of its own for every step (63 bits), and for every rank."""
-    words = f"{seed}/{step}" + (f"/{rank}" if rank else "")
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

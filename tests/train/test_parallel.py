@@ -128,3 +128,21 @@ def test_resumed_by_two_processes_is_the_same_bytes(
     assert [
         {k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(out)
     ] == [{k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(whole)]
+
+
+@pytest.mark.long
+def test_two_processes_train_an_adapter_as_one(adapted: str, corpus: Path, tmp_path: Path) -> None:
+    """PEFT's layers are there before the model is divided, so their gradients are summed like all others."""
+    from safetensors.torch import load_file
+
+    options = {
+        "model": adapted, "data": [str(corpus)], "tokens": 320, "seq_len": 16, "batch_tokens": 80, "micro_batch": 2,
+        "lr": 1e-3, "device": "cpu", "train": "adapter",
+    }  # fmt: skip
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one")))
+    done = launch(options | {"out": str(tmp_path / "two")})
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys() and any(bool(t.any()) for n, t in one.items() if "lora_B" in n)
+    for name, value in one.items():
+        assert float((two[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name

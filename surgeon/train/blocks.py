@@ -38,17 +38,16 @@ def checkpoint(model: Any, trainable: Trainable, how: str, device: torch.device,
     """Set activation checkpointing of the blocks that have a graph: from the lowest trained one on; below it nothing
     is held anyway. how: auto (on a GPU into which `need` does not fit), none, blocks. Gives whether it is on.
 
-    Raises UsageError where the model's blocks know of no checkpointing and it was asked for.
+    Raises UsageError where the model's blocks know of no checkpointing and it was asked for, or is needed.
     """
     if how == "none" or (how == "auto" and not _too_large(device, need["total"])):
         return False
     held = blocks_of(model)
     if not all(hasattr(block, "gradient_checkpointing") for block in held):
-        if how == "auto":
-            return False
+        too_large = " and would not fit into the GPU otherwise" if how == "auto" else ""
         raise UsageError(
-            f"the blocks of {type(model).__name__} cannot be computed again on the way back",
-            "--checkpointing blocks",
+            f"the blocks of {type(model).__name__} cannot be computed again on the way back{too_large}",
+            f"--checkpointing {how}",
             "use --checkpointing none and a smaller --micro-batch",
         )
     lowest = len(held) if trainable.lowest_block is None else trainable.lowest_block

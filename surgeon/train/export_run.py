@@ -17,7 +17,7 @@ from surgeon.adapters.refusals import check_adapter
 from surgeon.checkpoint.commit import check_apart, check_out, staged
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, Checkpoint
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import SurgeonError
 from surgeon.loading import context_length, load_skeleton, load_tokenizer
 from surgeon.model_ref import resolve
 from surgeon.ops.memory import peak_rss_bytes
@@ -29,7 +29,7 @@ from surgeon.train.export_settings import ExportSettings
 from surgeon.train.exported import Exported, ToExport
 from surgeon.train.settings import methods
 from surgeon.train.shape import resolve_shape
-from surgeon.train.trainable import Trainable, added_rows, select
+from surgeon.train.trainable import Trainable, added_rows, check_trained_adapter, select
 
 OPERATION = "cpt export"
 NOTES = "NOTES.md"
@@ -120,12 +120,7 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
     ref = resolve(settings.model)
     checkpoint = Checkpoint.open(ref.path)
     adapter = ref.adapter.path if ref.adapter else None
-    if (settings.train == "adapter") != (adapter is not None):
-        raise UsageError(
-            "an adapter is trained with --train adapter on MODEL+ADAPTER, and only so",
-            f"--train {settings.train}",
-            "name the adapter, or fold it first with `surgeon fold-adapter`",
-        )
+    check_trained_adapter(settings.train, adapter)
     _check_apart(settings, [ref.path, *([adapter] if adapter else [])])
     config = _adapter_config(adapter, checkpoint)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)

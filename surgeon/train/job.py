@@ -31,7 +31,7 @@ from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import Shape, resolve_shape
 from surgeon.train.teacher import Teacher
-from surgeon.train.trainable import Trainable, select
+from surgeon.train.trainable import Trainable, check_trained_adapter, select
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,7 @@ def prepare(
     ref = resolve(settings.model)
     checkpoint = Checkpoint.open(ref.path)
     adapter = ref.adapter.path if ref.adapter else None
-    if (settings.train == "adapter") != (adapter is not None):
-        raise UsageError(
-            "an adapter is trained with --train adapter on MODEL+ADAPTER, and only so",
-            f"--train {settings.train}",
-            "name the adapter, or fold it first with `surgeon fold-adapter`",
-        )
+    check_trained_adapter(settings.train, adapter)
     device = place or resolve_device(settings.device)
     encoder = is_encoder(ref.path)
     check_encoder(settings, chosen, encoder)

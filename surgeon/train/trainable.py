@@ -120,6 +120,16 @@ def _known(
     return {n for n in named if n.startswith(prefix) and n.startswith(starts) is (word == NEW_BLOCKS)}
 
 
+def check_trained_adapter(what: str, adapter: object) -> None:
+    """An adapter is trained as such, and nothing else is called one. Raises UsageError."""
+    if (what == "adapter") != (adapter is not None):
+        raise UsageError(
+            "an adapter is trained with --train adapter on MODEL+ADAPTER, and only so",
+            f"--train {what}",
+            "name the adapter, or fold it first with `surgeon fold-adapter`",
+        )
+
+
 def block_prefix(model: Any) -> str:
     """Where the blocks are: the name of the module list whose length is the configured depth, with a dot."""
     depth = model.config.get_text_config().num_hidden_layers

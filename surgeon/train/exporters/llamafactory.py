@@ -153,11 +153,15 @@ def _write_texts(path: Path, source: Source, tokenizer: Any) -> None:
 def _notes(run: ToExport, sources: Sequence[Source]) -> list[str]:
     seq_len, tokenizer = run.shape.seq_len, run.tokenizer
     found = [
-        "the documents of a row see one another: stage pt has no packing with attention inside a document "
-        "(neat_packing is refused for it)",
         f"of every 1000 documents the tokens that do not fill a row of {seq_len} are dropped",
         "the rows come in an order of its own",
     ]
+    if run.settings.packing != "concat":
+        found.insert(
+            0,
+            "the documents of a row see one another: stage pt has no packing with attention inside a document "
+            "(neat_packing is refused for it)",
+        )
     if tokenizer.bos_token is not None:
         found.insert(
             0,

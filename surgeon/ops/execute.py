@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.describe import measured
 from surgeon.ops.done import Done, by_tensor, computed_digests
-from surgeon.ops.jobs import Job, jobs_of
+from surgeon.ops.jobs import Job, Jobs
 from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
@@ -135,7 +136,11 @@ def write_shards(
         done += still_there(before, writer, {t.name: t.nbytes for t in plan.tensors})
         if before:
             progress.say(f"going on with an output that was interrupted: {len(done)} parts of it are there")
-        with progress.task("writing", plan.nbytes, "bytes") as advance, ThreadPoolExecutor(threads) as pool:
+        with (
+            closing(Jobs(plan, writer, inputs, memory, done)) as to_do,
+            progress.task("writing", plan.nbytes, "bytes") as advance,
+            ThreadPoolExecutor(threads) as pool,
+        ):
 
             def run(job: Job) -> None:
                 finished = job[1]()
@@ -145,7 +150,7 @@ def write_shards(
                         progressed.add(finished)
                 advance(job[0])
 
-            jobs = [pool.submit(run, job) for job in jobs_of(plan, writer, inputs, memory, done)]
+            jobs = [pool.submit(run, job) for job in to_do.all()]
             try:
                 finished, pending = wait(jobs, return_when=FIRST_EXCEPTION)
             except BaseException:  # an interrupt: what has not begun is not begun

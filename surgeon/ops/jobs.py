@@ -21,22 +21,34 @@ if TYPE_CHECKING:
 Job = tuple[int, Callable[[], "Done | None"]]  # bytes, what writes them
 
 
-def jobs_of(
-    plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], memory: int | None, done: Sequence[Done]
-) -> list[Job]:
-    """What is to be computed, the largest first, then runs of copied tensors. Zeros need nothing: the files are there
-    at full length and read as zero. done: what is there already."""
-    computing = _Computing(plan, writer, inputs, memory)
-    finished = {(d.name, d.first) for d in done}
-    jobs: list[Job] = []
-    for tensor in _computed(plan):
-        jobs += [job for first, job in computing.jobs(tensor) if (tensor.name, first) not in finished]
-    copies = [
-        (t.name, inputs[t.source.model].tensor(t.source.tensor)) for t in plan.tensors if isinstance(t.source, Copy)
-    ]
-    jobs += [(run.nbytes, partial(writer.copy_run, run)) for run in writer.runs(copies)]
-    plain = [(t.name, raw) for t in plan.tensors if (raw := plain_bytes(t)) is not None]
-    return jobs + [(len(raw), partial(writer.write, name, memoryview(raw))) for name, raw in plain]
+class Jobs:
+    """Of one plan into one writer. done: what is there already. To be closed when they have been carried out."""
+
+    def __init__(
+        self, plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], memory: int | None, done: Sequence[Done]
+    ) -> None:
+        self._plan, self._writer, self._inputs = plan, writer, inputs
+        self._computing = _Computing(plan, writer, inputs, memory)
+        self._done = {(d.name, d.first) for d in done}
+
+    def all(self) -> list[Job]:
+        """What is to be computed, the largest first, then runs of copied tensors. Zeros need nothing: the files are
+        there at full length and read as zero."""
+        jobs: list[Job] = []
+        for tensor in _computed(self._plan):
+            found = self._computing.jobs(tensor)
+            jobs += [job for first, job in found if (tensor.name, first) not in self._done]
+        copies = [
+            (t.name, self._inputs[t.source.model].tensor(t.source.tensor))
+            for t in self._plan.tensors
+            if isinstance(t.source, Copy)
+        ]
+        jobs += [(run.nbytes, partial(self._writer.copy_run, run)) for run in self._writer.runs(copies)]
+        plain = [(t.name, raw) for t in self._plan.tensors if (raw := plain_bytes(t)) is not None]
+        return jobs + [(len(raw), partial(self._writer.write, name, memoryview(raw))) for name, raw in plain]
+
+    def close(self) -> None:
+        self._computing.close()
 
 
 def _computed(plan: Plan) -> list[OutTensor]:
@@ -61,13 +73,17 @@ class _Computing:
         from surgeon.ops.sum_jobs import SumJobs
 
         if self._sums is None:
-            self._sums = SumJobs(self.inputs, self.writer, self._rows)
-        if not all(segment.plain for segment in program.segments):
+            self._sums = SumJobs(self.writer, self._rows)
+        if not program.is_plain:
             self.computer()  # made here, not by the thread that meets it first
         return [
             (n, (min(LEAF, tensor.nbytes - n * LEAF), partial(self._sums.run, tensor, program, n)))
-            for n in self._sums.pieces(tensor)
+            for n in self._sums.pieces(program)
         ]
+
+    def close(self) -> None:
+        if self._sums is not None:
+            self._sums.close()
 
     def computer(self) -> Computer:
         if self._computer is None:

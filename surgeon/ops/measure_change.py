@@ -73,8 +73,8 @@ class ChangeMeter:
     def _refuse(self, after: Tensor) -> None:
         for source, values in zip(self.change.exact.inputs, self._inputs, strict=True):
             for leaf in leaves(source):
-                refuse_not_finite(values.numpy(), self.evaluator.inputs[leaf.model], leaf.tensor)
-        refuse_overflow(after.numpy(), self.out)
+                refuse_not_finite(values.numpy(), str(self.evaluator.inputs[leaf.model].path), leaf.tensor)
+        refuse_overflow(after.numpy(), self.out.name, self.out.dtype)
 
 
 def _single(values: Tensor) -> Tensor:

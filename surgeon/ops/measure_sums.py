@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from surgeon.checkpoint.index import Checkpoint
@@ -20,7 +19,7 @@ def sums_of(out: OutTensor, inputs: Mapping[str, Checkpoint], elsewhere: Measure
     program = weighted_sum(out, inputs)
     if program is None:
         return elsewhere(out, 0, out.shape[0] if out.shape else 0)
-    piece, width = SumPiece(out, program, inputs, every=1), math.prod(out.shape[1:])
+    piece, width = SumPiece(program, every=1), program.width
     found = DeltaSums(len(program.models))
     for segment in program.segments:
         if segment.plain:

@@ -5,186 +5,171 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.checkpoint.decode import Decoder
-from surgeon.checkpoint.encode import Encoder, few_true
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.encode import Encoder
 from surgeon.errors import SurgeonError
-from surgeon.ops.delta_meter import DeltaMeter, dot
+from surgeon.ops.delta_meter import DeltaMeter
 from surgeon.ops.delta_sums import DeltaSums
-from surgeon.ops.plan import Copy, OutTensor
-from surgeon.ops.weighted_sum import Segment, WeightedSum
+from surgeon.ops.exact_sum import ExactSum
+from surgeon.ops.fused_sum import FusedSum
+from surgeon.ops.sum_program import Segment, Term, WeightedSum
 
-BLOCK = 1 << 17  # elements
-EVERY, SMALL = 4, 4  # of tensors of more than SMALL blocks every EVERY-th one is measured
+BLOCK = 1 << 16  # elements
+RUN = 8  # blocks that compiled code does at a time
+EVERY, SMALL = 8, 8  # of tensors of more than SMALL blocks every EVERY-th one is measured
 
-
-class Block(NamedTuple):
-    """Stored bytes of the output from element `start` on; a view that the next block overwrites."""
-
-    start: int
-    data: memoryview
+Array = NDArray[Any]
+Handles = Mapping[int, int]  # number of a leaf -> its file, open
 
 
 class SumPiece:
     """Blocks of output tensors that are sums of one kind, in buffers that are made once. `sums`: of what was computed
     since `begin`; every: which blocks of large tensors they are of."""
 
-    def __init__(
-        self, out: OutTensor, program: WeightedSum, inputs: Mapping[str, Checkpoint], every: int = EVERY
-    ) -> None:
-        self.inputs, self._every = inputs, every
-        self._kind = _kind(out, program)
-        self._encoder = Encoder(BLOCK, out.dtype)
-        self._decoders: dict[tuple[str, int], Decoder] = {}
-        self._sum, self._product = np.empty(BLOCK), np.empty(BLOCK)
-        self._is_zero = np.empty(BLOCK, np.bool_)
-        self._num = len(program.models) if program.has_base else 0
-        self._singles = [np.empty(BLOCK, np.float32) for _ in range(self._num + 1)]
-        self._zeros = np.zeros(BLOCK, np.float32)
-        self._meter = DeltaMeter(self._num, BLOCK)
-        self.begin(out, program)
+    def __init__(self, program: WeightedSum, every: int = EVERY) -> None:
+        self._every = every
+        self._kind = _kind(program)
+        self._decoder = Decoder(BLOCK)
+        self._exact = ExactSum(BLOCK, program.has_base)
+        self._encoder = Encoder(BLOCK, program.dtype, self._exact.scratch)
+        self._fused = FusedSum(BLOCK)
+        num = program.num_terms if program.has_base else 0
+        self._deltas = [np.empty(BLOCK, np.float32) for _ in range(num)]
+        self._base, self._first, self._meant = (np.empty(BLOCK, np.float32) for _ in range(3))
+        self._meter = DeltaMeter(num, BLOCK)
+        self.begin(program)
 
-    def fits(self, out: OutTensor, program: WeightedSum) -> bool:
+    def fits(self, program: WeightedSum) -> bool:
         """Whether the buffers serve this tensor too."""
-        return self._kind == _kind(out, program)
+        return self._kind == _kind(program)
 
-    def begin(self, out: OutTensor, program: WeightedSum) -> None:
-        self.out, self.program = out, program
-        self.width = math.prod(out.shape[1:])
-        self._meter.sums = DeltaSums(self._num)
+    def begin(self, program: WeightedSum) -> None:
+        self.program = program
+        self._meter.sums = DeltaSums(self._meter.sums.num)
 
     @property
     def sums(self) -> DeltaSums:
         return self._meter.sums
 
-    def blocks(self, segment: Segment, start: int, stop: int) -> Iterator[Block]:
-        """Elements [start, stop) of the output, which lie in the segment."""
+    def blocks(self, segment: Segment, start: int, stop: int, into: Array | None = None) -> Iterator[Array]:
+        """Elements [start, stop) of the output, which lie in the segment, in order: stored elements (bfloat16 as
+        uint16). into: where they are put; else each is a view that the next one overwrites."""
         # what is no number, or too large, is refused by name below: no warning besides
-        with np.errstate(invalid="ignore", over="ignore"):
-            yield from self._blocks(segment, start, stop)
+        with np.errstate(invalid="ignore", over="ignore"), ExitStack() as files:
+            paths = {leaf: self.program.leaves[leaf].stored.path for leaf in segment.leaves}
+            opened = {leaf: files.enter_context(path.open("rb", buffering=0)) for leaf, path in paths.items()}
+            handles = {leaf: file.fileno() for leaf, file in opened.items()}
+            is_fused = self._fused.serves(self.program, segment)
+            for at, count in self._runs(start, stop, RUN if is_fused and into is not None else 1):
+                raw = self._encoder.raw[:count] if into is None else into[at - start : at - start + count]
+                meant = self._meant[:count] if self._is_measured(at) else None
+                if is_fused:
+                    finite = self._fused.store(self.program, segment, handles, at, raw, meant)
+                else:
+                    finite = self._compute(segment, handles, at, raw, meant)
+                if not finite:
+                    self._refuse(handles, at, raw)
+                if meant is None:
+                    self._meter.sums.skipped += count
+                else:
+                    self._measure(segment, handles, at, raw, meant)
+                yield raw
 
-    def _blocks(self, segment: Segment, start: int, stop: int) -> Iterator[Block]:
-        leaves = [segment.base, *(leaf for term in segment.terms for leaf in (term.values, term.first))]
-        stored = {leaf: self.inputs[leaf.model].tensor(leaf.tensor) for leaf in leaves if leaf is not None}
-        with ExitStack() as files:
-            handles = {
-                leaf: files.enter_context(t.path.open("rb", buffering=0)).fileno() for leaf, t in stored.items()
-            }
-            for at in range(start, stop, BLOCK):
-                count = min(BLOCK, stop - at)
-                held = {}
-                for number, (leaf, tensor) in enumerate(stored.items()):
-                    decoder = self._decoder(number, tensor.dtype)
-                    decoder.load(handles[leaf], tensor, at + leaf.shift * self.width, count)
-                    held[leaf] = decoder
-                yield Block(at, self._block(segment, held, at, count))
+    def _runs(self, start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+        """(first element, how many): single blocks where they are measured, else up to `most` at a time."""
+        at = start
+        while at < stop:
+            blocks = 1
+            while blocks < most and not self._is_measured(at) and not self._is_measured(at + blocks * BLOCK):
+                blocks += 1
+            count = min(blocks * BLOCK, stop - at)
+            yield at, count
+            at += count
 
-    def _decoder(self, number: int, dtype: str) -> Decoder:
-        if (dtype, number) not in self._decoders:
-            self._decoders[dtype, number] = Decoder(BLOCK, dtype)
-        return self._decoders[dtype, number]
+    def _compute(self, segment: Segment, handles: Handles, at: int, raw: Array, meant: Array | None) -> bool:
+        """With numpy, an operation at a time. meant: where the total less the base goes, rounded to float32."""
 
-    def _block(self, segment: Segment, held: Mapping[Copy, Decoder], at: int, count: int) -> memoryview:
-        total, product = self._sum[:count], self._product[:count]
-        begun = segment.base is not None
-        so_far = total if segment.base is None else held[segment.base].wide[:count]
-        measured = self._is_measured(at)
-        deltas = []
-        for number, term in enumerate(segment.terms):
-            if term.values is None:
-                if measured:
-                    deltas.append(self._zeros[:count])
-                continue
-            values = held[term.values].wide[:count]
-            if term.first is not None:
-                values = np.subtract(values, held[term.first].wide[:count], out=product)
-            if measured:
-                single = self._singles[number][:count]
-                np.copyto(single, values, casting="same_kind")
-                deltas.append(single)
-            if term.weight != 1:
-                values = np.multiply(values, term.weight, out=product)
-            if begun or self.program.has_base:
-                np.add(so_far if begun else 0.0, values, out=total)
-            else:
-                np.copyto(total, values)
-            begun, so_far = True, total
-        if so_far is not total:
-            np.copyto(total, so_far)
-        elif not begun:
-            total.fill(0.0)
-        elif segment.base is not None:
-            self._keep_signs_of_zero(total, held[segment.base].wide[:count])
-        raw = self._encoder.encode(total)
-        self._measure(segment, held, deltas, at, count)
-        return raw.data.cast("B")
+        def wide(leaf: int, out: Array) -> Array:
+            return self._decoder.wide(handles[leaf], self.program.leaves[leaf].stored, self._place(leaf, at), out)
 
-    def _keep_signs_of_zero(self, total: NDArray[Any], base: NDArray[Any]) -> None:
-        """-0 + 0 is +0: where nothing changes, the base's zero stays what it was."""
-        zero = np.equal(total, 0, out=self._is_zero[: len(total)])
-        if zero.any():
-            at = few_true(zero)
-            same = at[base[at] == 0]
-            total[same] = base[same]
+        total = self._exact.total(segment, wide, len(raw))
+        self._encoder.encode(total, raw)
+        if meant is not None:
+            np.copyto(meant, self._exact.change(segment, total), casting="same_kind")
+        return self._encoder.is_finite(raw)
 
-    def _measure(
-        self, segment: Segment, held: Mapping[Copy, Decoder], deltas: list[NDArray[Any]], at: int, count: int
-    ) -> None:
-        total, meant = self._sum[:count], self._singles[-1][:count]
-        if not self._is_measured(at):
-            self._meter.sums.skipped += count
-            if not np.isfinite(dot(self._encoder.single(count), self._encoder.single(count))):
-                self._refuse(held, at, count)
-            return
-        base = self._zeros[:count] if segment.base is None else held[segment.base].single[:count]
+    def _place(self, leaf: int, at: int) -> int:
+        """The element of a leaf that meets the output's."""
+        return at + self.program.leaves[leaf].shift * self.program.width
+
+    def _measure(self, segment: Segment, handles: Handles, at: int, raw: Array, meant: Array) -> None:
+        """Few blocks are: their inputs are read anew, so that nothing of the others is kept for it."""
+        count, leaves = len(raw), self.program.leaves
+
+        def single(leaf: int | None, out: Array) -> Array:
+            if leaf is None:
+                out.fill(0.0)
+                return out
+            return self._decoder.single(handles[leaf], leaves[leaf].stored, self._place(leaf, at), out)
+
+        def wide(leaf: int) -> Array:
+            return self._decoder.wide(handles[leaf], leaves[leaf].stored, self._place(leaf, at), np.empty(count))
+
+        def difference(term: Term, out: Array) -> Array:
+            if term.values is None or term.first is None:
+                return single(term.values, out)
+            if "F64" in (leaves[term.values].stored.dtype, leaves[term.first].stored.dtype):
+                np.copyto(out, wide(term.values) - wide(term.first), casting="same_kind")
+                return out
+            return np.subtract(single(term.values, out), single(term.first, self._first[:count]), out=out)
+
+        base = single(segment.base, self._base[:count])
+        deltas = [difference(term, out[:count]) for term, out in zip(segment.terms, self._deltas, strict=True)]
         self._meter.vectors(base, deltas)
-        if segment.base is None:
-            np.copyto(meant, total, casting="same_kind")
-        else:
-            np.subtract(total, held[segment.base].wide[:count], out=self._product[:count])
-            np.copyto(meant, self._product[:count], casting="same_kind")
-        self._meter.survival(base, meant, self._encoder.stored(count))
-        if not self._meter.finite():
-            self._refuse(held, at, count)
+        self._meter.survival(base, meant, self._encoder.stored(raw))
 
     def _is_measured(self, at: int) -> bool:
         if not self.program.has_base:
             return False
-        return math.prod(self.out.shape) <= SMALL * BLOCK or at // BLOCK % self._every == 0
+        return math.prod(self.program.shape) <= SMALL * BLOCK or at // BLOCK % self._every == 0
 
-    def _refuse(self, held: Mapping[Copy, Decoder], at: int, count: int) -> None:
-        """Name the input that holds what is no number; sums that are too large for float32 are none of these."""
-        for leaf, decoder in held.items():
-            refuse_not_finite(decoder.wide[:count], self.inputs[leaf.model], leaf.tensor, at + leaf.shift * self.width)
-        refuse_overflow(self._encoder.stored(count), self.out)
+    def _refuse(self, handles: Handles, at: int, raw: Array) -> None:
+        """Name the input that holds what is no number; sums that are too large for the type are none of these."""
+        for start in range(0, len(raw), BLOCK):
+            part = raw[start : start + BLOCK]
+            for leaf, handle in handles.items():
+                held, place = self.program.leaves[leaf], self._place(leaf, at + start)
+                values = self._decoder.wide(handle, held.stored, place, np.empty(len(part)))
+                refuse_not_finite(values, held.model, held.stored.name, place)
+            refuse_overflow(self._encoder.stored(part), self.program.name, self.program.dtype)
 
 
-def _kind(out: OutTensor, program: WeightedSum) -> tuple[str, bool, int]:
-    return out.dtype, program.has_base, len(program.models)
+def _kind(program: WeightedSum) -> tuple[str, bool, int]:
+    return program.dtype, program.has_base, program.num_terms
 
 
-def refuse_not_finite(values: NDArray[Any], model: Checkpoint, tensor: str, start: int = 0) -> None:
+def refuse_not_finite(values: Array, model: str, tensor: str, start: int = 0) -> None:
     """Raises SurgeonError on NaN or infinity in a piece of a model's tensor that starts at this element."""
     found = np.flatnonzero(~np.isfinite(values))
     if len(found):
         what = "NaN" if np.isnan(values.reshape(-1)[found[0]]) else "an infinite value"
         raise SurgeonError(
             f"{tensor!r} holds {what} at element {start + int(found[0]):,}",
-            str(model.path),
+            model,
             "give a checkpoint without it: `surgeon inspect` lists where they are",
         )
 
 
-def refuse_overflow(stored: NDArray[Any], out: OutTensor) -> None:
+def refuse_overflow(stored: Array, name: str, dtype: str) -> None:
     """Raises SurgeonError where finite values have become infinite in the stored type."""
     if not np.isfinite(stored).all():
         raise SurgeonError(
-            f"{out.name!r} gets values that {out.dtype} cannot hold",
+            f"{name!r} gets values that {dtype} cannot hold",
             "the merged model",
             "use --dtype bfloat16 or float32",
         )

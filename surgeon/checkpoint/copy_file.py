@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from surgeon.errors import SurgeonError
 
 _CHUNK = 1 << 24
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE
+_CLONE_RANGE = 0x4020940D  # FICLONERANGE
 
 
 def copy_range(source: int, target: int, source_at: int, target_at: int, count: int) -> None:
@@ -25,10 +28,23 @@ def copy_range(source: int, target: int, source_at: int, target_at: int, count: 
     lie alike within a page, the bytes up to the first page go by themselves.
     """
     shift = target_at - source_at
-    for start, stop in _extents(source, source_at, source_at + count):
+    for start, stop in extents(source, source_at, source_at + count):
         first = min(start + (-start % PAGE), stop) if shift % PAGE == 0 else start
         _copy(source, target, start, start + shift, first - start)
         _copy(source, target, first, first + shift, stop - first)
+
+
+def shares_data(source: int, target: int, source_at: int, target_at: int, count: int) -> bool:
+    """Whether the file system lets two files have the same data (XFS, Btrfs), and these places lie so that it can.
+    It is tried with the first whole page, which belongs there."""
+    first = -source_at % PAGE
+    if (target_at - source_at) % PAGE or count < first + PAGE:
+        return False
+    try:
+        fcntl.ioctl(target, _CLONE_RANGE, struct.pack("=qQQQ", source, source_at + first, PAGE, target_at + first))
+    except OSError:
+        return False
+    return True
 
 
 def write_at(handle: int, data: memoryview, position: int) -> None:
@@ -63,10 +79,10 @@ def _libc() -> Any:
     return ctypes.CDLL(None)
 
 
-def _extents(source: int, position: int, end: int) -> Iterator[tuple[int, int]]:
+def extents(source: int, position: int, end: int) -> Iterator[tuple[int, int]]:
     """The parts of [position, end) of a file that hold data; a file that ends before is refused."""
     if os.fstat(source).st_size < end:
-        raise _shorter(source)
+        raise ends_inside(source)
     while position < end:
         try:
             start = os.lseek(source, position, os.SEEK_DATA)
@@ -97,9 +113,10 @@ def _copy(source: int, target: int, source_at: int, target_at: int, count: int) 
             write_at(target, memoryview(chunk), target_at)
             done = len(chunk)
         if done == 0:
-            raise _shorter(source)
+            raise ends_inside(source)
         source_at, target_at, count = source_at + done, target_at + done, count - done
 
 
-def _shorter(source: int) -> SurgeonError:
+def ends_inside(source: int) -> SurgeonError:
+    """The refusal of a file that is shorter than its header said."""
     return SurgeonError("a shard ends inside a tensor", f"descriptor {source}", "it changed while it was read")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from surgeon.checkpoint.copy_file import start_writeback, write_at
+from surgeon.checkpoint.copy_file import ends_inside, extents, start_writeback, write_at
 from surgeon.checkpoint.header import PAGE
 
 _LEAST = 1 << 18  # bytes: less is not worth waiting for the disk
@@ -55,6 +55,18 @@ class DirectFile:
         self._through_cache(position, data[:first])
         self._past_cache(position + first, data[first:last])
         self._through_cache(position + last, data[last:])
+
+    def copy(self, source: int, source_at: int, position: int, nbytes: int) -> None:
+        """Bytes of an open file, by way of the buffer; the target reads as zero there, so holes stay holes."""
+        for start, stop in extents(source, source_at, source_at + nbytes):
+            at = start
+            while at < stop:
+                data = self.piece(position + at - source_at, min(stop - at, len(self._buffer) - PAGE))
+                got = os.preadv(source, [data], at)
+                if got == 0:
+                    raise ends_inside(source)
+                self.write(position + at - source_at, got)
+                at += got
 
     def _past_cache(self, position: int, data: memoryview) -> None:
         while data.nbytes and self._direct is not None:

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from surgeon.checkpoint.config_json import dump_json
-from surgeon.checkpoint.copy_file import copy_range, link_file, start_writeback, write_at
+from surgeon.checkpoint.copy_file import copy_range, link_file, shares_data, start_writeback, write_at
+from surgeon.checkpoint.direct import DirectFile
 from surgeon.checkpoint.header import (
     DTYPE_BYTES,
     StoredTensor,
@@ -22,6 +23,7 @@ from surgeon.checkpoint.index import INDEX, SINGLE
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype code, shape
 _METADATA = {"format": "pt"}
+_LONG, _CHUNK = 1 << 20, 1 << 22  # bytes of a run that goes past the page cache, and of what it takes at a time
 _RUN = 1 << 28  # a run grows up to about this, so that several threads have something to do
 
 
@@ -173,10 +175,16 @@ class Writer:
         return [run for turn in zip_longest(*found.values()) for run in turn if run is not None]
 
     def copy_run(self, run: Run) -> None:
-        """One of `runs`, inside the kernel; the disk begins to write at once."""
+        """One of `runs`: inside the kernel where the files can share data or it is short, else past the page cache, as
+        the disk is waited for in the end; it begins to write at once."""
         with run.path.open("rb", buffering=0) as file:
-            copy_range(file.fileno(), run.handle, run.start, run.position, run.nbytes)
-        start_writeback(run.handle, run.position, run.nbytes)
+            source = file.fileno()
+            if run.nbytes < _LONG or shares_data(source, run.handle, run.start, run.position, run.nbytes):
+                copy_range(source, run.handle, run.start, run.position, run.nbytes)
+                start_writeback(run.handle, run.position, run.nbytes)
+                return
+            with DirectFile(self._paths[run.handle], DirectFile.buffer(_CHUNK)) as target:
+                target.copy(source, run.start, run.position, run.nbytes)
 
     def close(self) -> None:
         for handle in self._handles:

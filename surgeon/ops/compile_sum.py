@@ -23,9 +23,10 @@ _FLAGS = ["-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-f
 def compile_sum(target: Path = TARGET) -> str | None:
     """Make the library, or leave none. None where it is there now, else what was missing, in words."""
     target.unlink(missing_ok=True)
-    compiler = shlex.split(os.environ.get("CC", "")) or [
-        found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))
-    ][:1]
+    compiler = (
+        shlex.split(os.environ.get("CC", ""))
+        or [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
+    )
     if not compiler:
         return "there is no C compiler"
     clones = [["-DSURGEON_CLONES"]] if platform.machine() in ("x86_64", "AMD64") else []

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from surgeon.checkpoint.copy_file import copy_range
+from surgeon.checkpoint import direct
+from surgeon.checkpoint.copy_file import copy_range, shares_data
+from surgeon.checkpoint.direct import DirectFile
 from surgeon.errors import SurgeonError
 
 SIZE = 3 << 20
@@ -32,6 +34,41 @@ def copied(source: Path, start: int, position: int, count: int) -> Path:
         os.ftruncate(new.fileno(), position + count)
         copy_range(old.fileno(), new.fileno(), start, position, count)
     return target
+
+
+@pytest.mark.parametrize("start", [0, 8, 5000])
+@pytest.mark.parametrize("position", [0, 8, 904, 4096 + 904])
+def test_past_the_page_cache_too(source: Path, monkeypatch: pytest.MonkeyPatch, start: int, position: int) -> None:
+    monkeypatch.setattr(direct, "_LEAST", 1 << 14)
+    count = SIZE - start - 3
+    target = source.with_name("target")
+    target.write_bytes(b"")
+    os.truncate(target, position + count)
+    with source.open("rb", buffering=0) as old, DirectFile(target, DirectFile.buffer(1 << 16)) as new:
+        new.copy(old.fileno(), start, position, count)
+    raw = target.read_bytes()
+    assert raw[:position] == bytes(position) and raw[position:] == source.read_bytes()[start : start + count]
+    if source.stat().st_blocks * 512 < 1_000_000:
+        assert target.stat().st_blocks * 512 < 1_000_000  # the hole stays one
+    os.truncate(source, 1000)
+    with (
+        source.open("rb", buffering=0) as old,
+        DirectFile(target, DirectFile.buffer(1 << 16)) as new,
+        pytest.raises(SurgeonError, match="ends inside"),
+    ):
+        new.copy(old.fileno(), start, position, count)
+
+
+def test_data_is_shared_only_where_it_can_be(source: Path) -> None:
+    """Whichever file system this is: where it says yes, the first whole page is there."""
+    target = source.with_name("target")
+    target.write_bytes(bytes(SIZE))
+    with source.open("rb", buffering=0) as old, target.open("r+b", buffering=0) as new:
+        assert not shares_data(old.fileno(), new.fileno(), 0, 904, 100_000)  # pages do not meet
+        assert not shares_data(old.fileno(), new.fileno(), 904, 904, 4096)  # no whole page
+        shared = shares_data(old.fileno(), new.fileno(), 904, 904 + 4096, 100_000)
+    expected = source.read_bytes()[4096:8192] if shared else bytes(4096)
+    assert target.read_bytes() == bytes(8192) + expected + bytes(SIZE - 8192 - 4096)
 
 
 @pytest.mark.parametrize("start", [0, 8, 5000])

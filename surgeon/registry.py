@@ -90,16 +90,20 @@ class Method:
             if key not in self.options:
                 known = list(self.options)
                 hint = did_you_mean(key, known) if known else "it takes no options"
-                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", f"--option {key}", hint)
+                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", self._place(key), hint)
         bound = {key: _coerce(self, self.options[key], value) for key, value in given.items()}
         for option in self.options.values():
             if option.required and option.name not in bound:
                 raise UsageError(
                     f"{self.kind} {self.name!r} needs the option {option.name!r}",
-                    f"--option {option.name}",
-                    f"add --option {option.name}=VALUE",
+                    self._place(option.name),
+                    f"give {option.name}=VALUE",
                 )
         return {name: bound.get(name, option.default) for name, option in self.options.items()}
+
+    def _place(self, option: str) -> str:
+        """Where an option was given: by --option NAME=VALUE, or behind the method's own name."""
+        return f"option {option} of {self.kind} {self.name}"
 
     def call(self, supply: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """The method on the supplied arguments it names; `options` are checked and typed first."""
@@ -199,7 +203,7 @@ def _coerce(method: Method, option: Option, value: Any) -> Any:
         reason = error.errors()[0]["msg"]
         raise UsageError(
             f"{method.kind} {method.name!r}: {option.name}={value!r} is not valid: {reason}",
-            f"--option {option.name}",
+            method._place(option.name),
             f"give a value of type {getattr(annotation, '__name__', annotation)}",
         ) from error
 

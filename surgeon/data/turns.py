@@ -13,16 +13,21 @@ class Turns:
     """The corpus of the k-th window, such that every count is within one of what its shares come to, at every k.
 
     shares: of the corpora from the first window on; later: (first window, shares) of stages with other ones,
-    ascending. At each turn, among the corpora whose share is due, the one whose deadline is nearest is taken.
+    ascending. owed: what a corpus is behind before the first window, in windows; they sum to 0. At each turn, among
+    the corpora whose share is due, the one whose deadline is nearest is taken.
     Source: Tijdeman 1980, The chairman assignment problem (deviation at most 1 - 1/(2m - 2) for m corpora; it holds
     for shares that change with the turn).
     """
 
-    def __init__(self, shares: Sequence[float], later: Sequence[tuple[int, Sequence[float]]] = ()) -> None:
+    def __init__(
+        self, shares: Sequence[float], later: Sequence[tuple[int, Sequence[float]]] = (),
+        owed: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
         stages = [(0, shares), *later]
         self._starts = [float(start) for start, _ in stages] + [math.inf]
         self._shares = [[float(s) for s in of] for _, of in stages]
-        self._due = [[0.0] * len(shares)]  # what the shares come to at the start of each stage
+        # what the shares come to at the start of each stage
+        self._due = [[0.0] * len(shares) if owed is None else list(owed)]
         for number, of in enumerate(self._shares[:-1]):
             length = self._starts[number + 1] - self._starts[number]
             self._due.append([due + share * length for due, share in zip(self._due[-1], of, strict=True)])

@@ -41,7 +41,7 @@ class Loop:
         self.forward = Forward(job.model, job.mode)
         self.anchors = Anchors(self.parameters)
         self._frozen = FrozenRows(self.world, self.parameters, job.trainable.rows)
-        self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
+        self._flops = {s.seq_len: flops_per_token(job.model, job.trainable, s.seq_len) for s in job.shape.spans}
         self._guard = Guard(job.settings)
         self._masks: Any = None
         self.run_view = self._view()
@@ -107,9 +107,10 @@ class Loop:
             hook.before_step(step)
         targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
         total = torch.zeros((), device=job.device)
-        mine = self.world.share(windows, job.shape.micro_batch)
-        for at in range(0, len(mine), job.shape.micro_batch):
-            loss = self._loss(mine[at : at + job.shape.micro_batch]) / targets
+        size = job.shape.at(step).micro_batch
+        mine = self.world.share(windows, size)
+        for at in range(0, len(mine), size):
+            loss = self._loss(mine[at : at + size]) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
         for (method, options), made in zip(job.chosen["regularizer"], self._made["regularizer"], strict=True):

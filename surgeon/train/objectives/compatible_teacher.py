@@ -55,7 +55,7 @@ def compatible(run: Run, options: Mapping[str, Any]) -> CompatibleTeacher:
     return CompatibleTeacher(run, options["m"])
 
 
-MAKES, KEEPS = {"teacher": compatible}, ("anchors", "average")
+MAKES, KEEPS, NEUTRAL = {"teacher": compatible}, ("anchors", "average"), {"weight": 0.0}
 
 
 def compatible_teacher(

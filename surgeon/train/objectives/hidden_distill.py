@@ -26,6 +26,7 @@ def of_one_width(run: Run, options: Mapping[str, Any]) -> Teacher:
 
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": of_one_width}, ("anchors",), True
+NEUTRAL = {"weight": 0.0}
 
 
 def hidden_distill(

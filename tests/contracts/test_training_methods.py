@@ -77,7 +77,10 @@ def has_a_strength(case: Case) -> bool:
 @pytest.mark.parametrize("case", [c for c in cases() if has_a_strength(c) or c.method.trait("NEUTRAL")], ids=str)
 def test_it_says_when_it_does_nothing_and_then_does_nothing(case: Case, lab: Lab, place: dict[str, str]) -> None:
     assert case.method.trait("NEUTRAL"), "NEUTRAL = {option: value} in its module"
+    neutral = case.method.trait("NEUTRAL")
     assert weights(lab.run(case, neutral=True, **place)) == weights(lab.run(None, **place))
+    if "every" not in neutral:  # a probe never does anything to the weights
+        assert weights(lab.run(case, **place)) != weights(lab.run(None, **place))
 
 
 @every_case

@@ -73,8 +73,11 @@ class Lab:
     def __post_init__(self) -> None:
         self.corpora = {name: self.folder / f"{name}.jsonl" for name in ("general", "domain")}
         for name, path in self.corpora.items():
-            texts = (self.stories.parent / f"{name}.train.jsonl").read_text().splitlines()[:6]
+            texts = (self.stories.parent / f"{name}.train.jsonl").read_text().splitlines()[:9]
             records = [json.loads(line) | {"score": number % 2} for number, line in enumerate(texts)]
+            # documents of several windows, windows of several documents, and all of them within six steps
+            for number, record in enumerate(records):
+                record["text"] = " ".join(record["text"].split()[: 30 if number < 2 else 3])
             path.write_text("".join(json.dumps(r) + "\n" for r in records))
         self.words = self.folder / "words.txt"
         self.words.write_text("the\nis\nof\n")

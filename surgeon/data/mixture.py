@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from surgeon.data.pack import Packed, Window
 from surgeon.data.turns import Turns
@@ -41,20 +41,37 @@ def shares(
     return [f / whole for f in found]
 
 
+class Batches(Protocol):
+    """What a run reads, step by step; a pure function of the step."""
+
+    def batch(self, step: int) -> list[Window]:
+        """The windows of optimiser step `step` (from 0), in order."""
+        ...
+
+    def tokens(self, steps: int) -> list[float]:
+        """How many tokens of each corpus the first `steps` steps read, by the mean of a window."""
+        ...
+
+    def documents_of(self, step: int) -> list[dict[str, Any]]:
+        """What the windows of a step hold, see Mixture."""
+        ...
+
+
 class Mixture:
     """Batches of windows from several packed corpora; its whole state is the number of the step.
 
     shares: of windows, from the first one on; later: (first window, shares) of stages with other ones, ascending.
     first: how many windows come before a step, where that is not the step times `batch_rows`: for a batch that grows
-    (surgeon.train.batch_ramp).
+    (surgeon.train.batch_ramp). owed: windows (or parts of one) that a corpus is behind its share at the beginning.
     """
 
     def __init__(
         self, corpora: Sequence[Packed], shares: Sequence[float], batch_rows: int,
         later: Sequence[tuple[int, Sequence[float]]] = (), first: Callable[[int], int] | None = None,
+        owed: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         self.corpora, self.batch_rows = list(corpora), batch_rows
-        self._turns = Turns(shares, later)
+        self._turns = Turns(shares, later, owed)
         self._first = first or (lambda step: step * batch_rows)
 
     def batch(self, step: int, first: int = 0, stop: int | None = None) -> list[Window]:
@@ -66,6 +83,10 @@ class Mixture:
         """How many windows each corpus gives in the first `steps` steps."""
         before = self._turns.counts(self._first(0))
         return [after - b for after, b in zip(self._turns.counts(self._first(steps)), before, strict=True)]
+
+    def tokens(self, steps: int) -> list[float]:
+        """How many tokens of each corpus the first `steps` steps read, by the mean of a window."""
+        return [n * packed.tokens_per_window for n, packed in zip(self.counts(steps), self.corpora, strict=True)]
 
     def documents_of(self, step: int) -> list[dict[str, Any]]:
         """What the windows of a step hold, in order, as plain data: the corpus by name, the number of the window in

@@ -52,15 +52,17 @@ class Packed:
     by best fit once, and the rest of a window is padding.
     The order of documents (whole: of windows) is decided by (seed, stream, epoch). With a `ranking` (int64
     [documents], see surgeon.data.order) it is that one in every epoch, and whole fills window after window.
-    Every window is a pure function of its number. scores: float64 [documents], handed on to the windows.
+    Every window is a pure function of its number. scores: float64 [documents], handed on to the windows. start: of a
+    stream (split, concat), how many tokens of it come before window 0.
     """
 
     def __init__(
         self, tokens: Tokens, seq_len: int, seed: int, stream: int, packing: Packing,
         ranking: NDArray[np.int64] | None = None, replay: bool = False,
-        scores: NDArray[np.float64] | None = None,
+        scores: NDArray[np.float64] | None = None, start: int = 0,
     ) -> None:  # fmt: skip
         self.tokens, self.seq_len, self.packing, self._replay = tokens, seq_len, packing, replay
+        self.start = start
         self._seed, self._stream, self._ranking, self._scores = seed, stream, ranking, scores
         # plain views: a slice of a memmap costs more than a window
         self._ids, self._learn, self._offsets = (
@@ -76,9 +78,15 @@ class Packed:
             return float(self.seq_len)
         return self.tokens.num_tokens / len(self._bins)
 
-    def epochs(self, num_windows: int) -> float:
-        """How often the corpus has been read after so many windows."""
-        return num_windows * self.tokens_per_window / self.tokens.num_tokens
+    def resized(self, seq_len: int, start: int) -> Packed:
+        """The same stream from its token `start` on, in windows of another length. Not for whole: what is left of a
+        pass over windows is no stream."""
+        if self.packing == "whole":
+            raise ValueError("documents that are kept whole are no stream")
+        return Packed(
+            self.tokens, seq_len, self._seed, self._stream, self.packing, self._ranking, self._replay, self._scores,
+            start,
+        )  # fmt: skip
 
     def window(self, number: int) -> Window:
         """Window `number`, from 0."""
@@ -97,7 +105,7 @@ class Packed:
             padding = () if used == size else (size - used,)
             found = self._scored(starts, more)
             return Window(ids, padded, (*counts.tolist(), *padding), used, self._replay, found)
-        starts, counts = self._cut(number * size, size + 1)
+        starts, counts = self._cut(self.start + number * size, size + 1)
         held, labels = self._read(starts, counts)
         found = self._scored(starts, counts)
         counts[-1] -= 1  # the token behind the window
@@ -106,7 +114,8 @@ class Packed:
 
     def documents(self, number: int) -> list[int]:
         """The numbers of the documents, in their order in the corpus from 0, that window `number` holds parts of."""
-        starts = self._bin(number)[0] if self.packing == "whole" else self._cut(number * self.seq_len, self.seq_len)[0]
+        size = self.seq_len
+        starts = self._bin(number)[0] if self.packing == "whole" else self._cut(self.start + number * size, size)[0]
         found: list[int] = (np.searchsorted(self._offsets, starts, side="right") - 1).tolist()
         return found
 

@@ -18,13 +18,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HINT = "set XDG_CACHE_HOME to a folder with room"
 
 
+def place_of(kind: str, digest: str) -> Path:
+    """Where such a folder lies, if it was made."""
+    return cache_home() / kind / digest.removeprefix("sha256:")
+
+
 def stored(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
     """The folder `kind`/digest of the cache; `make` fills a new one if it is not there.
 
     Of several processes one makes it and the others wait for it. What a killed one left is removed by the next.
     Raises SurgeonError where the cache cannot be written, or what `make` raises; then nothing is left.
     """
-    path = cache_home() / kind / digest.removeprefix("sha256:")
+    path = place_of(kind, digest)
     if path.is_dir():
         return path
     try:

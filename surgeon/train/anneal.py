@@ -89,7 +89,7 @@ def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
             "an adapter's run goes on from a state alone", settings.run, "keep its state: surgeon cpt --keep-state"
         )
     before = _before(fork, settings)
-    odd = [name for name in ("batch_ramp", "mixture") if getattr(before, name)]
+    odd = [name for name in ("batch_ramp", "mixture", "lengths") if getattr(before, name)]
     odd += ["replay_mode"] if before.replay_mode == "additive" else []
     if odd:
         flag = f"--{odd[0].replace('_', '-')}"

@@ -15,7 +15,8 @@ from surgeon.data.pack import IGNORED, Window
 class Batch:
     """B rows of S tokens. ids, positions, labels: int64 [B, S] on the device; lengths: of the segments in order,
     over all rows (a segment never crosses a row). replay: bool [B, S], the tokens of replay corpora; None where
-    nobody knows. scores: float64 [B, S], of the document of each label (see Window); None where nobody asked."""
+    nobody knows. scores: float64 [B, S], of the document of each label (see Window); None where nobody asked.
+    segments: how many of them each window had, in order, however the batch is arranged."""
 
     ids: Tensor
     positions: Tensor
@@ -23,6 +24,7 @@ class Batch:
     lengths: tuple[int, ...]
     replay: Tensor | None = None
     scores: Tensor | None = None
+    segments: tuple[int, ...] = ()
 
 
 def moved(held: Tensor, device: torch.device) -> Tensor:
@@ -47,6 +49,7 @@ def collate(windows: Sequence[Window], device: torch.device) -> Batch:
         tuple(n for w in windows for n in w.lengths),
         replay[:, None].expand(ids.shape),
         _scores(windows, ids.shape[1], device),
+        tuple(len(w.lengths) for w in windows),
     )
 
 
@@ -66,7 +69,7 @@ def flat(batch: Batch) -> Batch:
     replay = None if batch.replay is None else batch.replay.reshape(1, -1)
     scores = None if batch.scores is None else batch.scores.reshape(1, -1)
     rows = (batch.ids.view(1, -1), batch.positions.view(1, -1), batch.labels.view(1, -1))
-    return Batch(*rows, batch.lengths, replay, scores)
+    return Batch(*rows, batch.lengths, replay, scores, batch.segments)
 
 
 def by_segment(batch: Batch) -> Batch:
@@ -87,4 +90,4 @@ def by_segment(batch: Batch) -> Batch:
             scores[row, :length] = batch.scores.reshape(-1)[at : at + length]
         at += length
     positions = torch.arange(size, device=ids.device).expand(count, -1)
-    return Batch(ids, positions, labels, batch.lengths, replay, scores)
+    return Batch(ids, positions, labels, batch.lengths, replay, scores, batch.segments)

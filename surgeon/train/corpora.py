@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from surgeon.data.mixture import Mixture, shares
+from surgeon.data.lengthening import Lengthening
+from surgeon.data.mixture import Batches, Mixture, shares
 from surgeon.data.order import parse_order, ranking, scores
 from surgeon.data.pack import Packed, Packing
 from surgeon.data.source import Corpus, parse_corpus
@@ -15,6 +16,7 @@ from surgeon.data.stages import first_windows, parse_stages
 from surgeon.data.token_cache import read_tokens
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import SILENT, Progress
+from surgeon.train.lengths import FLAG
 from surgeon.train.settings import CptSettings
 from surgeon.train.shape import Shape
 
@@ -35,11 +37,11 @@ class Data:
     """The mixture and what it is made of."""
 
     sources: tuple[Source, ...]
-    mixture: Mixture
+    mixture: Batches
 
     def as_json(self, steps: int) -> list[dict[str, Any]]:
         """For each corpus: what it holds and how much of it a run of `steps` steps reads."""
-        counts = self.mixture.counts(steps)
+        tokens = self.mixture.tokens(steps)
         return [
             {
                 "name": s.corpus.name,
@@ -48,10 +50,10 @@ class Data:
                 "documents": s.packed.tokens.num_documents,
                 "tokens": s.packed.tokens.num_tokens,
                 "share": s.share,
-                "trained_tokens": round(count * s.packed.tokens_per_window),
-                "epochs": round(s.packed.epochs(count), 4),
+                "trained_tokens": round(trained),
+                "epochs": round(trained / s.packed.tokens.num_tokens, 4),
             }
-            for s, count in zip(self.sources, counts, strict=True)
+            for s, trained in zip(self.sources, tokens, strict=True)
         ]
 
 
@@ -101,12 +103,23 @@ def read(
         packing = settings.packing
         if packing == "auto":
             packing = "whole" if held.instruct else text_packing
+        if packing == "whole" and shape.stages:
+            raise UsageError(
+                f"{FLAG} does not go with documents that are kept whole: those that longer rows would hold are not "
+                "those that the shorter ones left",
+                corpus.name,
+                "give --packing split or concat, or leave one out",
+            )
         ranked = ranking(corpus, order, held.num_documents)
         scored = scores(corpus, score_field) if score_field is not None and not is_replay else None
         packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay, scored))
     turns = [_turns(weights, packs) for _, weights in stages]
     later = list(zip(starts, turns, strict=True))[1:]
-    mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)
+    mixture: Batches
+    if shape.stages:
+        mixture = Lengthening(packs, turns[0], [(span.stop, span.seq_len, span.rows) for span in shape.spans])
+    else:
+        mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)
     lengths = np.diff([*starts, windows]) / windows
     parts = lengths @ np.array([np.array(w) / sum(w) for _, w in stages])
     sources = [

@@ -23,8 +23,8 @@ def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, A
     if fork is not None:
         job = fork.joined(job)
     shape = job.shape
-    flops = flops_per_token(job.model, job.trainable, shape.seq_len)
-    full = flops_per_token(job.model, Trainable(dict(job.model.named_parameters())), shape.seq_len)
+    flops = _flops(job, job.trainable)
+    full = _flops(job, Trainable(dict(job.model.named_parameters())))
     return {
         "operation": "cpt",
         "out": settings.out,
@@ -45,7 +45,28 @@ def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, A
         "memory_bytes": memory_bytes(job),
         "inputs": job.inputs,
         "plan_digest": job.digest,
-    } | _kept(job)
+    } | _stages(job) | _kept(job)
+
+
+def _flops(job: Job, trainable: Trainable) -> float:
+    """Of a token, in the mean over the steps, which all have as many tokens where the length of rows changes."""
+    spans = job.shape.spans
+    steps = [span.stop - begin for begin, span in zip([0, *(s.stop for s in spans)], spans, strict=False)]
+    found = [flops_per_token(job.model, trainable, span.seq_len) for span in spans]
+    return sum(n * f for n, f in zip(steps, found, strict=True)) / job.shape.steps
+
+
+def _stages(job: Job) -> dict[str, Any]:
+    """Those of a length curriculum: up to which step rows of which length."""
+    shape = job.shape
+    if not shape.stages:
+        return {}
+    return {
+        "lengths": [
+            {"seq_len": s.seq_len, "rows": s.rows, "micro_batch": s.micro_batch, "until_step": s.stop}
+            for s in shape.spans
+        ]
+    }
 
 
 def _kept(job: Job) -> dict[str, Any]:

@@ -50,13 +50,17 @@ def gradient(run: Run, windows: Sequence[Window]) -> Iterator[dict[str, Tensor]]
 
 
 def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
-    """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data.
+    """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data; all of one
+    length: where a length curriculum goes on to longer rows in the midst of them, those from there on.
 
     Raises SurgeonError where it reads no more of them in as many steps as it has.
     """
     found: list[Window] = []
     for number in range(step - 1, step + run.total):
-        found += [window for window in run.windows(number) if window.replay is replay]
+        more = [window for window in run.windows(number) if window.replay is replay]
+        if found and more and len(found[0].ids) != len(more[0].ids):
+            found = []
+        found += more
         if len(found) >= rows:
             return found[:rows]
     what = "replay" if replay else "new data"

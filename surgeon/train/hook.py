@@ -26,7 +26,8 @@ class Run:
     run's own type, as it is). windows: of optimiser step k (from 0), for probes of the run's own data.
     forward: of the model, for losses of one's own. anchors: gives the trained tensors as they were at the start, to
     whoever asks while methods are made. teacher: the model of --teacher. replays: whether replay has a share of the
-    run. micro_batch: windows of one forward pass. world: the processes that share the parameters.
+    run. seq_len, micro_batch: tokens of a window and windows of one forward pass; with a length curriculum those of
+    the longest. world: the processes that share the parameters.
     """
 
     model: Any

@@ -25,6 +25,7 @@ from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
 from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.footprint import memory_bytes
+from surgeon.train.naming import named
 from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.probes import by_digest, probes
@@ -83,7 +84,7 @@ class Job:
         groups = self.trainable.groups(self.settings.lr, self.settings.weight_decay, by_tensor=by_tensor)
         supply = {"groups": groups, "betas": self.settings.betas, "model": self.model, "seed": self.settings.seed}
         supply["block_cosines"] = partial(block_cosines, self)
-        result: torch.optim.Optimizer = method.call(supply, options)
+        result: torch.optim.Optimizer = named(method, method.call, supply, options)
         return result
 
 

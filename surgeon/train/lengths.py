@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from surgeon.data.numbers import parse_count
 from surgeon.errors import UsageError
+
+FLAG = "--lengths"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +39,23 @@ def parse_stages(text: str) -> tuple[Stage, ...]:
     return tuple(Stage(length, share) for length, share in zip(lengths, shares, strict=True))
 
 
-def seq_len_at(step: int, total: int, stages: Sequence[Stage]) -> int:
-    """Tokens of a row at `step` (0 to total - 1) of `total`.
+def stage_ends(total: int, stages: Sequence[Stage]) -> list[int]:
+    """Behind how many of `total` steps each stage ends: round(total x (share_1 + ... + share_k)), halves up, in exact
+    fractions.
 
-    Stage k ends behind round(total x (share_1 + ... + share_k)) steps, halves up, in exact fractions.
-    Source: Xiong et al. 2023 (2309.16039), section 4.3: 4,096 tokens, then 32,768 from 40 % of the training on. There
-    the tokens of a batch stay the same; that is up to who asks here.
+    Source: Xiong et al. 2023 (2309.16039), section 4.3: 4,096 tokens, then 32,768 from 40 % of the training on, with
+    the same tokens in a batch (surgeon.train.shape sees to that).
     Raises UsageError where a stage has no step.
     """
-    if not 0 <= step < total:
-        raise ValueError(f"step {step} is not one of {total}")
-    ends, done = [], Fraction(0)
-    for stage in stages:
-        done += stage.share
-        ends.append(int(total * done + Fraction(1, 2)))
+    ends = [int(total * done + Fraction(1, 2)) for done in accumulate(stage.share for stage in stages)]
     if any(a >= b for a, b in pairwise([0, *ends])):
         raise UsageError(
             f"a stage of the lengths has no step: they end behind the steps {ends} of {total}",
-            "--seq-len",
+            FLAG,
             "train longer, or with fewer stages",
         )
-    return next(stage.seq_len for stage, end in zip(stages, ends, strict=True) if step < end)
+    return ends
 
 
 def _wrong(problem: str, text: str) -> UsageError:
-    return UsageError(problem, f"--seq-len {text}", "write 512,1024,2048 or 4096:0.4,32768:0.6")
+    return UsageError(problem, f"{FLAG} {text}", "write 512,1024,2048 or 4096:0.4,32768:0.6")

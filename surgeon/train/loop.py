@@ -24,6 +24,7 @@ from surgeon.train.guard import Guard
 from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
+from surgeon.train.naming import named
 from surgeon.train.outcome import Outcome
 from surgeon.train.pace import Done, Pace
 from surgeon.train.seeds import seed_step
@@ -41,11 +42,11 @@ class Loop:
         self.forward = Forward(job.model, job.mode)
         self.anchors = Anchors(self.parameters)
         self._frozen = FrozenRows(self.world, self.parameters, job.trainable.rows)
-        self._flops = flops_per_token(job.model, job.trainable, job.shape.seq_len)
+        self._flops = {s.seq_len: flops_per_token(job.model, job.trainable, s.seq_len) for s in job.shape.spans}
         self._guard = Guard(job.settings)
         self._masks: Any = None
         self.run_view = self._view()
-        self.hooks: list[Hook] = [m.call({"run": self.run_view}, options) for m, options in job.chosen["meta"]]
+        self.hooks: list[Hook] = [named(m, m.call, {"run": self.run_view}, given) for m, given in job.chosen["meta"]]
         self._made = {kind: [self._make(*one) for one in job.chosen[kind]] for kind in ("objective", "regularizer")}
         self.forward.extra |= self._made["objective"][0]
         self._masks = self.forward.extra.get("masks")
@@ -107,9 +108,10 @@ class Loop:
             hook.before_step(step)
         targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
         total = torch.zeros((), device=job.device)
-        mine = self.world.share(windows, job.shape.micro_batch)
-        for at in range(0, len(mine), job.shape.micro_batch):
-            loss = self._loss(mine[at : at + job.shape.micro_batch]) / targets
+        size = job.shape.at(step).micro_batch
+        mine = self.world.share(windows, size)
+        for at in range(0, len(mine), size):
+            loss = self._loss(mine[at : at + size]) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
         for (method, options), made in zip(job.chosen["regularizer"], self._made["regularizer"], strict=True):
@@ -137,7 +139,7 @@ class Loop:
     def _make(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         """What a method needs that is made once, of the model at the start: its module says so in MAKES, a function of
         (run, options) for each of its arguments. A Hook among them acts on the run as well."""
-        made = {name: make(self.run_view, options) for name, make in method.trait("MAKES", {}).items()}
+        made = {n: named(method, make, self.run_view, options) for n, make in method.trait("MAKES", {}).items()}
         if "anchors" in method.supplied:
             made["anchors"] = self.anchors()
         self.hooks += [one for one in made.values() if isinstance(one, Hook)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -56,11 +57,13 @@ class _Coming:
 
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
-    begun, so that the device never waits for the host; on a CPU at once. last_good: the newest state on disk."""
+    begun, so that the device never waits for the host; on a CPU at once. flops: of a token, by the length of its row.
+    last_good: the newest state on disk."""
 
     def __init__(
-        self, job: Job, flops: float, log: MetricsLog | None, outcome: Outcome, watch: Watch, guard: Guard
-    ) -> None:
+        self, job: Job, flops: Mapping[int, float], log: MetricsLog | None, outcome: Outcome, watch: Watch,
+        guard: Guard,
+    ) -> None:  # fmt: skip
         self._job, self._flops, self._log, self._outcome = job, flops, log, outcome
         self._watch, self._guard = watch, guard
         self.last_good: Path | None = None
@@ -68,7 +71,7 @@ class Pace:
         self._waiting: deque[_Coming] = deque()
         self._held: dict[str, Any] = {}
         self._last = time.perf_counter()
-        self._busy, self._counted = 0.0, 0
+        self._busy, self._counted, self._work = 0.0, 0, 0.0
 
     def __enter__(self) -> Pace:
         self._last = time.perf_counter()
@@ -98,7 +101,9 @@ class Pace:
 
     def mean(self) -> tuple[float, float | None]:
         """(tokens a second, utilisation) over the steps of this process."""
-        speed = self._speed(self._counted / self._busy) if self._counted else {"tokens_per_second": 0.0, "mfu": None}
+        if not self._counted:
+            return 0.0, None
+        speed = self._speed(self._counted / self._busy, self._work / self._counted)
         return speed["tokens_per_second"] or 0.0, speed["mfu"]
 
     def _settle(self, coming: _Coming) -> dict[str, Any]:
@@ -106,11 +111,13 @@ class Pace:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._guard.check(done.step, loss, norm, lambda: self._documents(done.step), self.last_good)
+        flops = self._flops[self._job.shape.at(done.step).seq_len]
         self._busy, self._counted = self._busy + seconds, self._counted + done.tokens
+        self._work += flops * done.tokens
         outcome = self._outcome
         outcome.tokens, outcome.final_loss = outcome.tokens + done.tokens, loss
         line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
-        line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds)
+        line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds, flops)
         return line | {"memory_bytes": peak_memory(self._job.device)}
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -123,6 +130,6 @@ class Pace:
         windows = self._job.data.mixture.documents_of(step - 1)
         return [(held["corpus"], number) for held in windows for number in held["documents"]]
 
-    def _speed(self, tokens_per_second: float) -> dict[str, float | None]:
-        mfu = utilisation(self._flops, tokens_per_second, self._job.device.type)
+    def _speed(self, tokens_per_second: float, flops: float) -> dict[str, float | None]:
+        mfu = utilisation(flops, tokens_per_second, self._job.device.type)
         return {"tokens_per_second": round(tokens_per_second, 1), "mfu": mfu}

@@ -62,6 +62,12 @@ class CptSettings(BaseModel):
         "embedding), or a regular expression over tensor names.",
     )
     seq_len: Positive | None = Field(None, description="Tokens of a row [the model's context, at most 2048].")
+    lengths: str | None = Field(
+        None,
+        description="A length curriculum in place of --seq-len: LENGTH:SHARE,... in ascending order "
+        "(4096:0.4,32768:0.6: rows of 4,096 tokens for the first 40 % of the steps, then of 32,768), or LENGTH,... in "
+        "equal parts; every step has the same tokens [rows of one length].",
+    )
     batch_tokens: Positive | None = Field(
         None, description="Tokens of an optimiser step, at most: whole rows of --seq-len [32 rows]."
     )
@@ -71,7 +77,9 @@ class CptSettings(BaseModel):
         "the first tenth of the steps, 32k up to a quarter) [the same all the time].",
     )
     micro_batch: Positive | None = Field(
-        None, description="Rows of one forward pass [about 4096 tokens on a CPU, 16384 on a GPU]."
+        None,
+        description="Rows of one forward pass; with --lengths of the longest, and as many tokens of shorter ones "
+        "[about 4096 tokens on a CPU, 16384 on a GPU].",
     )
     lr: float = Field(1e-4, ge=0, description="Peak learning rate.")
     weight_decay: float = Field(0.1, ge=0, description="Of matrices; norms and biases do not decay.")

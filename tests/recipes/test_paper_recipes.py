@@ -26,6 +26,7 @@ from surgeon.operations import operation
 from surgeon.recipe import load, recipes_dir, stage_settings
 from surgeon.train.batch_ramp import parse_ramp
 from surgeon.train.settings import CptSettings, methods
+from surgeon.train.shape import resolve_shape
 from surgeon.verify import verify
 
 PAPERS = sorted(p.stem for p in recipes_dir().glob("*.yaml") if p.stem != "quickstart")
@@ -341,6 +342,17 @@ def test_at_the_scale_of_the_paper(name: str) -> None:
         if stage.run == "cpt":
             check_training(CptSettings(**stage_settings(stage, lambda used: used), out=stage_name))
         assert operation(stage.run).name == stage.run
+
+
+def test_the_length_curriculum_that_long_context_names() -> None:
+    """Of 95,368 steps the first 40 % have rows of 4,096 tokens; a step has as many tokens as before."""
+    path = recipes_dir() / "long-context.yaml"
+    change = load(path, given(path)).recipe.about.partition("--set ")[2].split()[0]
+    stage = load(path, [*given(path), change]).recipe.stages["long"]
+    settings = CptSettings(**stage_settings(stage, lambda used: used), out="long")
+    shape = resolve_shape(settings, 32768, torch.device("cpu"))
+    assert shape.steps == math.ceil(400e9 / 4194304) == 95368
+    assert [(s.stop, s.seq_len, s.rows) for s in shape.spans] == [(38147, 4096, 1024), (95368, 32768, 128)]
 
 
 def check_training(settings: CptSettings) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from surgeon.errors import UsageError
-from surgeon.train.lengths import parse_stages, seq_len_at
+from surgeon.train.lengths import parse_stages, stage_ends
 
 
 def counts(text: str, total: int) -> dict[int, int]:
     stages = parse_stages(text)
-    lengths = [seq_len_at(step, total, stages) for step in range(total)]
-    assert lengths == sorted(lengths)
-    return dict(Counter(lengths))
+    ends = stage_ends(total, stages)
+    assert ends[-1] == total
+    return {stage.seq_len: end - begin for stage, begin, end in zip(stages, [0, *ends], ends, strict=False)}
 
 
 def test_the_schedule_of_the_paper() -> None:
@@ -48,11 +46,9 @@ def test_shares(text: str, total: int, expected: dict[int, int]) -> None:
 def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as refused:
         parse_stages(text)
-    assert refused.value.where == f"--seq-len {text}"
+    assert refused.value.where == f"--lengths {text}"
 
 
 def test_a_stage_without_a_step_is_refused() -> None:
     with pytest.raises(UsageError, match="has no step"):
-        seq_len_at(0, 2, parse_stages("512,1024,2048"))
-    with pytest.raises(ValueError, match="step 3 is not one of 3"):
-        seq_len_at(3, 3, parse_stages("512"))
+        stage_ends(2, parse_stages("512,1024,2048"))

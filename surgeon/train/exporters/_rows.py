@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.data.mixture import Mixture
+from surgeon.data.mixture import Batches
 from surgeon.data.pack import IGNORED, Window
 
 
-def write_rows(path: Path, mixture: Mixture, steps: int) -> None:
+def write_rows(path: Path, mixture: Batches, steps: int) -> None:
     """Every segment of every window of `steps` steps, in order, a JSON line each: input_ids, attention_mask, labels.
 
     Labels stand at their own token (the model shifts them), IGNORED where nothing is learned. The first token of a

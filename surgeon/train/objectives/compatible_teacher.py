@@ -55,7 +55,7 @@ def compatible(run: Run, options: Mapping[str, Any]) -> CompatibleTeacher:
     return CompatibleTeacher(run, options["m"])
 
 
-MAKES, KEEPS = {"teacher": compatible}, ("anchors", "average")
+MAKES, KEEPS, NEUTRAL = {"teacher": compatible}, ("anchors", "average"), {"weight": 0.0}
 
 
 def compatible_teacher(
@@ -66,7 +66,8 @@ def compatible_teacher(
 
     m: share of its old weights that it keeps at a step, 0.9 in the authors' code (see CompatibleTeacher). At every
     label that counts; a sum, in nats, arithmetic in float32. Of the paper's losses this is the soft one over the
-    vocabulary; those between texts and pictures have no counterpart here. Weight 0 is next_token, to the byte.
+    vocabulary; that of texts with texts is `topology`, and pictures have no counterpart here. Weight 0 is next_token,
+    to the byte.
     Source: Zhu et al. 2023 (2308.07437), CTP, compatible momentum
     """
     if weight == 0:

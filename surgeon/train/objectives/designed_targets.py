@@ -42,7 +42,8 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     return Targets(run, names, options)
 
 
-MAKES, CORPORA = {"designer": designer}, ("feedback",)
+MAKES, CORPORA, NEUTRAL = {"designer": designer}, ("feedback",), {"most": 0.0}
+EXAMPLE = {"feedback": "", "layers": 1, "width": 16, "heads": 2}
 
 
 def designed_targets(

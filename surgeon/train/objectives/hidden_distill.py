@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surgeon.data.pack import IGNORED
 from surgeon.train.batch import Batch
+from surgeon.train.documents import documents, means
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Run
 from surgeon.train.strength import Strength
@@ -26,6 +27,7 @@ def of_one_width(run: Run, options: Mapping[str, Any]) -> Teacher:
 
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": of_one_width}, ("anchors",), True
+NEUTRAL = {"weight": 0.0}
 
 
 def hidden_distill(
@@ -56,21 +58,10 @@ def _distance(moved: Tensor, batch: Batch, of: Of) -> Tensor:
     counts = batch.labels.reshape(-1) != IGNORED
     if of == "tokens":
         return (moved.square().sum(-1) * counts).sum()
-    documents, number = _documents(batch)
-    labels = moved.new_zeros(number).index_add(0, documents, counts.to(moved.dtype))
+    mean, labels = means(moved, batch)
     if of == "mean":
-        sums = moved.new_zeros(number, moved.shape[1]).index_add(0, documents, moved * counts[:, None])
-        return (labels * (sums / labels.clamp(min=1)[:, None]).square().sum(-1)).sum()
+        return (labels * mean.square().sum(-1)).sum()
+    numbers, number = documents(batch)
     places = torch.arange(len(counts), device=moved.device)
-    last = places.new_zeros(number).scatter_reduce(0, documents, places * counts, "amax")
+    last = places.new_zeros(number).scatter_reduce(0, numbers, places * counts, "amax")
     return (labels * moved[last].square().sum(-1)).sum()
-
-
-def _documents(batch: Batch) -> tuple[Tensor, int]:
-    """(the number of the document of each token, how many there are)."""
-    device = batch.labels.device
-    count = len(batch.lengths)
-    if batch.labels.numel() != sum(batch.lengths):  # a row a document, and padding behind it
-        return torch.arange(count, device=device).repeat_interleave(batch.labels.shape[1]), count
-    lengths = torch.tensor(batch.lengths, device=device)
-    return torch.arange(count, device=device).repeat_interleave(lengths, output_size=batch.labels.numel()), count

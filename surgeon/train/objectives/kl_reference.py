@@ -28,6 +28,7 @@ def on_reference(run: Run, options: Mapping[str, Any]) -> Teacher:
 
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": on_reference}, ("anchors",), True
+NEUTRAL = {"weight": 0.0}
 
 
 def kl_reference(

@@ -14,6 +14,7 @@ from surgeon.train.strength import Strength
 from surgeon.train.teacher import Teacher, of_run
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": of_run}, ("anchors",), True
+NEUTRAL = {"weight": 0.0}
 
 
 def logit_swap(

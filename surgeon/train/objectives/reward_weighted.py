@@ -17,7 +17,7 @@ from surgeon.train.forward import Forward
 from surgeon.train.scored import Weight, score_of
 from surgeon.train.strength import Temperature
 
-SCORES = "field"
+SCORES, NEUTRAL = "field", {"weight": 0.0}
 
 
 def reward_weighted(

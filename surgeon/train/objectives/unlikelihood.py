@@ -16,7 +16,7 @@ from surgeon.train.forward import Forward
 from surgeon.train.scored import Weight, score_of
 from surgeon.train.strength import Strength
 
-SCORES = "field"
+SCORES, NEUTRAL, EXAMPLE = "field", {"weight": 0.0}, {"threshold": 0.5}
 
 
 def unlikelihood(

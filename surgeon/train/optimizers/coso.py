@@ -15,6 +15,7 @@ from surgeon.train.directions import largest, read_history, sketched
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
+NEUTRAL, EXAMPLE = {"rank": 0}, {"rank": 4, "sketch": 8}
 
 
 def coso(

@@ -14,6 +14,7 @@ from surgeon.errors import SurgeonError
 from surgeon.train.block_matrices import block_matrices, hold_left, hold_right
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
+NEUTRAL = {"keep_ratio": 0.0}
 
 
 def osf(

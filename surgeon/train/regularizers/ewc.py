@@ -12,6 +12,7 @@ from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 
 MAKES, KEEPS, CORPORA = {"fisher": of_probe}, ("anchors", "fisher"), ("probe",)
+NEUTRAL = {"strength": 0.0}
 
 
 def ewc(

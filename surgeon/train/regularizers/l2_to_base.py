@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surgeon.train.strength import Strength
 
-KEEPS = ("anchors",)
+KEEPS, NEUTRAL = ("anchors",), {"strength": 0.0}
 
 
 def l2_to_base(

@@ -25,27 +25,31 @@ def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, A
     shape = job.shape
     flops = _flops(job, job.trainable)
     full = _flops(job, Trainable(dict(job.model.named_parameters())))
-    return {
-        "operation": "cpt",
-        "out": settings.out,
-        "train": settings.train,
-        "parameters": sum(p.numel() for p in job.model.parameters()),
-        "trainable_parameters": job.trainable.num_parameters,
-        "trainable_tensors": list(job.trainable.parameters),
-        "lowest_trained_block": job.trainable.lowest_block,
-        "seq_len": shape.seq_len,
-        "batch_tokens": shape.rows * shape.seq_len,
-        "micro_batch": shape.micro_batch,
-        "steps": shape.steps,
-        "tokens": shape.tokens,
-        "data": job.data.as_json(shape.steps),
-        "flops_per_token": flops,
-        "flops_per_token_full": full,
-        "flops": flops * shape.tokens,
-        "memory_bytes": memory_bytes(job),
-        "inputs": job.inputs,
-        "plan_digest": job.digest,
-    } | _stages(job) | _kept(job)
+    return (
+        {
+            "operation": "cpt",
+            "out": settings.out,
+            "train": settings.train,
+            "parameters": sum(p.numel() for p in job.model.parameters()),
+            "trainable_parameters": job.trainable.num_parameters,
+            "trainable_tensors": list(job.trainable.parameters),
+            "lowest_trained_block": job.trainable.lowest_block,
+            "seq_len": shape.seq_len,
+            "batch_tokens": shape.rows * shape.seq_len,
+            "micro_batch": shape.micro_batch,
+            "steps": shape.steps,
+            "tokens": shape.tokens,
+            "data": job.data.as_json(shape.steps),
+            "flops_per_token": flops,
+            "flops_per_token_full": full,
+            "flops": flops * shape.tokens,
+            "memory_bytes": memory_bytes(job),
+            "inputs": job.inputs,
+            "plan_digest": job.digest,
+        }
+        | _stages(job)
+        | _kept(job)
+    )
 
 
 def _flops(job: Job, trainable: Trainable) -> float:

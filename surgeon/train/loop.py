@@ -158,7 +158,11 @@ class Loop:
         return found
 
     def _restore(self, start: state.State) -> None:
-        self.world.restore(self.job.model, self.optimizer, self.parameters, start.parameters, start.optimizer)
+        self.world.reshard(self.job.model)
+        if start.shards is not None:
+            state.restore_shards(self.job.settings.run_dir, start, self.parameters, self.optimizer)
+        else:
+            self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
         self._guard.restore(start.guard)
@@ -173,10 +177,16 @@ class Loop:
                 with staged(path, force=True) as folder:
                     write_folder(folder, path, self.job, step, outcome, values=values)
                 kept.prune(settings.run_dir, settings.keep_checkpoints)
-        held, moments = self.world.gather(self.optimizer, self.parameters)
         hooks = [hook.state() for hook in self.hooks]
+        tensors = state.tensors_of(settings.run_dir, step, self.parameters, self.optimizer, self.world)
         saved = state.State(
-            step, outcome.tokens, outcome.final_loss, held, moments, outcome.evals, hooks, self._guard.state()
+            step,
+            outcome.tokens,
+            outcome.final_loss,
+            evals=outcome.evals,
+            hooks=hooks,
+            guard=self._guard.state(),
+            **tensors,
         )
         if self.world.is_main:
             state.save(settings.run_dir, saved, settings.keep_states)

@@ -150,21 +150,6 @@ class World:
                     "give all of them the same files and the same --seed",
                 )
 
-    def gather(
-        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(trained tensors by name, the optimizer's state), whole, for the state of the run; on the host where they
-        are gathered. The same whatever the number of processes, so a run may go on with another one."""
-        if self.size == 1:
-            return {name: p.detach() for name, p in parameters.items()}, optimizer.state_dict()
-        tensors = {name: self.gathered(p.detach()) for name, p in parameters.items()}
-        moments = optimizer.state_dict()
-        whole = {
-            number: {key: self.gathered(v) if isinstance(v, Tensor) else v for key, v in held.items()}
-            for number, held in moments["state"].items()
-        }
-        return tensors, {"state": whole, "param_groups": moments["param_groups"]}
-
     def values(self, model: Any) -> dict[str, Tensor]:
         """The model's parameters by name, whole, on the main process' host; float32."""
         return {name: self.gathered(p.detach()) for name, p in model.named_parameters()}
@@ -175,11 +160,10 @@ class World:
         return whole.cpu() if self.is_main else whole.new_empty(0)
 
     def restore(
-        self, model: Any, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],
-        tensors: Mapping[str, Tensor], moments: dict[str, Any],
+        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
+        moments: dict[str, Any],
     ) -> None:  # fmt: skip
-        """Put back what `gather` gave."""
-        self.reshard(model)
+        """Put whole tensors, of a state that one process wrote, into the parts of this process."""
         with torch.no_grad():
             for name, parameter in parameters.items():
                 self.local(parameter).copy_(self.part(tensors[name], parameter))

@@ -68,7 +68,7 @@ def run_cpt(
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
         waiting = world.from_main(lambda: _begin(job, waiting, fork))
-        begin = state.load(waiting) if waiting else None
+        begin = state.load(waiting, tensors=world.size == 1) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if job.mode == "rows":

@@ -12,28 +12,32 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surgeon.checkpoint.commit import write_atomically
+from surgeon.checkpoint.commit import sync_tree, write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
+from surgeon.train.parallel import World
 from surgeon.train.settings import ROUNDING
 from surgeon.train.stop import whole
 
 SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
+SHARDS = ".shards"
 _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.partial"}
 
 
 @dataclass(frozen=True)
 class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
-    results so far. hooks: the state of each, in order. guard: of the rule of divergence."""
+    results so far. hooks: the state of each, in order. guard: of the rule of divergence. shards: where
+    several processes wrote the tensors: the folder beside it, and the sizes of the files there; the parameters and
+    moments are then not here."""
 
     step: int
     tokens: int
@@ -43,6 +47,7 @@ class State:
     evals: list[dict[str, Any]]
     hooks: list[dict[str, Any]] = field(default_factory=list)
     guard: dict[str, float] = field(default_factory=dict)
+    shards: dict[str, Any] | None = None
 
 
 @contextmanager
@@ -111,7 +116,7 @@ def clear(run_dir: Path) -> None:
 
 def save(run_dir: Path, state: State, keep: int = 1) -> None:
     """The newest state in one file, complete before it takes its name; all but the newest `keep` are removed after
-    that."""
+    that. Its shards, if it has some, are there already."""
     folder = run_dir / STATES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:08d}.pt"
@@ -123,17 +128,53 @@ def save(run_dir: Path, state: State, keep: int = 1) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch turns what the system says into a RuntimeError of its own
         temporary.unlink()
-        free = shutil.disk_usage(folder).free
-        raise SurgeonError(
-            f"the state cannot be written ({free:,} bytes are free)",
-            str(path),
-            "free some space and go on with --resume: the state before this one is kept",
-        ) from error
+        raise _no_room(path) from error
     temporary.replace(path)
-    newest = sorted(folder.glob("step-*.pt"))[-keep:]
-    for other in folder.iterdir():
-        if other not in newest:
-            other.unlink()
+    newest = {p.stem for p in sorted(folder.glob("step-*.pt"))[-keep:]}
+    for other in sorted(folder.iterdir()):
+        if other.stem not in newest or other.suffix not in (".pt", SHARDS):
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+def tensors_of(
+    run_dir: Path, step: int, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, world: World
+) -> dict[str, Any]:
+    """The fields of a state that hold tensors. Where several processes share these, each writes its part here and now,
+    before the state that names them."""
+    if world.size == 1:
+        return {"parameters": {n: p.detach() for n, p in parameters.items()}, "optimizer": optimizer.state_dict()}
+    folder = run_dir / STATES / f"step-{step:08d}{SHARDS}"
+    there = load(folder.with_suffix(".pt"), tensors=False) if folder.with_suffix(".pt").is_file() else None
+    if there is not None and there.shards is not None:  # the run went on from its last state: nothing is new
+        return {"parameters": {}, "optimizer": there.optimizer, "shards": there.shards}
+    if world.is_main:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir(parents=True)
+    world.wait()
+    from torch.distributed.checkpoint.api import CheckpointException  # costs time where one process is all there is
+
+    from surgeon.train import shards
+
+    try:
+        with whole():
+            rest = shards.save(folder, parameters, optimizer.state_dict())
+    except (OSError, RuntimeError, CheckpointException) as error:
+        if world.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise _no_room(folder) from error
+    if world.is_main:
+        sync_tree(folder)
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    return {"parameters": {}, "optimizer": rest, "shards": {"folder": folder.name, "files": files}}
+
+
+def _no_room(path: Path) -> SurgeonError:
+    free = shutil.disk_usage(path.parent).free
+    return SurgeonError(
+        f"the state cannot be written ({free:,} bytes are free)",
+        str(path),
+        "free some space and go on with --resume: the state before this one is kept",
+    )
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -142,20 +183,41 @@ def latest(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(path: Path) -> State:
-    """Read a state; only tensors and plain data are accepted."""
+def load(path: Path, tensors: bool = True) -> State:
+    """Read a state; only tensors and plain data are accepted. tensors: whether those of its shards are read too, all
+    of them; else they are left to `restore_shards`."""
     try:
-        return State(**torch.load(path, map_location="cpu", weights_only=True))
+        held = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise SurgeonError("the state cannot be read", str(path), "start anew with --force") from error
+    if held.shards is None or not tensors:
+        return held
+    from surgeon.train import shards
+
+    parameters, optimizer = shards.whole(_complete(path.parent, held.shards), held.optimizer)
+    return replace(held, parameters=parameters, optimizer=optimizer, shards=None)
 
 
-def restore(state: State, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Put a state into the model's trained tensors and the optimizer."""
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state.parameters[name])
-    optimizer.load_state_dict(state.optimizer)
+def restore_shards(
+    run_dir: Path, state: State, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the parts of this process into its parts of the trained tensors and of the optimizer's state; all processes
+    do it together."""
+    from surgeon.train import shards
+
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    assert state.shards is not None
+    folder = _complete(run_dir / STATES, state.shards)
+    optimizer.load_state_dict(shards.load_into(folder, parameters, order, state.optimizer))
+
+
+def _complete(states: Path, held: Mapping[str, Any]) -> Path:
+    """The folder of the shards. A file that lacks would not be missed by who reads the others."""
+    folder = states / held["folder"]
+    found = {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
+    if found != held["files"]:
+        raise SurgeonError("the parts of the state are not all there", str(folder), "start anew with --force")
+    return folder
 
 
 def record_settings(run_dir: Path, record: Mapping[str, Any]) -> None:

@@ -16,6 +16,9 @@ import torch
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import read
+from surgeon.errors import SurgeonError
+from surgeon.train import state
+from surgeon.train.fork import find_fork
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 
@@ -89,8 +92,9 @@ def test_a_state_goes_on_with_any_number_of_processes(
     for name, processes in (("whole", first), ("more", second)):
         if name == "more":
             shutil.copytree(tmp_path / "whole.run", tmp_path / "more.run")
-            for state in (tmp_path / "more.run" / "state").iterdir():
-                state.unlink() if state.name > "step-00000002.pt" else None
+            for later in (tmp_path / "more.run" / "state").glob("step-*.pt"):
+                if later.name > "step-00000002.pt":
+                    later.unlink()
             options["resume"] = True
         done = launch(options | {"out": str(tmp_path / name)}, processes)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -121,13 +125,57 @@ def test_resumed_by_two_processes_is_the_same_bytes(
     whole = out.rename(tmp_path / "whole")
     states = sorted((tmp_path / "out.run" / "state").glob("*.pt"))
     assert [s.name for s in states] == ["step-00000003.pt", "step-00000006.pt", "step-00000008.pt"]
+    for path in states:  # each process wrote its part, in files that hold plain data
+        parts = sorted(path.with_suffix(".shards").iterdir())
+        assert len(parts) == 2 and all(p.suffix == ".safetensors" for p in parts)
+        assert path.stat().st_size < sum(p.stat().st_size for p in parts)
     states[2].unlink()
+    torn = states[2].with_suffix(".shards")  # as a process leaves them that is killed before the state has its name
+    next(iter(sorted(torn.iterdir()))).write_bytes(b"torn")
     done = launch(options | {"out": str(out), "resume": True})
     assert out.is_dir(), done.stderr[-3000:]
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert [
         {k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(out)
     ] == [{k: v for k, v in line.items() if k not in ("tokens_per_second", "memory_bytes")} for line in metrics(whole)]
+
+
+def test_a_state_of_two_processes_is_read_whole_or_refused(
+    tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options: dict[str, Any] = {
+        "model": str(tiny("llama", tie_word_embeddings=False)), "data": [str(corpus)], "tokens": 128, "seq_len": 16,
+        "batch_tokens": 64, "micro_batch": 2, "lr": 1e-2, "device": "cpu", "save_every": 1, "keep_state": True,
+        "out": str(out),
+    }  # fmt: skip
+    done = launch(options)
+    assert out.is_dir(), done.stderr[-3000:]
+    folder = tmp_path / "out.run" / "state"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000002.pt", "step-00000002.shards"]  # the newest alone
+    path = folder / "step-00000002.pt"
+    held = state.load(path)
+    assert held.shards is None and not state.load(path, tensors=False).parameters
+    for name, value in tensors(out).items():
+        assert torch.equal(held.parameters[name].double(), value)
+    moments = held.optimizer["state"]
+    assert len(moments) == len(held.parameters) and all(m["exp_avg"].dtype == torch.float32 for m in moments.values())
+    assert {m["exp_avg"].shape for m in moments.values()} == {p.shape for p in held.parameters.values()}
+    fork = find_fork(out)  # what an annealing begins with
+    assert fork.state == path and fork.step == 2
+    shutil.rmtree(out)
+    parts = sorted((folder / "step-00000002.shards").iterdir())
+    raw = parts[1].read_bytes()
+    for damaged in (raw[:200], None):
+        parts[1].unlink() if damaged is None else parts[1].write_bytes(damaged)
+        with pytest.raises(SurgeonError, match="parts of the state are not all there"):
+            run_cpt(CptSettings(**options, resume=True))
+    parts[1].write_bytes(b"\xff" * len(raw))
+    with pytest.raises(SurgeonError, match="parts of the state cannot be read"):
+        run_cpt(CptSettings(**options, resume=True))
+    parts[1].write_bytes(raw)
+    run_cpt(CptSettings(**options, resume=True))
+    assert out.is_dir()
 
 
 @pytest.mark.long

@@ -15,7 +15,8 @@ data: from .jsonl to rows that are ready (prepare: tokenise and pack, with empty
 datasets: map to tokens, map with the group_texts of run_clm.py (positions run through the row), Trainer's dataloader.
 resume: from prepared data on the disk to the first batch of a later step, the data's part alone; imports, tokenizer
 and model are there already. streaming: Trainer on an iterable dataset,
-which tokenises and packs again what was read before; mixture: surgeon with two corpora, whose turns are made again.
+which tokenises and packs again what was read before; mixture: surgeon with two corpora, whose turns the run before it
+has left in the cache (as the run did that got there); mixture, another machine: without that cache.
 head: cross-entropy of a head of 49,152 rows, forward and backward; memory is what was resident at the most, beyond
 what was before.
 """
@@ -187,6 +188,17 @@ mark()
 done()
 """,
         "surgeon, mixture": """
+from surgeon.data.turns import Turns
+Turns([0.7, 0.3]).counts(given["step"] * R)
+mark()
+collate(Mixture([packed(0), packed(1)], [0.7, 0.3], R).batch(given["step"]), place)
+mark()
+done()
+""",
+        "surgeon, mixture, another machine": """
+import shutil
+from surgeon.checkpoint.known_digests import cache_home
+shutil.rmtree(cache_home() / "turns", ignore_errors=True)
 mark()
 collate(Mixture([packed(0), packed(1)], [0.7, 0.3], R).batch(given["step"]), place)
 mark()

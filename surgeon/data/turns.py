@@ -13,7 +13,7 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.data.turn_table import TurnTable
 from surgeon.errors import SurgeonError
 
-PIECE = 1 << 16  # turns
+PIECE = 1 << 14  # turns
 
 
 class Turns:

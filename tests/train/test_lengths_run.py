@@ -16,7 +16,10 @@ import pytest
 from resume_runs import PROGRAM, files, options_of
 
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.train.anneal import AnnealSettings, forked_settings
 from surgeon.train.describe import describe_cpt
+from surgeon.train.export_run import run_export
+from surgeon.train.export_settings import ExportSettings
 from surgeon.train.flops import flops_per_token
 from surgeon.train.job import prepare
 from surgeon.train.run import run_cpt
@@ -124,6 +127,17 @@ def test_a_step_that_is_no_whole_number_of_shorter_rows_is_refused(options: dict
     with pytest.raises(UsageError, match="a step of 56 tokens is no whole number of rows of 16") as refused:
         prepare(CptSettings(**options | {"lengths": "16,28"}, out=str(tmp_path / "one")), dry=True)
     assert "112" in refused.value.hint
+
+
+def test_a_fork_and_other_trainers_refuse_it(options: dict[str, Any], tmp_path: Path) -> None:
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    given = {"data": list(options["data"]), "replay": list(options["replay"]), "tokens": 64}
+    with pytest.raises(UsageError, match="--lengths depend on how long it is"):
+        forked_settings(AnnealSettings(run=str(tmp_path / "one"), out=str(tmp_path / "two"), **given))
+    for name in ("axolotl", "llamafactory"):
+        plain = {"objective": "next_token", "regularize": []}
+        with pytest.raises(UsageError, match="--lengths has no counterpart"):
+            run_export(ExportSettings(**options | plain, to=name, out=str(tmp_path / name)))
 
 
 def test_the_longest_length_may_be_said_twice(options: dict[str, Any], tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "untied": ({"tie_word_embeddings": False}, {"regularize": ["l2_to_base"]}),
     "a frozen part": ({"tie_word_embeddings": True}, {"train": r"layers\.[12]\.mlp", "group": ["down_proj:lr=0.5"]}),
     "moments in bfloat16": ({"tie_word_embeddings": True}, {"optimizer": "adamw_bf16"}),
+    "rows that grow longer": ({"tie_word_embeddings": True}, {"lengths": "4:0.5,16:0.5"}),
 }
 
 

@@ -8,21 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.checkpoint.commit import staged
 from surgeon.data.pack import IGNORED, Window
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
-from surgeon.train import kept, state, tracking
+from surgeon.train import state, tracking
 from surgeon.train.anchors import Anchors
 from surgeon.train.batch import collate
 from surgeon.train.evaluations import evaluated
 from surgeon.train.flops import flops_per_token
-from surgeon.train.folder import write_folder
 from surgeon.train.forward import Forward
 from surgeon.train.frozen_rows import FrozenRows
 from surgeon.train.guard import Guard
 from surgeon.train.hook import Hook, Run
 from surgeon.train.job import Job
+from surgeon.train.keep import keep
 from surgeon.train.log import MetricsLog
 from surgeon.train.naming import named
 from surgeon.train.outcome import Outcome
@@ -171,23 +170,11 @@ class Loop:
         settings = self.job.settings
         if settings.keep_checkpoints:
             # before the state: a run that goes on from a state does not come to that step again
-            values = self.world.values(self.job.model) if self.world.size > 1 else None
-            if self.world.is_main:
-                path = kept.step_path(settings.run_dir, step)
-                with staged(path, force=True) as folder:
-                    write_folder(folder, path, self.job, step, outcome, values=values)
-                kept.prune(settings.run_dir, settings.keep_checkpoints)
+            keep(self.job, self.world, step, outcome)
         hooks = [hook.state() for hook in self.hooks]
         tensors = state.tensors_of(settings.run_dir, step, self.parameters, self.optimizer, self.world)
-        saved = state.State(
-            step,
-            outcome.tokens,
-            outcome.final_loss,
-            evals=outcome.evals,
-            hooks=hooks,
-            guard=self._guard.state(),
-            **tensors,
-        )
+        tensors |= {"evals": outcome.evals, "hooks": hooks, "guard": self._guard.state()}
+        saved = state.State(step, outcome.tokens, outcome.final_loss, **tensors)
         if self.world.is_main:
             state.save(settings.run_dir, saved, settings.keep_states)
         self.world.wait()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from surgeon.checkpoint.header import FLOATS
 from surgeon.errors import SurgeonError
 from surgeon.merge.ancestry import Member
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LEAST_COSINE = (
     0.3  # of unrelated models it is near 0, of fine-tuned ones above 0.9; long training of a tiny model: 0.6
@@ -32,7 +38,13 @@ def check_kinship(base: Member, member: Member) -> None:
 
 def kinship(base: Member, member: Member) -> tuple[float, float, int] | None:
     """(cosine of the weights, |delta| / |W|, matrices looked at); None where there is nothing to compare."""
+    import numpy as np
+
     from surgeon.checkpoint.decode import first_values
+
+    def dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        """Without BLAS, which would wake threads for it that then spin beside the work."""
+        return float(np.einsum("i,i->", a, b))
 
     one, other = base.checkpoint.tensors, member.checkpoint.tensors
     outside = {base.family.embedding, f"{base.family.declaration.head}.weight"}
@@ -46,7 +58,7 @@ def kinship(base: Member, member: Member) -> tuple[float, float, int] | None:
     ww = xx = wx = 0.0
     for name in chosen:
         w, x = (first_values(t[name], ELEMENTS) for t in (one, other))
-        ww, xx, wx = ww + float(w @ w), xx + float(x @ x), wx + float(w @ x)
+        ww, xx, wx = ww + dot(w, w), xx + dot(x, x), wx + dot(w, x)
     if not ww or not xx:
         return None
     return wx / (ww * xx) ** 0.5, max(ww + xx - 2 * wx, 0.0) ** 0.5 / ww**0.5, len(chosen)

@@ -8,8 +8,9 @@ drawn anew. mergekit does it with its defaults (arithmetic in bfloat16) and in f
 once, and measures the deltas on the way. `copy` is what cannot be saved: `cp` of the output and `cat` of the three
 inputs. All with a warm page cache. `cold`: surgeon with no known digest of the inputs, `warm`: with those of an
 earlier run. `wall` is until the process ends, `synced` until the output is on the disk (surgeon waits for that
-itself); CPU is the kernel's figure; `anon` is the peak of memory that is not backed by files. A second, smaller model
-(half of the blocks) says whether the cost is linear.
+itself); CPU is the kernel's figure; `anon` is the peak of memory that is not backed by files. `numpy`: surgeon as
+it is where no C compiler was there when it was installed. A second, smaller model (half of the blocks) says whether
+the cost is linear.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from expand import KNOW, machine
+
+from surgeon.ops import fused_sum
 
 TUNED = {"instruct": (2e-3, 1.0), "domain": (1e-3, 0.7)}
 
@@ -74,6 +77,14 @@ for shard in range(3):
         moved = {n: t if not size else (t.float() + torch.randn(t.shape) * size).to(t.dtype) for n, t in base.items()}
         save_file(moved, root / folder / f"model-{shard + 1:05d}-of-00003.safetensors", metadata={"format": "pt"})
 print(total)
+"""
+
+NUMPY = """
+from pathlib import Path
+from surgeon.ops import fused_sum
+fused_sum.LIBRARY = Path("/nowhere")
+from surgeon.cli.app import main
+main()
 """
 
 ERROR = """
@@ -161,6 +172,12 @@ def tools(root: Path, work: Path) -> Iterator[tuple[str, Callable[[Path], list[s
                 sys.executable, "-m", "surgeon", "merge-task-vectors", str(root / "base"), str(out), *words, "--quiet",
             ],
         )  # fmt: skip
+    yield (
+        "surgeon numpy warm",
+        lambda out: [
+            sys.executable, "-c", NUMPY, "merge-task-vectors", str(root / "base"), str(out), *words, "--quiet",
+        ],
+    )  # fmt: skip
     for name, float32 in (("mergekit", False), ("mergekit float32", True)):
         path = work / f"{name.replace(' ', '-')}.yaml"
         path.write_text(recipe(root, float32))
@@ -229,6 +246,8 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="Where the temporary folder is made.")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if fused_sum.library() is None:
+        raise SystemExit("the compiled sum is not there: install surgeon where there is a C compiler")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the temporary folder goes
     load = os.getloadavg()
     with tempfile.TemporaryDirectory(prefix="surgeon-bench-", dir=options.dir) as name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
         moved = torch.cat([after.weights[a:b], after.mean_weights[n : n + 1]]).log() - torch.cat(
             [start.weights[a:b], start.mean_weights[n : n + 1]]
         ).log()
-        expected = -1e-3 * full.grad[n, [*start.indices[a:b].tolist(), 60]].sign()
-        # of differences of logits only the gradients' signs remain
+        gradient = full.grad[n, [*start.indices[a:b].tolist(), 60]]
+        expected = -1e-3 * gradient / (gradient.abs() + 1e-8)  # Adam's own epsilon
         torch.testing.assert_close(moved - moved[-1], expected - expected[-1], rtol=0, atol=2e-5)
 
 
@@ -179,17 +180,17 @@ def probe_of(held: Case) -> Any:
 @pytest.mark.material
 def test_a_higher_price_costs_old_text_less(material: Path) -> None:
     held = case(material, "stories260K")
-    texts = [held.old.load().encode(text, add_special_tokens=False).ids for text in documents(material, "stories_en", 8)]
+    tokenizer = held.old.load()
+    texts = [tokenizer.encode(t, add_special_tokens=False).ids for t in documents(material, "stories_en", 8)]
     with torch.no_grad():
         hidden = held.body.hidden_states(lambda: texts, 2000)
         old = OldModel.measure(held.body.head, hidden, [])
     lost = []
-    for limit in (1.0, 0.005):
+    for limit in (1.0, 0.001):
         _, last = distill_hull(held.new, held.body, True, 0, Said(), lambda: texts, limit, **SMALL | {"steps": 40})
         logits = hidden.double() @ last.rows(held.output_VD).T
         lost.append(float((logits.logsumexp(1) - old.log_z).exp().log1p().mean()))
-    print(lost)
-    assert lost[1] < 0.7 * lost[0]
+    assert lost[1] < 0.75 * lost[0]
 
 
 @pytest.mark.material
@@ -198,8 +199,10 @@ def test_the_default_from_the_command_to_the_written_model(material: Path, tmp_p
     """On medical text that nothing was learned from, and old text that is not the probe."""
     corpora = material / "corpora"
     model, probe = str(material / "models" / "stories260K"), tmp_path / "probe.jsonl"
-    with (corpora / "stories_en.valid.jsonl").open(encoding="utf-8") as source:
-        probe.write_text("".join(line for _, line in zip(range(60), source, strict=False)), encoding="utf-8")
+    text = tmp_path / "text.jsonl"
+    for name, to, lines in (("stories_en", probe, 60), ("medical_en", text, 60)):
+        with (corpora / f"{name}.valid.jsonl").open(encoding="utf-8") as source:
+            to.write_text("".join(islice(source, lines)), encoding="utf-8")
     bits = {}
     for name, words in {
         "pieces": {"init": "weighted_pieces", "old_loss_budget": 0.02},
@@ -208,7 +211,7 @@ def test_the_default_from_the_command_to_the_written_model(material: Path, tmp_p
         out = tmp_path / name
         plan = plan_extend_vocab(
             ExtendVocabSettings(
-                model=model, out=out, corpus=[str(corpora / "medical_en.valid.jsonl")], add=100, probe=[str(probe)],
+                model=model, out=out, corpus=[str(text)], add=100, probe=[str(probe)],
                 untie=untie, device="cpu", **words,
             )
         )  # fmt: skip

@@ -235,6 +235,9 @@ def test_the_default_from_the_command_to_the_written_model(material: Path, tmp_p
 @pytest.mark.material
 def test_text_without_new_tokens_is_refused(material: Path) -> None:
     held = case(material, "stories260K")
+    first = held.new.ids[0]
+    short = NewTokens(held.new.tokens, held.new.ids, held.new.pieces, held.new.usable, lambda: [[5, first] * 20])
+    distill_hull(short, held.body, held.tied, 0, Said(), probe_of(held), 0.02, **SMALL)  # shorter than a row
     new = NewTokens(held.new.tokens, held.new.ids, held.new.pieces, held.new.usable, lambda: [[5] * 400])
     with pytest.raises(SurgeonError, match="holds none of the new tokens"):
         distill_hull(new, held.body, held.tied, 0, Said(), probe_of(held), 0.02, **SMALL)

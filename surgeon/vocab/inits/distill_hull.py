@@ -65,7 +65,7 @@ def distill_hull(
        probe expects least.
     3. Adam on the logits of these weights lowers the next-token loss of the target text plus a price times what the
        probe loses; the price rises while that is more than the budget. `steps` steps at `lr`, falling to zero, read
-       `tokens_per_step` tokens each in rows of `seq_len` (the model's context, where that is shorter); 0: none.
+       `tokens_per_step` tokens each in rows of `seq_len` (the model's context, or the text, where that is shorter).
     What extend-vocab then measures of the probe decides: a share of the mean takes away what is left above the budget.
 
     Why it is the default where a text and a probe are given: in a tied or untied small model it starts and trains
@@ -83,8 +83,9 @@ def distill_hull(
     first_ND, last_ND = distill(
         new, body, tied, pair_seed, progress, num_snippets=num_snippets, max_windows=max_windows
     )
-    seq_len = min(seq_len, context_length(body.model) or seq_len)
-    rows_RS = packed_rows(new, start_ids(body.path), seq_len, max_tokens, "distill_hull")
+    start = start_ids(body.path)
+    seq_len = min(seq_len, context_length(body.model) or seq_len, max(2, _length(new, start, seq_len)))
+    rows_RS = packed_rows(new, start, seq_len, max_tokens, "distill_hull")
     rng = np.random.Generator(np.random.Philox(pair_seed))
     old_VD = body.head.weight
     near = project_hull(last_ND, old_VD.cpu(), new.usable, progress, iterations=max_old_rows)
@@ -116,6 +117,16 @@ def distill_hull(
     _say(history, progress)
     given = last.combination()
     return (given if tied else first_ND), given
+
+
+def _length(new: NewTokens, start: Sequence[int], enough: int) -> int:
+    """Tokens of the target text with what stands before its documents, counted as far as `enough`."""
+    total = 0
+    for document in new.text("distill_hull"):
+        total += len(start) + len(document)
+        if total >= enough:
+            break
+    return total
 
 
 def _old_text(body: Body, new: NewTokens, probe: Sequences) -> OldModel:

@@ -22,9 +22,10 @@ class ExtendVocabSettings(BaseModel):
     corpus with add: how many tokens to learn from which texts. tokens: a file of given tokens instead (a corpus is
     then only read by inits that ask for one). script, keep_corpus, min_count, max_length, stop_gain: what may be
     learned (surgeon.vocab.learn). init, init_output: of the embedding and of the output matrix; option, option_output:
-    theirs (option_output None: option where the init is the same); the default is that of `chosen_inits`. project: what is
-    not convex is brought to the nearest convex combination. probe, old_loss_budget: old text, and how many nats a token of it may lose to the new
-    output rows. untie: input and output rows of a tied model become two matrices, as large as the embedding each.
+    theirs (option_output None: option where the init is the same); `chosen_inits` has the defaults. project: what is
+    not convex is brought to the nearest convex combination. probe, old_loss_budget: old text, and how many nats a
+    token of it may lose to the new output rows. untie: input and output rows of a tied model become two matrices, as
+    large as the embedding each.
     text_field, lines: how the corpora are read.
     """
 

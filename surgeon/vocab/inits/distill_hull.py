@@ -68,11 +68,12 @@ def distill_hull(
        `tokens_per_step` tokens each in rows of `seq_len` (the model's context, or the text, where that is shorter).
     What extend-vocab then measures of the probe decides: a share of the mean takes away what is left above the budget.
 
-    Why it is the default where a text and a probe are given: in a tied or untied small model it starts and trains
-    better than weighted pieces within the same budget (benchmarks/README.md, Inits). Only output rows can win over an
-    old one, so only they have to be convex; free input rows leave old text as it is, bit for bit. It costs two passes
-    over max_windows windows and one over steps * tokens_per_step tokens, forwards and backwards: a minute of CPU for a
-    model of a million parameters, and in proportion more for others; `weighted_pieces` costs nothing.
+    Why it is the default where a text and a probe are given: on a small model, tied and untied, it starts better than
+    weighted pieces within the same budget and is still ahead after training (benchmarks/README.md, Inits). Only output
+    rows can win over an old one, so only they have to be convex; free input rows leave old text as it is. It costs a
+    pass forwards and backwards over max_windows windows and steps * tokens_per_step tokens (0.3 million by default,
+    whatever the number of new tokens) and one forwards over the windows in old tokens: 40 CPU seconds for 260,000
+    parameters, and more in proportion for larger models; `weighted_pieces` trains nothing.
     Source: Token Distillation, arXiv 2505.20133, section 3; the hull of Constrained Word2Vec, arXiv 2407.05841; the
     fit under a budget is ours.
     """

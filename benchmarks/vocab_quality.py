@@ -36,6 +36,10 @@ INITS: dict[str, dict[str, Any]] = {
     "default": {"probe": True},
     "default without a probe": {},
     "default --untie": {"probe": True, "untie": True},
+    "weighted_pieces within 0.02": {"init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02},
+    "weighted_pieces within 0.02 --untie": {
+        "init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02, "untie": True,
+    },
     "subword_mean": {"init": "subword_mean"},
     "last / first piece": {
         "init": "subword_mean", "option": {"lean": "last"},

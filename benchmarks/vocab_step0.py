@@ -53,6 +53,7 @@ INITS: dict[str, dict[str, Any]] = {
     "default": {"probe": True},
     "default without a probe": {},
     "default untied": {"probe": True, "untie": True},
+    "weighted_pieces within 0.02": {"init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02},
     "subword_mean": {"init": "subword_mean"},
     "subword_mean within 0.02": {"init": "subword_mean", "probe": True, "old_loss_budget": 0.02},
     "last / first piece": {

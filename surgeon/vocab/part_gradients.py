@@ -18,7 +18,7 @@ from surgeon.vocab.threads import spread
 
 # of a part: sums of losses that only tell of the progress, and the gradient of each trained tensor (None: zero)
 PartResult = tuple[list[float], list[Tensor | None]]
-Step = Callable[[Callable[[Any], PartResult], Sequence[Any], int], PartResult]
+Step = Callable[[Callable[[Any], PartResult], Sequence[Any] | np.ndarray, int], PartResult]
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def gradients(device: torch.device) -> Iterator[Step]:
 
     with spread() as run:
 
-        def step(function: Callable[[Any], PartResult], items: Sequence[Any], size: int) -> PartResult:
+        def step(function: Callable[[Any], PartResult], items: Sequence[Any] | np.ndarray, size: int) -> PartResult:
             size = len(items) if device.type == "cuda" else size
             found = run(function, [items[a : a + size] for a in range(0, len(items), size)])
             losses = [sum(part) for part in zip(*(losses for losses, _ in found), strict=True)]

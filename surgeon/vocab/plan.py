@@ -14,7 +14,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
-from surgeon.vocab.rows import head_name, is_tied, new_rows
+from surgeon.vocab.rows import head_name, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
 from surgeon.vocab.tokenizer_files import TokenizerFiles, extend_files
@@ -54,7 +54,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     rows = new_rows(settings, checkpoint, family, old, new, num_rows, progress)
     hull = encode_hull(rows.given, ids)
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
-    inits = chosen_inits(settings, tied=is_tied(family, settings))
+    inits = chosen_inits(settings)
     row_map = RowMap(
         old=old_rows,
         rows=num_rows,

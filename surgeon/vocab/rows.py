@@ -57,7 +57,8 @@ def new_rows(
     text = new.sequences
     aligned = Aligned(old, text.file, text.texts) if isinstance(text, Encoded) else None
     shared = {"old_file": old, "body": body, "probe": probe, "tied": tied, "progress": progress, "aligned": aligned}
-    first, last = chosen_inits(settings, tied=tied)
+    shared["old_loss_budget"] = budget(settings)
+    first, last = chosen_inits(settings)
     if tied and (settings.init_output is not None or settings.option_output is not None) and first != last:
         raise UsageError(
             "the model's matrices are tied: there is one init", "--init-output", "leave it out, or add --untie"

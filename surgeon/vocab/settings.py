@@ -12,10 +12,7 @@ from surgeon.data.numbers import Count
 from surgeon.errors import UsageError
 from surgeon.loading import Device
 
-PLAIN = "subword_mean"
-INPUT: dict[str, Any] = {"lean": "last", "decay": 0.25}
-OUTPUT: dict[str, Any] = {"lean": "first", "decay": 0.75, "mean_share": 0.1}
-TIED: dict[str, Any] = {"lean": "last", "decay": 0.75, "mean_share": 0.1}
+PLAIN, WEIGHTED, FITTED = "subword_mean", "weighted_pieces", "distill_hull"
 BUDGET = 0.02  # nats an old token may lose, where a probe text measures it
 
 
@@ -25,9 +22,10 @@ class ExtendVocabSettings(BaseModel):
     corpus with add: how many tokens to learn from which texts. tokens: a file of given tokens instead (a corpus is
     then only read by inits that ask for one). script, keep_corpus, min_count, max_length, stop_gain: what may be
     learned (surgeon.vocab.learn). init, init_output: of the embedding and of the output matrix; option, option_output:
-    theirs (option_output None: option where the init is the same). project: what is not convex is brought to the
-    nearest convex combination. probe, old_loss_budget: old text, and how many nats a token of it may lose to the new
-    output rows. untie: input and output rows of a tied model become two matrices, as large as the embedding each.
+    theirs (option_output None: option where the init is the same); `chosen_inits` has the defaults. project: what is
+    not convex is brought to the nearest convex combination. probe, old_loss_budget: old text, and how many nats a
+    token of it may lose to the new output rows. untie: input and output rows of a tied model become two matrices, as
+    large as the embedding each.
     text_field, lines: how the corpora are read.
     """
 
@@ -46,7 +44,9 @@ class ExtendVocabSettings(BaseModel):
         None, gt=0, lt=100, description="Stop when the next 1,000 tokens save less than this per cent of the text's."
     )
     init: str | None = Field(
-        None, description="What new input rows start as (`surgeon methods init`) [from the old pieces]."
+        None,
+        description="What new input rows start as (`surgeon methods init`) [with a corpus and a probe distill_hull, "
+        "which trains them; else weighted_pieces].",
     )
     init_output: str | None = Field(None, description="The same for the output matrix [as --init].")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the init; repeatable.")
@@ -56,7 +56,7 @@ class ExtendVocabSettings(BaseModel):
     )
     probe: list[str] | None = Field(None, description="Old text that measures what the new rows cost it; repeatable.")
     old_loss_budget: float | None = Field(
-        None, gt=0, description=f"Nats a token that the probe may lose [{BUDGET} for the default init]."
+        None, gt=0, description=f"Nats a token that the probe may lose [{BUDGET} by default, and with distill_hull]."
     )
     untie: bool = Field(
         False, description="The head becomes a matrix of its own: a copy of the old rows, and new rows for it."
@@ -77,14 +77,12 @@ class Use(NamedTuple):
     options: dict[str, Any]
 
 
-def chosen_inits(settings: ExtendVocabSettings, *, tied: bool) -> tuple[Use, Use]:
+def chosen_inits(settings: ExtendVocabSettings) -> tuple[Use, Use]:
     """What the input and the output matrix start from.
 
-    Nothing chosen: weighted means of the old pieces. The input row leans on the last piece, where the text goes on
-    from; the output row on the first, where the old model would have begun the word, with a tenth of the mean of all
-    rows, which keeps it below the best old row also after rounding to bfloat16. One matrix that serves as both leans
-    on the last piece a little. With a probe more of the mean is mixed in until old text loses no more than the budget.
-    The numbers were chosen on real models with benchmarks/vocab_step0.py.
+    Nothing chosen: where a corpus and a probe are given, rows distilled and fitted to the corpus under the budget of
+    the probe (surgeon.vocab.inits.distill_hull), else weighted means of the old pieces (weighted_pieces). With a
+    budget more of the mean is mixed into output rows until old text loses no more than that.
     """
     if settings.init is not None or settings.init_output is not None:
         first = Use(settings.init or PLAIN, settings.option)
@@ -96,14 +94,22 @@ def chosen_inits(settings: ExtendVocabSettings, *, tied: bool) -> tuple[Use, Use
         return first, Use(settings.init_output, settings.option if same else settings.option_output or {})
     if settings.option or settings.option_output:
         raise UsageError("an option of an init that is not named", "--option", "name it with --init")
-    return (Use(PLAIN, TIED), Use(PLAIN, TIED)) if tied else (Use(PLAIN, INPUT), Use(PLAIN, OUTPUT))
+    default = Use(FITTED if settings.corpus and settings.probe else WEIGHTED, {})
+    return default, default
 
 
 def budget(settings: ExtendVocabSettings) -> float | None:
     """Nats a token that old text may lose, or None where nothing is calibrated."""
     if settings.old_loss_budget is not None:
         return settings.old_loss_budget
-    return BUDGET if settings.probe is not None and settings.init is None and settings.init_output is None else None
+    if not settings.probe:
+        return None
+    named = settings.init is not None or settings.init_output is not None
+    return BUDGET if not named or any(map(_reads_probe, chosen_inits(settings))) else None
+
+
+def _reads_probe(use: Use) -> bool:
+    return bool(registry.get("init", use.init).trait("READS_PROBE", False))
 
 
 def check_settings(settings: ExtendVocabSettings) -> None:
@@ -119,8 +125,10 @@ def check_settings(settings: ExtendVocabSettings) -> None:
                 raise UsageError(f"{flag} is for tokens that are learned", "--tokens", f"leave out {flag}")
     if settings.old_loss_budget is not None and not settings.probe:
         raise UsageError("a budget needs old text to be measured on", "--old-loss-budget", "add --probe CORPUS")
-    for use in chosen_inits(settings, tied=False):
+    for use in chosen_inits(settings):
         method = registry.get("init", use.init)
         method.bind(use.options)
         if method.trait("READS_TEXT", False) and not settings.corpus:
             raise UsageError(f"the init {use.init!r} reads the target text", "--corpus", "add --corpus CORPUS")
+        if _reads_probe(use) and not settings.probe:
+            raise UsageError(f"the init {use.init!r} holds old text to a budget", "--probe", "add --probe CORPUS")

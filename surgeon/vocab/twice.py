@@ -33,6 +33,17 @@ def twice(window: Sequence[int], pieces: Mapping[int, Sequence[int]], start: Seq
     return found
 
 
+def fitting(window: Sequence[int], pieces: Mapping[int, Sequence[int]], room: int | None) -> list[int]:
+    """The longest beginning of `window` whose old form has at most `room` tokens (None: all of it)."""
+    total, found = 0, []
+    for token in window:
+        total += len(pieces.get(token, (token,)))
+        if room is not None and total > room:
+            break
+        found.append(token)
+    return found
+
+
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """int64 [B, S]; `value` stands behind the shorter rows, where a causal model does not see it."""
     size = max(map(len, rows))

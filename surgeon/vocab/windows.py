@@ -5,7 +5,7 @@ Shape suffixes: R rows, S tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +65,17 @@ def snippets(new: NewTokens, length: int, per_token: int, max_tokens: int, init:
         read += len(document)
         if read >= max_tokens or not any(wanted.values()):
             return
+
+
+def drawn(windows: Iterable[list[int]], limit: int | None, rng: np.random.Generator) -> list[list[int]]:
+    """All windows, or `limit` of more than that, each set of so many as likely, with no more than `limit` in memory.
+
+    Source: Vitter 1985, Random Sampling with a Reservoir, algorithm R.
+    """
+    kept: list[list[int]] = []
+    for count, window in enumerate(windows):
+        if limit is None or count < limit:
+            kept.append(window)
+        elif (place := int(rng.integers(count + 1))) < limit:
+            kept[place] = window
+    return kept

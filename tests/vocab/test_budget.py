@@ -234,6 +234,7 @@ def test_the_lineage_says_what_the_written_model_loses(stories: Path, tmp_path: 
     old.write_text("Once upon a time there was a girl named Lily. She loved to play outside with her dog. " * 3)
     settings = ExtendVocabSettings(
         model=str(stories), out=out, corpus=[str(corpus)], add=20, probe=[str(old)], old_loss_budget=0.0002,
+        init="weighted_pieces",
         pad_to_multiple_of=pad, device="cpu",
     )  # fmt: skip
     plan = plan_extend_vocab(settings)

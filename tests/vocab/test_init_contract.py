@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cw2v": {"candidates": 6, "batch": 64, "dimensions": 8},
     "simplex_lm": {"steps": 3, "tokens_per_step": 128, "seq_len": 32, "candidates": 6},
     "distill": {"num_snippets": 4, "snippet_length": 12, "batch": 8},
+    "distill_hull": {"num_snippets": 4, "steps": 3, "tokens_per_step": 128, "seq_len": 32},
     "focus": {"dimensions": 8, "min_count": 1},
     "ofa": {"dimensions": 8, "min_count": 1},
 }
@@ -85,7 +86,13 @@ def supply(new: NewTokens, seed: int = 0) -> dict[str, Any]:
         "new": new, "embed_VD": embed, "input_VD": embed, "output_VD": head,
         "role": "input", "seed": seed, "pair_seed": seed, "progress": SILENT, "old_file": OLD_FILE,
         "aligned": partial(aligned, new), "body": BODY[0], "tied": False,
+        "probe": probe, "old_loss_budget": 0.02,
     }  # fmt: skip
+
+
+def probe() -> list[list[int]]:
+    draw = torch.Generator().manual_seed(10)
+    return torch.randint(3, OLD, (6, 40), generator=draw).tolist()
 
 
 def aligned(new: NewTokens) -> Iterator[tuple[Cut, Cut]]:
@@ -222,6 +229,8 @@ def test_wrong_options_are_refused() -> None:
         ("wechsel", {}),
         ("simplex_lm", {"piece_share": 1.0}),
         ("distill", {"relative_lr": 0}),
+        ("distill", {"max_windows": 0}),
+        ("distill_hull", {"steps": -1}),
         ("omp", {}),
         ("omp", OPTIONS["omp"] | {"k": 13}),
     ]:

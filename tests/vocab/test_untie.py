@@ -98,14 +98,14 @@ def test_a_probe_calibrates_the_head_alone(stories: Path, tmp_path: Path) -> Non
     probe = tmp_path / "old.txt"
     probe.write_text("Once upon a time there was a girl named Lily. She loved to play outside with her dog. " * 3)
     plain = load_file(untied(stories, tmp_path / "plain") / "model.safetensors")
-    out = untied(stories, tmp_path / "out", probe=[str(probe)], old_loss_budget=0.0001, device="cpu")
+    out = untied(stories, tmp_path / "out", init="weighted_pieces", probe=[str(probe)], old_loss_budget=0.0001)
     found = load_file(out / "model.safetensors")
     lineage = Checkpoint.open(out).lineage
     assert lineage is not None and lineage.rows is not None and lineage.rows.calibration is not None
     assert lineage.rows.calibration["share"] > 0
     assert torch.equal(found[EMBEDDING], plain[EMBEDDING])
     assert not torch.equal(found[HEAD], plain[HEAD])
-    assert (lineage.rows.method, lineage.rows.method_output) == ("subword_mean", "subword_mean")
+    assert lineage.rows.method == lineage.rows.method_output == "weighted_pieces"
 
 
 def test_merges_follow_it(stories: Path, tmp_path: Path) -> None:

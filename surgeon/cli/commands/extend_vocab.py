@@ -8,6 +8,8 @@ EXAMPLES = (
     "surgeon extend-vocab deep wide --corpus domain.jsonl --add 64",
     "surgeon extend-vocab base wide-hull --corpus domain.jsonl --add 16 --init convex_hull --pad-to-multiple-of 64",
     "surgeon extend-vocab base wide-probed --corpus domain.jsonl --add 16 --probe general.jsonl --old-loss-budget 0.02",
+    "surgeon extend-vocab base wide-brief --corpus domain.jsonl --add 16 --probe general.jsonl --init distill_hull --option steps=10 --option max_windows=64",
+    "surgeon extend-vocab base wide-pieces --corpus domain.jsonl --add 16 --probe general.jsonl --init weighted_pieces --old-loss-budget 0.02",
     "surgeon extend-vocab base wide-untied --corpus domain.jsonl --add 16 --untie",
     "surgeon extend-vocab base wide-kept --corpus domain.jsonl --add 16 --keep-corpus general.jsonl --script Latin --stop-gain 0.5",
     "surgeon extend-vocab base wide-projected --corpus domain.jsonl --add 16 --init gaussian --project hull",

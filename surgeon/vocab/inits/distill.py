@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.loading import context_length
 from surgeon.progress import Progress
 from surgeon.vocab.body import Body
 from surgeon.vocab.extended import Extended, extended
 from surgeon.vocab.inits.subword_mean import subword_mean
 from surgeon.vocab.part_gradients import PartResult, draws, gradients
 from surgeon.vocab.tokens import NewTokens
-from surgeon.vocab.twice import Twice, padded, twice
-from surgeon.vocab.windows import snippets, start_ids
+from surgeon.vocab.twice import Twice, fitting, padded, twice
+from surgeon.vocab.windows import drawn, snippets, start_ids
 
 HULL = False
 BATCH_INDEPENDENT = False  # new tokens that stand in one window are trained together
@@ -41,13 +42,15 @@ def distill(
     epochs: int = 1,
     ntp: bool = True,
     max_tokens: int = 10_000_000,
+    max_windows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Input rows that minimise the mean squared error between the last hidden states under the new and the old tokens.
 
     Windows of `snippet_length` tokens are taken from the target text until each new token stands in
     `num_snippets` of them. Compared are all positions from the first new token of a window on: that of a new token
     with that of its last piece. Rows start as the mean of their pieces and are trained by Adam in float32; the body
-    and old rows are frozen. Tokens that the text does not hold stay at the mean.
+    and old rows are frozen. Tokens that the text does not hold stay at the mean. A window ends where its old form
+    would be longer than the model's context; max_windows: so many of them are drawn and read (None: all).
 
     ntp: output rows learn to predict the text (next-token loss, which does not reach the input rows). Where the
     matrices are tied, the one row gets both gradients, the next-token loss scaled to the size of the error (the
@@ -59,14 +62,18 @@ def distill(
     warm-up; 25 windows a token and not 100, which give a little more in four times the time.
     Source: Token Distillation (AweDist), arXiv 2505.20133, section 3, and its code's default for output rows.
     """
-    if min(num_snippets, batch, max_tokens) < 1 or epochs < 0 or snippet_length < 2 or not relative_lr > 0:
+    counts = (num_snippets, batch, max_tokens, *([] if max_windows is None else [max_windows]))
+    if min(counts) < 1 or epochs < 0 or snippet_length < 2 or not relative_lr > 0:
         raise UsageError("a count or the learning rate is too small", "--option", "see `surgeon methods init`")
-    windows = list(snippets(new, snippet_length, num_snippets, max_tokens, "distill"))
-    if not windows:
-        raise SurgeonError("the target text holds none of the new tokens", "--corpus", "give text that uses them")
+    rng = np.random.Generator(np.random.Philox(pair_seed))
     start = start_ids(body.path)
     pieces = dict(zip(new.ids, new.pieces, strict=True))
-    rng = np.random.Generator(np.random.Philox(pair_seed))
+    context = context_length(body.model)
+    room = None if context is None else context - len(start)
+    cut = (fitting(w, pieces, room) for w in snippets(new, snippet_length, num_snippets, max_tokens, "distill"))
+    windows = drawn((window for window in cut if any(token in pieces for token in window)), max_windows, rng)
+    if not windows:
+        raise SurgeonError("the target text holds none of the new tokens", "--corpus", "give text that uses them")
     mean = subword_mean(new)
     with extended(body.model, new.ids, str(body.path)) as model, gradients(model.device) as gradient_of:
         olds = [model.old_input] if tied else [model.old_input, model.old_output]

@@ -6,12 +6,9 @@ Shape suffixes: V old rows, N new rows, K candidates of a new row, D columns, R 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from surgeon.errors import UsageError
 from surgeon.progress import Progress
@@ -19,7 +16,8 @@ from surgeon.vocab.body import Body
 from surgeon.vocab.extended import extended
 from surgeon.vocab.hull import Combination
 from surgeon.vocab.neighbours import neighbours
-from surgeon.vocab.part_gradients import PartResult, draws, gradients
+from surgeon.vocab.next_token import backward, next_token
+from surgeon.vocab.part_gradients import draws, gradients
 from surgeon.vocab.simplex import Simplex
 from surgeon.vocab.tokens import NewTokens
 from surgeon.vocab.windows import packed_rows, start_ids
@@ -74,29 +72,16 @@ def simplex_lm(
                 bias = last.biases()
                 made += [] if bias is None else [bias]
                 leaves = [tensor.detach().requires_grad_() for tensor in made]
-                num_targets = len(picked) * (seq_len - 1)
                 model.set(leaves[0], leaves[0 if tied else 1], None if bias is None else leaves[-1])
-
-                def part(rows: np.ndarray, leaves: list[Tensor] = leaves, total: int = num_targets) -> PartResult:
-                    ids = torch.from_numpy(rows).to(model.device)
-                    logits = model.logits(ids)[:, :-1].float()
-                    loss = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum") / total
-                    return [float(loss.detach())], list(torch.autograd.grad(loss, leaves, allow_unused=True))
-
-                (loss,), grads = gradient_of(part, rows_RS[picked], 2)
+                loss, grads = next_token(model, gradient_of, rows_RS[picked], leaves)
                 adam.zero_grad(set_to_none=True)
-                _backward(made, grads)
+                backward(made, grads)
                 adam.step()
                 history.append(loss)
                 advance(1)
     _say(history, progress)
     given = first.combination()
     return given, given if tied else last.combination()
-
-
-def _backward(made: list[Tensor], grads: Sequence[Tensor | None]) -> None:
-    held = [(tensor, grad) for tensor, grad in zip(made, grads, strict=True) if grad is not None]
-    torch.autograd.backward([tensor for tensor, _ in held], [grad for _, grad in held])
 
 
 def _say(history: list[float], progress: Progress) -> None:

@@ -1,0 +1,243 @@
+"""The default where a text and a probe are given: better on new text, old text within its budget, convex outputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from body_material import Case, case
+from static_material import Said
+from vocab_material import documents
+from vocab_models import body_folder
+
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.measure.perplexity import evaluate
+from surgeon.ops.execute import execute
+from surgeon.verify import verify
+from surgeon.vocab.body import Body
+from surgeon.vocab.hull import Combination
+from surgeon.vocab.inits.distill_hull import distill_hull
+from surgeon.vocab.inits.subword_mean import subword_mean
+from surgeon.vocab.inits.weighted_pieces import weighted_pieces
+from surgeon.vocab.old_loss import OldModel
+from surgeon.vocab.part_gradients import draws
+from surgeon.vocab.plan import plan_extend_vocab
+from surgeon.vocab.settings import BUDGET, ExtendVocabSettings, Use, budget, check_settings, chosen_inits
+from surgeon.vocab.tokens import NewTokens
+from surgeon.vocab.twice import fitting
+from surgeon.vocab.windows import drawn
+
+SMALL: dict[str, Any] = {"num_snippets": 8, "steps": 6, "tokens_per_step": 256, "seq_len": 64}
+
+
+def settings(**options: Any) -> ExtendVocabSettings:
+    return ExtendVocabSettings(**{"model": "model", "out": Path("out"), "corpus": ["text.jsonl"], "add": 5} | options)
+
+
+def test_which_init_is_the_default() -> None:
+    fitted, pieces = Use("distill_hull", {}), Use("weighted_pieces", {})
+    assert chosen_inits(settings(probe=["old.jsonl"])) == (fitted, fitted)
+    assert chosen_inits(settings()) == (pieces, pieces)
+    assert chosen_inits(settings(add=None, tokens=Path("t"), corpus=None, probe=["old.jsonl"])) == (pieces, pieces)
+    assert budget(settings(probe=["old.jsonl"])) == BUDGET
+    assert budget(settings(probe=["old.jsonl"], init="distill_hull")) == BUDGET
+    assert budget(settings(probe=["old.jsonl"], init="distill_hull", old_loss_budget=0.1)) == 0.1
+    assert budget(settings(probe=["old.jsonl"], init="mean")) is None
+    assert budget(settings()) is None
+
+
+def test_a_probe_and_a_text_are_needed(stories: Path) -> None:
+    with pytest.raises(UsageError, match="holds old text to a budget"):
+        check_settings(settings(init="distill_hull"))
+    with pytest.raises(UsageError, match="reads the target text"):
+        check_settings(settings(init="distill_hull", add=None, tokens=Path("t"), corpus=None, probe=["old.jsonl"]))
+    new = NewTokens(("x",), (512,), ((5, 6),), (5, 6, 7), lambda: [[512] * 300])
+    with pytest.raises(UsageError, match="holds old text to a budget"):
+        distill_hull(new, Body(stories, "cpu"), True, 0, Said(), None, None)
+
+
+def test_weighted_pieces_are_the_subword_means_they_say() -> None:
+    new = NewTokens(("x",), (30,), ((5, 6, 7),), tuple(range(3, 30)))
+    said = {
+        ("input", False): {"lean": "last", "decay": 0.25},
+        ("output", False): {"lean": "first", "decay": 0.75, "mean_share": 0.1},
+        ("input", True): {"lean": "last", "decay": 0.75, "mean_share": 0.1},
+    }
+    old = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    for (role, tied), options in said.items():
+        assert torch.equal(weighted_pieces(new, role, tied).rows(old), subword_mean(new, **options).rows(old))  # type: ignore[arg-type]
+
+
+def test_windows_are_drawn_evenly_and_the_same_again() -> None:
+    def draw(seed: int, limit: int | None) -> list[int]:
+        rng = np.random.Generator(np.random.Philox(seed))
+        return [window[0] for window in drawn(([i] for i in range(20)), limit, rng)]
+
+    assert draw(0, None) == draw(0, 20) == list(range(20))
+    assert draw(0, 5) == draw(0, 5) != draw(1, 5)
+    seen = Counter(i for seed in range(2000) for i in draw(seed, 5))
+    assert all(len(set(draw(seed, 5))) == 5 for seed in range(20))
+    assert all(abs(seen[i] - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5 for i in range(20))
+
+
+def test_a_window_is_cut_where_its_old_form_is_too_long() -> None:
+    pieces = {100: (1, 2, 3), 101: (4, 5)}
+    assert fitting([9, 100, 101, 8], pieces, None) == fitting([9, 100, 101, 8], pieces, 7) == [9, 100, 101, 8]
+    assert fitting([9, 100, 101, 8], pieces, 6) == [9, 100, 101]
+    assert fitting([9, 100, 101, 8], pieces, 5) == [9, 100]
+    assert fitting([9, 100], pieces, 3) == [9]
+
+
+def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) -> None:
+    """Adam's first step has the sign of the gradient, which is computed here from transformers' logits alone."""
+    body = Body(body_folder(tmp_path / "body", stories, 60, 16), "cpu")
+    model = body.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    draw = torch.Generator().manual_seed(0)
+    text = [[1, *row] for row in torch.randint(3, 62, (6, 15), generator=draw).tolist()]
+    probe = torch.randint(3, 60, (5, 20), generator=draw).tolist()
+    new = NewTokens(("x", "y"), (60, 61), ((5, 6), (7, 8)), tuple(range(3, 60)), lambda: [row[1:] for row in text])
+    options: dict[str, Any] = {"tokens_per_step": 96, "seq_len": 16, "max_tokens": 96, "num_snippets": 2, "quiet": 3}
+
+    def fitted(steps: int) -> tuple[Any, Combination]:
+        return distill_hull(new, body, False, 0, Said(), lambda: probe, 0.02, steps=steps, lr=1e-3, **options)
+
+    (rows, start), (same, after) = fitted(0), fitted(1)
+    assert torch.equal(rows, same) and torch.equal(start.indices, after.indices)
+    held = [row for row in text if {60, 61} & set(row)]
+    with torch.no_grad():
+        hidden = body.hidden_states(lambda: probe, 1000)
+    rng = np.random.Generator(np.random.Philox(0))
+    next(draws(len(held), 6, 1, rng))
+    at = torch.from_numpy(next(draws(len(hidden), len(hidden) // 4, 1, rng)))
+    weights = torch.zeros(2, 60, dtype=torch.float64)
+    for n, (a, b) in enumerate(zip(start.offsets[:-1].tolist(), start.offsets[1:].tolist(), strict=True)):
+        weights[n, start.indices[a:b]] = start.weights[a:b]
+    assert start.mean_weights is not None and after.mean_weights is not None
+    full = torch.cat([weights, start.mean_weights[:, None]], 1).log().requires_grad_()
+    shares = torch.softmax(full, 1).float()
+    old = model.get_output_embeddings().weight
+    made = shares[:, :60] @ old + shares[:, 60:] * old[3:60].mean(0)
+    names = {
+        "model.embed_tokens.weight": torch.cat([model.get_input_embeddings().weight, rows.float()]),
+        "lm_head.weight": torch.cat([old, made]),
+    }
+    ids = torch.tensor(held)
+    logits = torch.func.functional_call(model, names, kwargs={"input_ids": ids}).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    both = torch.cat([hidden[at] @ old.T, hidden[at] @ made.T], 1).logsumexp(1) - (hidden[at] @ old.T).logsumexp(1)
+    (loss + 5 * both.mean()).backward()
+    assert full.grad is not None
+    for n, (a, b) in enumerate(zip(start.offsets[:-1].tolist(), start.offsets[1:].tolist(), strict=True)):
+        moved = torch.cat([after.weights[a:b], after.mean_weights[n : n + 1]]).log() - torch.cat(
+            [start.weights[a:b], start.mean_weights[n : n + 1]]
+        ).log()
+        gradient = full.grad[n, [*start.indices[a:b].tolist(), 60]]
+        expected = -1e-3 * gradient / (gradient.abs() + 1e-8)  # Adam's own epsilon
+        torch.testing.assert_close(moved - moved[-1], expected - expected[-1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.material
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_depend_on_the_seed_alone(material: Path, tied: bool) -> None:
+    """And not on the number of threads; the model stays as it is."""
+    held = case(material, "stories260K")
+    before = {name: tensor.clone() for name, tensor in held.body.model.state_dict().items()}
+
+    def rows(seed: int) -> list[torch.Tensor]:
+        first, last = distill_hull(held.new, held.body, tied, seed, Said(), probe_of(held), 0.02, **SMALL)
+        last.check(len(held.input_VD), "here")
+        assert set(last.indices.tolist()) <= set(held.new.usable)
+        assert isinstance(first, Combination) == tied and (first is last) == tied
+        return [g.rows(held.output_VD) if isinstance(g, Combination) else g for g in (first, last)]
+
+    one, other = rows(0), rows(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        again = rows(0)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, one, again))
+    assert not torch.equal(one[1], other[1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in held.body.model.state_dict().items())
+
+
+def probe_of(held: Case) -> Any:
+    tokenizer = held.old.load()
+    text = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with her dog. "
+    return lambda: [tokenizer.encode(text * 3, add_special_tokens=False).ids]
+
+
+@pytest.mark.material
+def test_a_higher_price_costs_old_text_less(material: Path) -> None:
+    held = case(material, "stories260K")
+    tokenizer = held.old.load()
+    texts = [tokenizer.encode(t, add_special_tokens=False).ids for t in documents(material, "stories_en", 8)]
+    with torch.no_grad():
+        hidden = held.body.hidden_states(lambda: texts, 2000)
+        old = OldModel.measure(held.body.head, hidden, [])
+    lost = []
+    for limit in (1.0, 0.001):
+        _, last = distill_hull(held.new, held.body, True, 0, Said(), lambda: texts, limit, **SMALL | {"steps": 40})
+        logits = hidden.double() @ last.rows(held.output_VD).T
+        lost.append(float((logits.logsumexp(1) - old.log_z).exp().log1p().mean()))
+    assert lost[1] < 0.75 * lost[0]
+
+
+@pytest.mark.material
+@pytest.mark.parametrize("untie", [False, True])
+def test_the_default_from_the_command_to_the_written_model(material: Path, tmp_path: Path, untie: bool) -> None:
+    """On medical text that nothing was learned from, and old text that is not the probe."""
+    corpora = material / "corpora"
+    model, probe = str(material / "models" / "stories260K"), tmp_path / "probe.jsonl"
+    text = tmp_path / "text.jsonl"
+    for name, to, lines in (("stories_en", probe, 60), ("medical_en", text, 60)):
+        with (corpora / f"{name}.valid.jsonl").open(encoding="utf-8") as source:
+            to.write_text("".join(islice(source, lines)), encoding="utf-8")
+    bits = {}
+    for name, words in {
+        "pieces": {"init": "weighted_pieces", "old_loss_budget": 0.02},
+        "default": {},
+    }.items():
+        out = tmp_path / name
+        plan = plan_extend_vocab(
+            ExtendVocabSettings(
+                model=model, out=out, corpus=[str(text)], add=100, probe=[str(probe)],
+                untie=untie, device="cpu", **words,
+            )
+        )  # fmt: skip
+        execute(plan, out, threads=1)
+        scores = evaluate([str(out)], [str(corpora / "medical_en.train.jsonl")], tokens=4_000, device="cpu")
+        bits[name] = scores["models"][0]["corpora"][0]["bits_per_byte"]
+    assert bits["default"] < bits["pieces"] - 0.2
+    lineage = Checkpoint.open(out).lineage
+    assert lineage is not None and lineage.rows is not None and lineage.rows.calibration is not None
+    assert lineage.rows.method == lineage.rows.method_output == "distill_hull"
+    found = lineage.rows.calibration
+    assert found["loss_increase"] <= found["budget"] == 0.02 and found["argmax_kept"] == 1.0
+    assert found["loss_increase"] <= found["unigram_bound"] <= found["worst_bound"]
+    result = verify(out, function=True, data=[str(probe)], parent=Path(model))
+    assert result["holds"], [c for c in result["checks"] if not c["holds"]]
+    checks = {c["check"] for c in result["checks"]}
+    head = "lm_head.weight" if untie else "model.embed_tokens.weight"
+    assert {f"rows of {head} are what the weights give", "no new token wins over the best old one"} <= checks
+
+
+@pytest.mark.material
+def test_text_without_new_tokens_is_refused(material: Path) -> None:
+    held = case(material, "stories260K")
+    first = held.new.ids[0]
+    short = NewTokens(held.new.tokens, held.new.ids, held.new.pieces, held.new.usable, lambda: [[5, first] * 20])
+    distill_hull(short, held.body, held.tied, 0, Said(), probe_of(held), 0.02, **SMALL)  # shorter than a row
+    new = NewTokens(held.new.tokens, held.new.ids, held.new.pieces, held.new.usable, lambda: [[5] * 400])
+    with pytest.raises(SurgeonError, match="holds none of the new tokens"):
+        distill_hull(new, held.body, held.tied, 0, Said(), probe_of(held), 0.02, **SMALL)

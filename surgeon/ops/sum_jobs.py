@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from surgeon.checkpoint.tree_digest import LEAF
 from surgeon.checkpoint.writer import Writer
@@ -35,9 +36,10 @@ class SumJobs:
         return self._own().run(task, lambda start, stop: self._elsewhere(out, start, stop))
 
     def close(self) -> None:
-        """When nothing runs any more."""
-        for writer in self._writers:
-            writer.close()
+        """When nothing runs any more: until all is written; raises what a write raised."""
+        with ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
 
     def _own(self) -> SumWriter:
         """Of this thread."""

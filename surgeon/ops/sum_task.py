@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -39,32 +40,40 @@ class SumTask:
 
 
 class SumWriter:
-    """Writes one piece after the other, in buffers that are made once; for one thread."""
+    """Writes one piece after the other, in buffers that are made once; for one thread. While a piece is computed, the
+    one before it may still be on its way to the disk."""
 
     def __init__(self) -> None:
-        self._memory = DirectFile.buffer(LEAF)
+        self._slots = [_Slot(DirectFile.buffer(LEAF)) for _ in range(2)]
         self._piece: SumPiece | None = None
         self._pool = ThreadPoolExecutor(1)
 
     def run(self, task: SumTask, elsewhere: Elsewhere | None = None) -> Done:
-        """Raises SurgeonError where an input holds what is no number."""
+        """Raises SurgeonError where an input holds what is no number, and what an earlier write raised. All is written
+        when `close` has come back; who takes the record of what is done on trust looks at the digests first."""
         program, hasher = task.program, LeafHasher()
         piece = self._buffers(program)
         begin, end = task.span
-        with DirectFile(task.path, self._memory) as file:
-            place = task.position + begin
-            behind = _Behind(self._pool, file, place, place + (end - begin))
-            try:
-                for part in self._parts(task, piece, file.piece(place, end - begin), elsewhere):
-                    hasher.update(part)
-                    behind.computed(part.nbytes)
-            finally:
-                behind.wait()
+        slot = self._slots[0]
+        slot.wait()
+        self._slots.reverse()
+        file = DirectFile(task.path, slot.memory)
+        place = task.position + begin
+        behind = _Behind(self._pool, file, slot.writes, place, place + (end - begin))
+        try:
+            for part in self._parts(task, piece, file.piece(place, end - begin), elsewhere):
+                hasher.update(part)
+                behind.computed(part.nbytes)
+        finally:
+            slot.writes.append(self._pool.submit(file.close))
         sums = piece.sums if program.has_base else None
         return Done(program.name, task.number, hasher.leaves(), sums, program.models)
 
     def close(self) -> None:
+        """Until all is written; raises what a write raised."""
         self._pool.shutdown()
+        for slot in self._slots:
+            slot.wait()
 
     @staticmethod
     def _parts(task: SumTask, piece: SumPiece, data: memoryview, elsewhere: Elsewhere | None) -> Iterator[memoryview]:
@@ -95,14 +104,30 @@ class SumWriter:
         return self._piece
 
 
+class _Slot:
+    """A buffer, and the writes out of it."""
+
+    def __init__(self, memory: mmap) -> None:
+        self.memory = memory
+        self.writes: list[Future[None]] = []
+
+    def wait(self) -> None:
+        """Until they are done; raises what one of them raised."""
+        writes = list(self.writes)
+        self.writes.clear()
+        for write in writes:
+            write.result()
+
+
 class _Behind:
     """Writes bytes [place, end) of a file while they are computed, some whole pages at a time, in another thread."""
 
-    def __init__(self, pool: ThreadPoolExecutor, file: DirectFile, place: int, end: int) -> None:
-        self._pool, self._file = pool, file
+    def __init__(
+        self, pool: ThreadPoolExecutor, file: DirectFile, writes: list[Future[None]], place: int, end: int
+    ) -> None:
+        self._pool, self._file, self._writes = pool, file, writes
         self._written = self._ready = place
         self._end = end
-        self._writes: list[Future[None]] = []
 
     def computed(self, nbytes: int) -> None:
         """So many bytes more."""
@@ -111,8 +136,3 @@ class _Behind:
         if self._ready == self._end or whole - self._written >= AHEAD:
             self._writes.append(self._pool.submit(self._file.write, self._written, whole - self._written))
             self._written = whole
-
-    def wait(self) -> None:
-        """Until all is written; raises what a write raised."""
-        for write in self._writes:
-            write.result()

@@ -24,68 +24,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import demonstration_arms
 from demonstration_arms import DEMONSTRATIONS, Claim, Demonstration, Stage
+from demonstration_report import Values, document, file_of, printed
+from demonstration_scales import ROOT, Scale, of_material, quickstart
 from expand import machine
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "demonstrations.md"
 NOISE = 0.6  # of the words of the worst graded piece
-MATERIAL = """MATERIAL, too large to ship, holds the 8M base in `models/base` (Llama architecture, bfloat16, trained from scratch on
-general text and stories, in windows of 512 tokens) and `corpora/NAME.{train,valid}.jsonl`: general_en (books,
-encyclopedic text) as `general`, medical_en (questions and answers) as `domain`, law_en (statutes) as the third text."""
-Values = Mapping[str, Mapping[str, Sequence[float]]]  # by arm and measure, one for each seed
 Known = dict[str, dict[str, float]]  # measures of an arm, by seed and settings
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The base, its texts, and how much is trained. short: a column of the summary, and part of the results' names.
-    places: what {name} stands for in the arms. eval_tokens: of each held-out text; long_tokens where windows are long,
-    which few documents fill."""
-
-    name: str
-    short: str
-    model: str
-    places: dict[str, str]
-    tokens: int
-    seq_len: int
-    batch_tokens: int
-    lr: float
-    eval_tokens: int
-    long_tokens: int
-
-    def settings(self) -> str:
-        return (
-            f"{self.name}: about {self.tokens:,} tokens an arm, rows of {self.seq_len}, {self.batch_tokens} tokens a "
-            f"step, peak {self.lr:g}, {self.eval_tokens:,} tokens of each held-out text."
-        )
-
-
-def quickstart() -> Scale:
-    here = ROOT / "recipes" / "quickstart"
-    names = {"general": "general", "domain": "domain", "third": "instruct"}
-    places = {k: str(here / f"{v}.train.jsonl") for k, v in names.items()}
-    places |= {f"{k}_valid": str(here / f"{v}.valid.jsonl") for k, v in names.items()}
-    places |= {"length": "512", "long": "1024"}
-    name = "quickstart (260K parameters)"
-    return Scale(name, "260k", str(here / "model"), places, 32_768, 128, 512, 1e-3, 12_000, 12_000)
-
-
-def of_material(folder: Path) -> Scale:
-    names = {"general": "general_en", "domain": "medical_en", "third": "law_en"}
-    places = {k: str(folder / "corpora" / f"{v}.train.jsonl") for k, v in names.items()}
-    places |= {f"{k}_valid": str(folder / "corpora" / f"{v}.valid.jsonl") for k, v in names.items()}
-    places |= {"length": "512", "long": "1024"}
-    name, model = "material (8M parameters)", str(folder / "models" / "base")
-    return Scale(name, "8m", model, places, 16_384, 256, 512, 5e-4, 8_000, 24_000)
 
 
 def demonstrate(name: str, scale: Scale, seeds: int, work: Path, known: Known | None = None) -> dict[str, Any]:
@@ -237,64 +188,6 @@ def graded(scale: Scale, seed: int, path: Path) -> Path:
     return path
 
 
-def printed(result: Mapping[str, Any]) -> str:
-    """The table of a result and what was seen."""
-    measures = list(next(iter(result["arms"].values())))
-    rows = [["", *measures], ["base", *(f"{result['base'][m]:.3f}" if m in result["base"] else "" for m in measures)]]
-    for arm, found in result["arms"].items():
-        rows.append([arm, *(_range(v, ".3f") for v in found.values())])
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    cells = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = f"{result['name']}: {result['source']}\nexpected: {result['direction']}"
-    how = f"{result['scale']}, {result['tokens']} tokens an arm, {result['seeds']} seeds; bits per byte, mean (range)"
-    wide = max(len(c["claim"]) for c in result["claims"])
-    claims = [f"{c['found']:8}  {c['claim']:{wide}}  {_range(c['difference'], '+.3f')}" for c in result["claims"]]
-    seen = f"direction of the paper: {result['verdict']}"
-    titles = f"{'':8}  {'claim':{wide}}  difference, seed by seed"
-    return "\n".join([head, how, "", *cells, "", titles, *claims, *_same(result["arms"]), seen])
-
-
-def _same(values: Values) -> list[str]:
-    """A line for every two arms that came out alike to the last bit: one model, which says nothing of a claim."""
-    pairs = combinations(values, 2)
-    return [f"the same model at every seed: {a}, {b}" for a, b in pairs if values[a] == values[b]]
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    return f"{fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def document(results: Sequence[Mapping[str, Any]]) -> str:
-    """docs/demonstrations.md: the tables as they were printed, of one model under those of the other."""
-    scales = [quickstart(), of_material(Path("MATERIAL"))]
-    held = {(r["name"], r["scale"]): r for r in results}
-    about = (__doc__ or "").split("\n\n", 2)[2].strip()
-    parts = ["# Demonstrations", about, (demonstration_arms.__doc__ or "").split("\n\n")[-1].strip()]
-    parts.append("\n".join(f"- {scale.settings()}" for scale in scales))
-    parts.append(MATERIAL)
-    parts.append(
-        "The numbers are of two small models and few tokens: they say what happens there and no more. "
-        "Less forgetting may be less learning: read `domain` beside `forgetting`, the change of `general`."
-    )
-    rows = ["| | expected | " + " | ".join(f"found, {s.short}" for s in scales) + " |", "|---|---|" + "---|" * len(scales)]
-    for name, chosen in DEMONSTRATIONS.items():
-        found = [held[name, s.name]["verdict"] if (name, s.name) in held else "not run" for s in scales]
-        rows.append(f"| {name} | {chosen.about} | {' | '.join(found)} |")
-    parts.append("\n".join(rows))
-    for name in DEMONSTRATIONS:
-        parts.append(f"## {name}")
-        for scale in scales:
-            if result := held.get((name, scale.name)):
-                given = " --material MATERIAL" if scale.short == "8m" else ""
-                command = f"python benchmarks/demonstrations.py {name} --seeds {result['seeds']}{given}"
-                parts += [f"    {command}", f"```\n{printed(result)}\n```"]
-    return "\n\n".join(parts) + "\n"
-
-
-def file_of(name: str, scale: Scale, folder: Path = RESULTS) -> Path:
-    return folder / f"demonstrations-{name}-{scale.short}.json"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what is demonstrated: {', '.join(DEMONSTRATIONS)}")
@@ -308,9 +201,10 @@ def main() -> None:
     if unknown := [name for name in options.names if name not in DEMONSTRATIONS]:
         parser.error(f"no demonstration is called {unknown[0]}; there are {', '.join(DEMONSTRATIONS)}")
     if options.docs:
-        files = [file_of(n, s) for n in DEMONSTRATIONS for s in (quickstart(), of_material(Path("MATERIAL")))]
+        files = [file_of(n, s, RESULTS) for n in DEMONSTRATIONS for s in (quickstart(), of_material(Path("MATERIAL")))]
         DOCS.parent.mkdir(exist_ok=True)
-        DOCS.write_text(document([json.loads(p.read_text()) for p in files if p.exists()]), encoding="utf-8")
+        about = (__doc__ or "").split("\n\n", 2)[2].strip()
+        DOCS.write_text(document([json.loads(p.read_text()) for p in files if p.exists()], about), encoding="utf-8")
         return
     import torch
 

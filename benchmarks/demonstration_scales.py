@@ -31,10 +31,11 @@ class Scale:
 
     def settings(self) -> str:
         """What is the same in every arm, in words."""
+        long = self.places["long"]
         return (
-            f"{self.name}: about {self.tokens:,} tokens an arm, {self.batch_tokens} tokens a step, rows of {self.seq_len} "
-            f"(value-targets 256, rope {self.places['long']}), peak {self.lr:g}, {self.eval_tokens:,} tokens of each "
-            f"held-out text (rope {self.long_tokens:,}), whole documents."
+            f"{self.name}: about {self.tokens:,} tokens an arm, {self.batch_tokens} a step in rows of {self.seq_len} "
+            f"(value-targets: rows of 256; rope: rows and steps of {long}), peak {self.lr:g}; scored on "
+            f"{self.eval_tokens:,} tokens of each held-out text (rope: {self.long_tokens:,}), in whole documents."
         )
 
 

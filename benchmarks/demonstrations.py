@@ -1,15 +1,16 @@
 """The training methods of the literature on a small real model and real texts: was the paper's direction seen?
 
-    python benchmarks/demonstrations.py replay --out benchmarks/results/demonstrations-replay.json
+    python benchmarks/demonstrations.py replay rewarm --out benchmarks/results
+    python benchmarks/demonstrations.py replay rewarm --out benchmarks/results --material DIR
     python benchmarks/demonstrations.py --docs
 
 Every arm starts from the same base and trains on the same number of tokens, with the same seeds (they decide the order
 of the data); then held-out text is scored, in bits per byte. The base is the story model of the quickstart (260K
 parameters; its own text is `general`), or with --material DIR the 8M model and the corpora there. What is expected is
-written down in demonstration_arms.py. A claim is seen where all seeds of one arm lie below all of the other, not seen
-where all lie above, and null where the ranges overlap or there is none (one seed). Beside it stands the difference,
-seed by seed, which the order of the data moves less: it is told, and decides nothing. --docs writes
-docs/demonstrations.md from the results in benchmarks/results.
+written down in demonstration_arms.py. Of several names in one call, arms that are the same are trained once. A claim
+is seen where all seeds of one arm lie below all of the other, not seen where all lie above, and null where the ranges
+overlap or there is none (one seed). Beside it stands the difference, seed by seed, which the order of the data moves
+less: it is told, and decides nothing. --docs writes docs/demonstrations.md from the results in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -22,59 +23,26 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import demonstration_arms
 from demonstration_arms import DEMONSTRATIONS, Claim, Demonstration, Stage
+from demonstration_report import Values, document, file_of, printed
+from demonstration_scales import ROOT, Scale, of_material, quickstart
 from expand import machine
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "demonstrations.md"
 NOISE = 0.6  # of the words of the worst graded piece
-Values = Mapping[str, Mapping[str, Sequence[float]]]  # by arm and measure, one for each seed
+Known = dict[str, dict[str, float]]  # measures of an arm, by seed and settings
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The base, its texts, and how much is trained. places: what {name} stands for in the arms."""
-
-    name: str
-    model: str
-    places: dict[str, str]
-    tokens: int
-    seq_len: int
-    batch_tokens: int
-    lr: float
-    eval_tokens: int
-
-
-def quickstart() -> Scale:
-    here = ROOT / "recipes" / "quickstart"
-    names = {"general": "general", "domain": "domain", "third": "instruct"}
-    places = {k: str(here / f"{v}.train.jsonl") for k, v in names.items()}
-    places |= {f"{k}_valid": str(here / f"{v}.valid.jsonl") for k, v in names.items()}
-    places |= {"length": "512", "long": "1024"}
-    return Scale("quickstart (260K parameters)", str(here / "model"), places, 32_768, 128, 512, 1e-3, 12_000)
-
-
-def of_material(folder: Path) -> Scale:
-    names = {"general": "general_en", "domain": "medical_en", "third": "law_en"}
-    places = {k: str(folder / "corpora" / f"{v}.train.jsonl") for k, v in names.items()}
-    places |= {f"{k}_valid": str(folder / "corpora" / f"{v}.valid.jsonl") for k, v in names.items()}
-    places |= {"length": "1024", "long": "2048"}
-    return Scale("material (8M parameters)", str(folder / "models" / "base"), places, 65_536, 256, 1024, 5e-4, 20_000)
-
-
-def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, Any]:
-    """The result of a demonstration as plain data. Raises SystemExit where its arms do not train on equal tokens."""
-    chosen, load, started = DEMONSTRATIONS[name], os.getloadavg(), time.perf_counter()
+def demonstrate(name: str, scale: Scale, seeds: int, work: Path, known: Known | None = None) -> dict[str, Any]:
+    """The result of a demonstration as plain data. known: what was measured before, to which is added; of the same
+    scale. Raises SystemExit where its arms do not train on equal tokens."""
+    chosen, load, known = DEMONSTRATIONS[name], os.getloadavg(), {} if known is None else known
     scale.places["graded"] = str(work / "graded.jsonl")
     arms = {arm: stages_of(chosen, stages, scale) for arm, stages in chosen.arms.items()}
     budgets = {arm: sum(s["tokens"] for s in stages if s["do"] == "cpt") for arm, stages in arms.items()}
@@ -86,8 +54,11 @@ def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, An
         if any("{graded}" in text for text in chosen.common.get("data", [])):
             graded(scale, seed, Path(scale.places["graded"]))  # anew: the ascending order itself draws nothing
         for arm, stages in arms.items():
-            found = measured(chosen, scale, trained(stages, scale.model, seed, work / "arm"), base)
-            shutil.rmtree(work / "arm")
+            key = json.dumps([seed, stages, chosen.corpora, chosen.long], sort_keys=True)
+            if key not in known:
+                known[key] = measured(chosen, scale, trained(stages, scale.model, seed, work / "arm"), base)
+                shutil.rmtree(work / "arm")
+            found = known[key]
             for measure, value in found.items():
                 values.setdefault(arm, {}).setdefault(measure, []).append(value)
             print(name, seed, arm, {k: round(v, 4) for k, v in found.items()}, file=sys.stderr, flush=True)
@@ -103,7 +74,6 @@ def demonstrate(name: str, scale: Scale, seeds: int, work: Path) -> dict[str, An
         "arms": values,
         "claims": claims,
         "verdict": verdict([c["found"] for c in claims]),
-        "seconds": round(time.perf_counter() - started),
         "machine": machine(load),
     }
 
@@ -175,12 +145,13 @@ def measured(chosen: Demonstration, scale: Scale, model: str, base: Mapping[str,
     """Bits per byte by measure; base: those before, for the change of general."""
     from surgeon.measure.settings import EvaluateSettings, run_evaluate
 
-    at: dict[str, Any] = {"context": scale.seq_len}
+    at: dict[str, Any] = {"context": scale.seq_len, "tokens": scale.eval_tokens}
     if chosen.long:
         length, long = int(scale.places["length"]), int(scale.places["long"])
         at = {"context": long, "by_position": True, "positions": [length, long]} if base else {"context": length}
+        at["tokens"] = scale.long_tokens
     data = [f"{k}={v.format_map(scale.places)}" for k, v in chosen.corpora.items()]
-    result = run_evaluate(EvaluateSettings(models=[model], data=data, tokens=scale.eval_tokens, **at))
+    result = run_evaluate(EvaluateSettings(models=[model], data=data, **at))
     corpora = {c["name"]: c for c in result["models"][0]["corpora"]}
     found = {name: c["bits_per_byte"] for name, c in corpora.items()}
     if len(found) > 2:
@@ -217,75 +188,35 @@ def graded(scale: Scale, seed: int, path: Path) -> Path:
     return path
 
 
-def printed(result: Mapping[str, Any]) -> str:
-    """The table of a result and what was seen."""
-    measures = list(next(iter(result["arms"].values())))
-    rows = [["", *measures], ["base", *(f"{result['base'][m]:.3f}" if m in result["base"] else "" for m in measures)]]
-    for arm, found in result["arms"].items():
-        rows.append([arm, *(_range(v, ".3f") for v in found.values())])
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    cells = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = f"{result['name']}: {result['source']}\nexpected: {result['direction']}"
-    how = f"{result['scale']}, {result['tokens']} tokens an arm, {result['seeds']} seeds; bits per byte, mean (range)"
-    wide = max(len(c["claim"]) for c in result["claims"])
-    claims = [f"{c['found']:8}  {c['claim']:{wide}}  {_range(c['difference'], '+.3f')}" for c in result["claims"]]
-    seen = f"direction of the paper: {result['verdict']}"
-    titles = f"{'':8}  {'claim':{wide}}  difference, seed by seed"
-    return "\n".join([head, how, "", *cells, "", titles, *claims, *_same(result["arms"]), seen])
-
-
-def _same(values: Values) -> list[str]:
-    """A line for every two arms that came out alike to the last bit: one model, which says nothing of a claim."""
-    pairs = combinations(values, 2)
-    return [f"the same model at every seed: {a}, {b}" for a, b in pairs if values[a] == values[b]]
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    return f"{fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def document(results: Sequence[Mapping[str, Any]]) -> str:
-    """docs/demonstrations.md: the tables as they were printed."""
-    about = (__doc__ or "").split("\n\n", 2)[2].strip()
-    parts = ["# Demonstrations", about, (demonstration_arms.__doc__ or "").split("\n\n")[-1].strip()]
-    parts.append(
-        "The numbers are of one small model and few tokens: they say what happens there and no more. "
-        "Less forgetting may be less learning: read `domain` beside `forgetting`, the change of `general`."
-    )
-    summary = [f"| {r['name']} | {r['direction']} | {r['verdict']} |" for r in results]
-    parts.append("\n".join(["| | expected | found |", "|---|---|---|", *summary]))
-    for result in results:
-        command = f"python benchmarks/demonstrations.py {result['name']} --seeds {result['seeds']}"
-        command += " --material MATERIAL" if result["scale"].startswith("material") else ""
-        parts += [f"## {result['name']}", f"    {command}", f"```\n{printed(result)}\n```"]
-    return "\n\n".join(parts) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name", nargs="?", choices=sorted(DEMONSTRATIONS), help="what is demonstrated")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what is demonstrated: {', '.join(DEMONSTRATIONS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    parser.add_argument("--out", type=Path, help="a folder for the results, a JSON file each")
     parser.add_argument("--material", type=Path, help="a folder with models/base and corpora, in place of quickstart")
     parser.add_argument("--docs", action="store_true", help="write docs/demonstrations.md from benchmarks/results")
     options = parser.parse_args()
-    if (options.name is None) is not options.docs or options.seeds < 1:
-        parser.error("give a name and at least one seed, or --docs alone")
+    if bool(options.names) is options.docs or options.seeds < 1:
+        parser.error("give names and at least one seed, or --docs alone")
+    if unknown := [name for name in options.names if name not in DEMONSTRATIONS]:
+        parser.error(f"no demonstration is called {unknown[0]}; there are {', '.join(DEMONSTRATIONS)}")
     if options.docs:
-        held = [RESULTS / f"demonstrations-{name}.json" for name in DEMONSTRATIONS]
+        files = [file_of(n, s, RESULTS) for n in DEMONSTRATIONS for s in (quickstart(), of_material(Path("MATERIAL")))]
         DOCS.parent.mkdir(exist_ok=True)
-        DOCS.write_text(document([json.loads(p.read_text()) for p in held if p.exists()]), encoding="utf-8")
+        about = (__doc__ or "").split("\n\n", 2)[2].strip()
+        DOCS.write_text(document([json.loads(p.read_text()) for p in files if p.exists()], about), encoding="utf-8")
         return
     import torch
 
     torch.set_num_threads(1)  # small matrices: more threads take longer
     with tempfile.TemporaryDirectory() as work:
         os.environ["XDG_CACHE_HOME"] = str(Path(work) / "cache")
-        scale = of_material(options.material) if options.material else quickstart()
-        result = demonstrate(options.name, scale, options.seeds, Path(work))
-    print(printed(result))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        scale, known = of_material(options.material) if options.material else quickstart(), Known()
+        for name in options.names:
+            result = demonstrate(name, scale, options.seeds, Path(work), known)
+            print(printed(result), flush=True)
+            if options.out:
+                file_of(name, scale, options.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import demonstrations as runner  # noqa: E402
 from demonstration_arms import DEMONSTRATIONS, Claim  # noqa: E402
+from demonstration_report import document  # noqa: E402
 
 from surgeon.operations import operation  # noqa: E402
 
@@ -99,7 +100,75 @@ def test_one_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [c["found"] for c in result["claims"]] == ["null", "null"]
     text = runner.printed(result)
     assert text.endswith("direction of the paper: null")
-    assert text in runner.document([result])
+    assert text in document([result], "about")
+
+
+def test_arms_that_are_the_same_in_two_demonstrations_are_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = replace(runner.quickstart(), tokens=512, batch_tokens=256, eval_tokens=500)
+    first, second = DEMONSTRATIONS["replay"], DEMONSTRATIONS["rewarm"]
+    half, twice, claims = {"lr_times": 0.5}, {"lr_times": 2.0}, (Claim("domain", "a", "b"),)
+    monkeypatch.setitem(DEMONSTRATIONS, "replay", replace(first, arms={"a": {}, "b": half}, claims=claims))
+    monkeypatch.setitem(DEMONSTRATIONS, "rewarm", replace(second, arms={"a": twice, "b": {}}, claims=claims))
+    known: runner.Known = {}
+    runner.demonstrate("replay", small, 2, tmp_path, known)
+    assert len(known) == 4
+    again = runner.demonstrate("rewarm", small, 2, tmp_path, known)
+    assert len(known) == 6
+    alone = runner.demonstrate("rewarm", small, 2, tmp_path)
+    assert again == alone | {"machine": again["machine"]}
+
+
+def test_designed_targets_and_their_controls_are_five_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text that is served is never trained on, and neither control is plain training or the designer."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chosen = DEMONSTRATIONS["value-targets"]
+    small = replace(runner.quickstart(), tokens=1024, eval_tokens=1000)
+    for stages in chosen.arms.values():
+        (stage,) = runner.stages_of(chosen, stages, small)
+        assert stage["data"] == [f"domain={small.places['domain']}"] and "replay" not in stage
+    result = runner.demonstrate("value-targets", small, 1, tmp_path)
+    assert len({json.dumps(found) for found in result["arms"].values()}) == 5
+    assert "the same model" not in runner.printed(result)
+    assert {c.above for c in chosen.claims} == set(chosen.arms) - {"designed"}
+
+
+def test_the_document_has_a_column_for_each_model_and_says_what_was_not_run() -> None:
+    values = {"a": {"domain": [1.0, 1.1]}, "b": {"domain": [1.3, 1.2]}}
+    one = {"name": "rope", "source": "", "direction": "", "tokens": 1, "seeds": 2, "base": {"domain": 3.0}}
+    one |= {"arms": values, "claims": [runner.judged(Claim("domain", "a", "b"), values)]}
+    small, large = runner.quickstart().name, runner.of_material(Path("x")).name
+    seen, unseen = one | {"scale": small, "verdict": "seen"}, one | {"scale": large, "verdict": "null"}
+    lines = document([unseen, seen], "about").splitlines()  # in the order of the models, not of the results
+    assert "| | expected | found, 260k | found, 8m |" in lines
+    assert [line.endswith("| seen | null |") for line in lines if line.startswith("| rope |")] == [True]
+    assert [line.endswith("| not run | not run |") for line in lines if line.startswith("| replay |")] == [True]
+    commands = [line.strip() for line in lines if line.startswith("    python")]
+    plain = "python benchmarks/demonstrations.py rope --seeds 2"
+    assert commands == [plain, plain + " --material MATERIAL"]
+
+
+def test_the_document_is_of_the_results_that_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runner, "DOCS", tmp_path / "demonstrations.md")
+    monkeypatch.setattr(sys, "argv", ["demonstrations.py", "--docs"])
+    runner.main()
+    kept = BENCHMARKS.parent / "docs" / "demonstrations.md"
+    assert (tmp_path / "demonstrations.md").read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [(["replay", "nothing"], "no demonstration is called nothing"), ([], "give names"), (["rope", "--docs"], "alone")],
+)
+def test_what_is_no_demonstration_is_refused(
+    given: list[str], problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demonstrations.py", *given])
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert problem in capsys.readouterr().err
 
 
 def test_arms_that_are_one_model_are_told() -> None:

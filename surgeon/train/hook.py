@@ -76,6 +76,9 @@ class Hook:
     def before_step(self, step: int) -> None:
         """Before the first forward pass of the step."""
 
+    def after_micro_batch(self, step: int) -> None:
+        """The gradients of one more micro-batch of the step are added to those before."""
+
     def after_backward(self, step: int) -> None:
         """The gradients of the step are complete and not yet clipped."""
 

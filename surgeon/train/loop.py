@@ -113,6 +113,8 @@ class Loop:
             loss = self._loss(mine[at : at + size]) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
+            for hook in self.hooks:
+                hook.after_micro_batch(step)
         for (method, options), made in zip(job.chosen["regularizer"], self._made["regularizer"], strict=True):
             supply = {"parameters": self.parameters, "step": step, "run": self.run_view} | made
             penalty: Tensor = method.call(supply, options)

@@ -137,9 +137,10 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
     (loss + 5 * both.mean()).backward()
     assert full.grad is not None
     for n, (a, b) in enumerate(zip(start.offsets[:-1].tolist(), start.offsets[1:].tolist(), strict=True)):
-        moved = torch.cat([after.weights[a:b], after.mean_weights[n : n + 1]]).log() - torch.cat(
-            [start.weights[a:b], start.mean_weights[n : n + 1]]
-        ).log()
+        moved = (
+            torch.cat([after.weights[a:b], after.mean_weights[n : n + 1]]).log()
+            - torch.cat([start.weights[a:b], start.mean_weights[n : n + 1]]).log()
+        )
         gradient = full.grad[n, [*start.indices[a:b].tolist(), 60]]
         expected = -1e-3 * gradient / (gradient.abs() + 1e-8)  # Adam's own epsilon
         torch.testing.assert_close(moved - moved[-1], expected - expected[-1], rtol=0, atol=2e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,7 @@ class _Behind:
             self._written = whole
 
     def wait(self) -> None:
-        """Until all is written; raises what a write raised."""
+        """Until nothing writes any more, so that the file can be closed; raises what the first write raised."""
+        wait(self._writes)
         for write in self._writes:
             write.result()

@@ -178,8 +178,9 @@ def test_what_the_type_cannot_hold_is_refused(form: str, tmp_path: Path) -> None
     base = torch.full((ROWS, WIDTH), 3e38, dtype=torch.bfloat16)
     leaves = (stored(tmp_path, "base", torch.zeros_like(base)), stored(tmp_path, "one", base))
     program = WeightedSum("x", "BF16", (ROWS, WIDTH), leaves, (Segment(0, ROWS, 0, (Term(2.0, 1, 0),)),), True, ("a",))
-    with pytest.raises(SurgeonError, match="cannot hold"):
+    with pytest.raises(SurgeonError, match="cannot hold") as refused:
         found(program)
+    assert refused.value.hint == "give smaller weights"  # it is bfloat16 already
 
 
 @pytest.mark.parametrize("short", [0, 1])

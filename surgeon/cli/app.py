@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 import sys
@@ -104,8 +105,12 @@ def _guarded(words: list[str]) -> int:
 def _usage(error: Exception, words: list[str]) -> UsageError:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     command = next((w for w in words if not w.startswith("-")), "")
-    known = [] if command == "" else [command]
+    known = [command] if command in _commands() else []
     return UsageError(message, " ".join(["surgeon", *words]), f"see `{' '.join(['surgeon', *known, '--help'])}`")
+
+
+def _commands() -> set[str]:
+    return {m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__)} | set(all_verbs())
 
 
 def _unexpected(error: Exception) -> SurgeonError:
@@ -113,7 +118,11 @@ def _unexpected(error: Exception) -> SurgeonError:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError):
         return SurgeonError(
-            f"the system says: {text}", str(error.filename or "-"), "check the path and its permissions"
+            f"the system says: {text}",
+            str(error.filename or "-"),
+            "raise the limit with `ulimit -n`, or give a smaller --threads"
+            if error.errno == errno.EMFILE
+            else "check the path and its permissions",
         )
     return SurgeonError(
         f"unexpected {type(error).__name__}: {text}",

@@ -22,7 +22,8 @@ _FLAGS = ["-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-f
 
 def compile_sum(target: Path = TARGET) -> str | None:
     """Make the library, or leave none. None where it is there now, else what was missing, in words."""
-    target.unlink(missing_ok=True)
+    if target.exists():
+        target.unlink()
     compiler = (
         shlex.split(os.environ.get("CC", ""))
         or [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
@@ -32,7 +33,11 @@ def compile_sum(target: Path = TARGET) -> str | None:
     clones = [["-DSURGEON_CLONES"]] if platform.machine() in ("x86_64", "AMD64") else []
     said = ""
     for extra in [*clones, []]:  # not every C library can choose between versions of a function
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        try:
+            scratch = tempfile.TemporaryDirectory(dir=target.parent)
+        except OSError as error:
+            return f"it cannot be written: {error}"
+        with scratch as folder:
             made = Path(folder) / target.name
             try:
                 done = subprocess.run(

@@ -57,7 +57,9 @@ static void add_term(double *restrict total, const double *restrict so_far, doub
         for (size_t i = 0; i < count; i++) values[i] = values[i] - first[i];
     if (weight != 1.0)
         for (size_t i = 0; i < count; i++) values[i] = values[i] * weight;
-    if (so_far)
+    if (so_far == total) /* by one name, as the other one promises to be apart */
+        for (size_t i = 0; i < count; i++) total[i] = total[i] + values[i];
+    else if (so_far)
         for (size_t i = 0; i < count; i++) total[i] = so_far[i] + values[i];
     else
         memcpy(total, values, count * sizeof *total);

@@ -34,14 +34,18 @@ class _Term(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """None where it was not built. Raises SurgeonError where it was built from another version of the source."""
+    """None where it was not built. Raises SurgeonError where it was built from another version of the source, or for
+    another machine."""
     if not LIBRARY.is_file():
         return None
-    held = ctypes.CDLL(str(LIBRARY))
-    if held.surgeon_fused_sum_version() != VERSION:
-        raise SurgeonError(
-            "the compiled sum is of another version than surgeon", str(LIBRARY), "install surgeon again, or remove it"
-        )
+    mend = "install surgeon again, or remove it"
+    try:
+        held = ctypes.CDLL(str(LIBRARY))
+        version = held.surgeon_fused_sum_version()
+    except (OSError, AttributeError) as error:
+        raise SurgeonError("the compiled sum cannot be loaded", str(LIBRARY), mend) from error
+    if version != VERSION:
+        raise SurgeonError("the compiled sum is of another version than surgeon", str(LIBRARY), mend)
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     number = ctypes.c_int
     held.surgeon_fused_sum.argtypes = [
@@ -90,7 +94,10 @@ class FusedSum:
             self._block, self._scratch.ctypes.data, None if change is None else change.ctypes.data,
         )  # fmt: skip
         if found == errno.ENODATA:
-            raise cut_off(program.leaves[next(iter(slots))].stored)
-        if found > 0:
-            raise OSError(found, os.strerror(found), str(program.leaves[next(iter(slots))].stored.path))
+            held = {leaf: program.leaves[leaf].stored for leaf in slots}
+            short = [s for leaf, s in held.items() if os.fstat(handles[leaf]).st_size < s.start + s.nbytes]
+            raise cut_off((short or list(held.values()))[0])
+        if found > 0:  # which of them it was is not told
+            where = ", ".join(str(program.leaves[leaf].stored.path) for leaf in slots)
+            raise OSError(found, os.strerror(found), where)
         return bool(found != _NOT_FINITE)

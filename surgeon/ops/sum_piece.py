@@ -171,5 +171,5 @@ def refuse_overflow(stored: Array, name: str, dtype: str) -> None:
         raise SurgeonError(
             f"{name!r} gets values that {dtype} cannot hold",
             "the merged model",
-            "use --dtype bfloat16 or float32",
+            "use --dtype bfloat16 or float32" if dtype == "F16" else "give smaller weights",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -112,9 +112,10 @@ class _Slot:
         self.writes: list[Future[None]] = []
 
     def wait(self) -> None:
-        """Until they are done; raises what one of them raised."""
+        """Until all of them are done, so that the buffer is free; raises what the first that failed raised."""
         writes = list(self.writes)
         self.writes.clear()
+        wait(writes)
         for write in writes:
             write.result()
 

@@ -126,7 +126,7 @@ def check_trained_adapter(what: str, adapter: object) -> None:
         raise UsageError(
             "an adapter is trained with --train adapter on MODEL+ADAPTER, and only so",
             f"--train {what}",
-            "name the adapter, or fold it first with `surgeon fold-adapter`",
+            "give both, or fold the adapter first with `surgeon fold-adapter`",
         )
 
 

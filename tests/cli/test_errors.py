@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -124,7 +125,9 @@ def test_wrong_words(here: Path) -> None:
     refused(here, 2, "expand-layers", "base", "out", "--add", "many")
     refused(here, 2, "expand-layers", "base", "out", "--add", "-1")
     refused(here, 2, "expand-layers", "base")
-    refused(here, 2, "expand-lairs", "base", "out")
+    unknown = refused(here, 2, "expand-lairs", "base", "out")
+    assert "Did you mean 'expand-layers'" in unknown and "`surgeon --help`" in unknown  # of no command there is none
+    assert "`surgeon expand-layers --help`" in refused(here, 2, "expand-layers", "base", "out", "--ad", "1")
     assert "did you mean 'uniform'" in refused(here, 2, *EXPAND, "--select", "unifrom")
     assert "did you mean 'zero'" in refused(here, 2, *EXPAND, "--fill", "zeros")
     assert "option" in refused(here, 2, *EXPAND, "--option", "depth=3")
@@ -166,3 +169,20 @@ def test_a_model_that_gives_no_numbers_is_not_scored(here: Path) -> None:
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, here / "base" / "model.safetensors", metadata={"format": "pt"})
     assert "not a number" in refused(here, 1, "evaluate", "base", "--data", "text.jsonl", "--json")
+
+
+def test_more_files_than_the_system_opens(here: Path) -> None:
+    """Every input of a sum is open at one time, once for each thread."""
+    tuned = [f"tuned{number}" for number in range(1, 60)]
+    for number, name in enumerate(tuned, 1):
+        shutil.copytree(here / "base", here / name)
+        shard = here / name / "model.safetensors"
+        save_file({key: value * (1 + number / 100) for key, value in load_file(shard).items()}, shard)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 50, limits[1]))
+    try:
+        added = [word for name in tuned for word in ("--add", f"{name}=0.01")]
+        said = refused(here, 1, "merge-task-vectors", "base", "out", *added)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "Too many open files" in said and "ulimit -n" in said

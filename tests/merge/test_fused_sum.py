@@ -178,16 +178,19 @@ def test_what_the_type_cannot_hold_is_refused(form: str, tmp_path: Path) -> None
     base = torch.full((ROWS, WIDTH), 3e38, dtype=torch.bfloat16)
     leaves = (stored(tmp_path, "base", torch.zeros_like(base)), stored(tmp_path, "one", base))
     program = WeightedSum("x", "BF16", (ROWS, WIDTH), leaves, (Segment(0, ROWS, 0, (Term(2.0, 1, 0),)),), True, ("a",))
-    with pytest.raises(SurgeonError, match="cannot hold"):
+    with pytest.raises(SurgeonError, match="cannot hold") as refused:
         found(program)
+    assert refused.value.hint == "give smaller weights"  # it is bfloat16 already
 
 
-def test_a_file_that_became_shorter_is_refused(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_file_that_became_shorter_is_refused_by_name(form: str, tmp_path: Path, short: int) -> None:
     leaves = (stored(tmp_path, "base", hard(0, "BF16")), stored(tmp_path, "one", hard(1, "BF16")))
-    os.truncate(leaves[0].stored.path, leaves[0].stored.start + 100)
+    os.truncate(leaves[short].stored.path, leaves[short].stored.start + 100)
     program = WeightedSum("x", "BF16", (ROWS, WIDTH), leaves, (Segment(0, ROWS, 0, (Term(2.0, 1, 0),)),), True, ("a",))
-    with pytest.raises(SurgeonError, match="ends inside tensor"):
+    with pytest.raises(SurgeonError, match="ends inside tensor") as refused:
         found(program)
+    assert refused.value.where == str(leaves[short].stored.path)
 
 
 def test_other_types_go_through_numpy(library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +230,27 @@ def test_a_library_of_another_version_is_refused(tmp_path: Path, monkeypatch: py
         fused_sum.library.cache_clear()
 
 
+@pytest.mark.parametrize("held", ["not a library", "int something_else(void) { return 1; }"])
+def test_a_library_that_cannot_be_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    target = tmp_path / "other.so"
+    target.write_text(held)
+    if held.endswith("}"):
+        monkeypatch.setattr(compile_sum, "SOURCE", tmp_path / "other.c")
+        compile_sum.SOURCE.write_text(held)
+        if compile_sum.compile_sum(target):
+            pytest.skip("there is no C compiler")
+    monkeypatch.setattr(fused_sum, "LIBRARY", target)
+    fused_sum.library.cache_clear()
+    try:
+        with pytest.raises(SurgeonError, match="cannot be loaded") as refused:
+            fused_sum.library()
+        assert refused.value.where == str(target)
+    finally:
+        fused_sum.library.cache_clear()
+
+
 def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "_fused_sum.so"
     for compiler, said in (("/nowhere/cc", "cannot be run"), (shutil.which("false") or "false", "status 1")):
@@ -237,6 +261,12 @@ def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert compile_sum.compile_sum(target) == "there is no C compiler"
+
+
+def test_a_tree_that_cannot_be_written_gets_no_library(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    assert "cannot be written" in str(compile_sum.compile_sum(tmp_path / "absent" / "_fused_sum.so"))
 
 
 def test_the_argument_structures_are_those_of_the_source() -> None:

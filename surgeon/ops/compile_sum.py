@@ -5,6 +5,7 @@ Uses the standard library alone: whoever builds a wheel has nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -20,6 +21,11 @@ TARGET = Path(__file__).with_name("_fused_sum.so")
 _FLAGS = ["-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 
 
+def source_digest() -> str:
+    """Of the source as it is; the library says which one it was made from."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+
+
 def compile_sum(target: Path = TARGET) -> str | None:
     """Make the library, or leave none. None where it is there now, else what was missing, in words."""
     if target.exists():
@@ -30,6 +36,7 @@ def compile_sum(target: Path = TARGET) -> str | None:
     )
     if not compiler:
         return "there is no C compiler"
+    flags = [*_FLAGS, f'-DSURGEON_SOURCE="{source_digest()}"']
     clones = [["-DSURGEON_CLONES"]] if platform.machine() in ("x86_64", "AMD64") else []
     said = ""
     for extra in [*clones, []]:  # not every C library can choose between versions of a function
@@ -41,7 +48,7 @@ def compile_sum(target: Path = TARGET) -> str | None:
             made = Path(folder) / target.name
             try:
                 done = subprocess.run(
-                    [*compiler, *_FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True
+                    [*compiler, *flags, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True
                 )
             except OSError as error:
                 return f"the C compiler cannot be run: {error}"

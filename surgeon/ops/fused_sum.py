@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from surgeon.checkpoint.decode import cut_off
 from surgeon.errors import SurgeonError
+from surgeon.ops.compile_sum import source_digest
 from surgeon.ops.sum_program import Segment, WeightedSum
 
 LIBRARY = Path(__file__).with_name("_fused_sum.so")
-VERSION = 1  # of the function's arguments, as fused_sum.c has it
 _TYPES = {"BF16": 0, "F32": 1}
 _MOST_LEAVES = 64
 _NOT_FINITE = -1
@@ -41,10 +41,11 @@ def library() -> ctypes.CDLL | None:
     mend = "install surgeon again, or remove it"
     try:
         held = ctypes.CDLL(str(LIBRARY))
-        version = held.surgeon_fused_sum_version()
+        held.surgeon_fused_sum_source.restype = ctypes.c_char_p
+        source = held.surgeon_fused_sum_source().decode("ascii")
     except (OSError, AttributeError) as error:
         raise SurgeonError("the compiled sum cannot be loaded", str(LIBRARY), mend) from error
-    if version != VERSION:
+    if source != source_digest():
         raise SurgeonError("the compiled sum is of another version than surgeon", str(LIBRARY), mend)
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     number = ctypes.c_int

@@ -134,6 +134,7 @@ def test_wrong_words(here: Path) -> None:
     refused(here, 2, *CPT, "--schedule", "cosinus")
     refused(here, 2, *CPT, "--set", "learning-rate=1")
     refused(here, 2, "methods", "fil")
+    assert "did you mean 'reptile'" in refused(here, 2, "methods", "meta", "reptil")
     refused(here, 2, "recipes", "show", "quickstrat")
 
 

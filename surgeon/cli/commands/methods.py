@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from typing import Annotated, Any
@@ -14,8 +15,16 @@ from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
 from surgeon.errors import UsageError, did_you_mean
 
-EXAMPLES = ("surgeon methods", "surgeon methods fill", "surgeon methods init --json")
-ABOUT = "List the methods of every KIND, or of one: name, options with defaults, what it does, its source."
+EXAMPLES = (
+    "surgeon methods",
+    "surgeon methods fill",
+    "surgeon methods merge dare_linear",
+    "surgeon methods init --json",
+)
+ABOUT = (
+    "List the methods of every KIND, or of one: name, options with defaults, what it does, its source. With a NAME: all "
+    "that is to be said of it, such as its formula and where it differs from the paper."
+)
 HIDDEN = ("kernel",)  # what plans are made of, not a choice of a person's
 
 
@@ -23,6 +32,7 @@ def register(app: typer.Typer) -> None:
     @app.command("methods", help=ABOUT, epilog=example_text(EXAMPLES))
     def methods(
         kind: Annotated[str | None, typer.Argument(help="selector, fill, init, merge, schedule, ...")] = None,
+        name: Annotated[str | None, typer.Argument(help="One of that kind.")] = None,
         json: Json = False,
         quiet: Quiet = False,
         debug: Debug = False,
@@ -30,6 +40,9 @@ def register(app: typer.Typer) -> None:
         kinds = [k for k in registry.KINDS if k not in HIDDEN]
         if kind is not None and kind not in registry.KINDS:
             raise UsageError(f"there is no kind {kind!r}", "surgeon methods", did_you_mean(kind, kinds))
+        if kind is not None and name is not None:
+            _tell(registry.get(kind, name), Output(json, quiet))
+            return
         listed = [_about(m) for k in ([kind] if kind else kinds) for m in _methods(k, kind is not None)]
         rows = [(m["kind"], m["name"], _options(m["options"]), m["summary"], m["source"]) for m in listed]
         columns = ("kind", "name", "options", "what it does", "source")
@@ -46,6 +59,20 @@ def _methods(kind: str, each: bool) -> list[registry.Method]:
         else:
             found.append(registry.whole_family(kind, family))
     return found
+
+
+def _tell(method: registry.Method, output: Output) -> None:
+    """One method, with its whole documentation."""
+    text = inspect.getdoc(method.function) or method.summary
+    found = _about(method) | {"documentation": text}
+    options = [f"  {name}={_default(o)}  ({o['type']})" for name, o in found["options"].items()]
+    output.emit(
+        found, [f"{method.kind} {method.name}", "", *text.splitlines(), "", "options:", *(options or ["  none"])]
+    )
+
+
+def _default(option: dict[str, Any]) -> str:
+    return "REQUIRED" if option["required"] else str(option["default"])
 
 
 def _about(method: registry.Method) -> dict[str, Any]:
@@ -75,6 +102,8 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])  # what is behind it checks the value, and is not its type
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " | ".join(map(_type, arguments))
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(map(str, arguments))
     if annotation is types.NoneType:
         return "None"
     return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation)

@@ -9,14 +9,12 @@ from typing import Any, cast
 
 import pytest
 import torch
+from test_meta_reptile import loop_of
 from torch import Tensor, nn
 
 from surgeon.errors import UsageError
 from surgeon.train.hook import Run
-from surgeon.train.job import prepare
-from surgeon.train.loop import Loop
 from surgeon.train.meta.nexus import nexus
-from surgeon.train.settings import CptSettings
 
 Tiny = Callable[..., Path]
 SIZE = 5
@@ -74,14 +72,6 @@ def test_small_steps_are_gradient_accumulation() -> None:
     ]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3 * float(total.norm())
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.05)  # of first order in gamma
-
-
-def loop_of(model: Path, corpus: Path, **changes: Any) -> Loop:
-    options: dict[str, Any] = {
-        "tokens": 640, "seq_len": 16, "batch_tokens": 64, "lr": 1e-2, "device": "cpu", "schedule": "constant",
-    }  # fmt: skip
-    out = str(corpus.parent / "out")
-    return Loop(prepare(CptSettings(model=str(model), out=out, data=[str(corpus)], **options | changes)))
 
 
 @pytest.mark.parametrize(("micro_batch", "count"), [(4, 1), (1, 4)])

@@ -72,12 +72,17 @@ def _finite(value: Any) -> Any:
 
 
 def pairs(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A mapping as aligned `key  value` lines; nested mappings are indented."""
+    """A mapping as aligned `key  value` lines; nested mappings are indented, in lists each behind a dash."""
     width = max((len(str(k)) for k in data), default=0)
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
             yield f"{indent}{key}"
             yield from pairs(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and v for v in value):
+            yield f"{indent}{key}"
+            for entry in value:
+                for number, line in enumerate(pairs(entry)):
+                    yield f"{indent}  {' ' if number else '-'} {line}"
         else:
             yield f"{indent}{key!s:<{width}}  {plain(value)}"
 

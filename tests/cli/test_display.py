@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from surgeon.cli.display import Display
-from surgeon.cli.output import Output, QuietProgress, RichProgress
+from surgeon.cli.output import Output, QuietProgress, RichProgress, pairs
 
 LINES = [("loss", "2.0000, mean of 2: 2.5000"), ("[red]\x1b[2J\u202e", "1.0 [bits]")]
 
@@ -78,3 +78,17 @@ def test_on_a_terminal() -> None:
     assert "writing" in shown, "a task inside has its own bar"
     assert "a line that stays" in shown
     assert shown.rstrip("\r\n").endswith("\x1b[2K\x1b[?25h"), "the display erases itself"
+
+
+def test_entries_of_lists_are_told_line_by_line() -> None:
+    data = {"add": [{"name": "a", "weight": 0.5}, {"name": "b", "inner": {"x": 1}}], "none": [], "plain": [1, 2000]}
+    assert list(pairs(data)) == [
+        "add",
+        "  - name    a",
+        "    weight  0.5",
+        "  - name   b",
+        "    inner",
+        "      x  1",
+        "none   -",
+        "plain  1, 2,000",
+    ]

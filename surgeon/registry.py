@@ -204,8 +204,22 @@ def _coerce(method: Method, option: Option, value: Any) -> Any:
         raise UsageError(
             f"{method.kind} {method.name!r}: {option.name}={value!r} is not valid: {reason}",
             method._place(option.name),
-            f"give a value of type {getattr(annotation, '__name__', annotation)}",
+            f"give a value of type {type_name(annotation)}",
         ) from error
+
+
+def type_name(annotation: Any) -> str:
+    """An option's type as a person writes it."""
+    arguments, origin = typing.get_args(annotation), typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return type_name(arguments[0])  # what is behind it checks the value, and is not its type
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(type_name, arguments))
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if annotation is types.NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation)
 
 
 def _optional(annotation: Any) -> bool:

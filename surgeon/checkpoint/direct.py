@@ -18,8 +18,8 @@ _NOT_HERE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 class DirectFile:
     """An existing file, written from a buffer in which the bytes lie within a page as they do in the file.
 
-    Whole pages go to the disk directly (O_DIRECT: on ext4 at a fifth of the CPU seconds), the bytes before and behind
-    them by way of the page cache, which two pieces may share. A file system without direct writing, such as tmpfs,
+    Whole pages go to the disk directly (O_DIRECT), which saves copying them once more; the bytes before and behind
+    them go by way of the page cache, which two pieces may share. A file system without direct writing, such as tmpfs,
     gets all of it by way of the cache. The caller syncs the file in either case.
     """
 

@@ -24,7 +24,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.plan import MergeSettings, plan_merge
-from surgeon.ops import done, jobs, resume, sum_jobs, sum_piece
+from surgeon.ops import done, jobs, resume, sum_jobs, sum_piece, sum_task
 from surgeon.ops.check import working_bytes
 from surgeon.ops.execute import execute
 from surgeon.ops.plan import Plan
@@ -34,7 +34,7 @@ from surgeon.verify import verify
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pieces and blocks a tensor, as real ones have."""
-    for module in (tree_digest, done, sum_jobs, jobs, resume):
+    for module in (tree_digest, done, sum_jobs, sum_task, jobs, resume):
         monkeypatch.setattr(module, "LEAF", 1 << 10)
     monkeypatch.setattr(sum_piece, "BLOCK", 96)
     monkeypatch.setattr(sum_piece, "SMALL", 1000)  # all of it is measured

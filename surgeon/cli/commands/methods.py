@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
-import typing
 from typing import Annotated, Any
 
 import typer
@@ -86,7 +84,7 @@ def _about(method: registry.Method) -> dict[str, Any]:
 
 
 def _option(option: registry.Option) -> dict[str, Any]:
-    return {"type": _type(option.annotation), "required": option.required} | (
+    return {"type": registry.type_name(option.annotation), "required": option.required} | (
         {} if option.required else {"default": option.default}
     )
 
@@ -94,16 +92,3 @@ def _option(option: registry.Option) -> dict[str, Any]:
 def _options(options: dict[str, Any]) -> str:
     words = [name if o["required"] else f"{name}={o['default']}" for name, o in options.items()]
     return ", ".join(words) or "-"
-
-
-def _type(annotation: Any) -> str:
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Annotated:
-        return _type(arguments[0])  # what is behind it checks the value, and is not its type
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join(map(_type, arguments))
-    if typing.get_origin(annotation) is typing.Literal:
-        return " | ".join(map(str, arguments))
-    if annotation is types.NoneType:
-        return "None"
-    return annotation.__name__ if isinstance(annotation, type) and not arguments else str(annotation)

@@ -16,7 +16,7 @@ from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import memory_budget
 from surgeon.ops.plain import is_plain
 from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
-from surgeon.ops.weighted_sum import is_weighted_sum
+from surgeon.ops.weighted_sum import weighted_sum
 
 
 def check(plan: Plan, out: Path | None = None, memory: int | None = None) -> None:
@@ -181,16 +181,26 @@ def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None
 
 
 def _check_memory(plan: Plan, inputs: Mapping[str, Checkpoint], memory: int | None) -> None:
-    """No tensor needs more than may be used; weighted sums of stored tensors take next to nothing."""
+    """No tensor needs more than may be used."""
     computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
-    heavy = [t for t in computed if not is_weighted_sum(t, inputs)]
-    if not heavy:
+    if not computed:
         return
+    needs = {t.name: _needed(t, inputs) for t in computed}
     room = 2 * memory_budget() if memory is None else memory
-    largest = max(heavy, key=lambda t: working_bytes(t, inputs))
-    if working_bytes(largest, inputs) > room:
+    largest = max(needs, key=lambda name: needs[name])
+    if needs[largest] > room:
         raise SurgeonError(
-            f"computing {largest.name!r} needs about {working_bytes(largest, inputs):,} bytes of memory",
+            f"computing {largest!r} needs about {needs[largest]:,} bytes of memory",
             f"{room:,} bytes are available" if memory is None else f"--memory {memory:,}",
             "use a machine with more memory" if memory is None else "allow more, or a method that works by rows",
         )
+
+
+def _needed(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
+    """Of a weighted sum of stored tensors the buffers for some blocks, whatever its size."""
+    program = weighted_sum(out, inputs)
+    if program is None or not program.is_plain:
+        return working_bytes(out, inputs)
+    from surgeon.ops.sum_task import writer_bytes
+
+    return writer_bytes(program)

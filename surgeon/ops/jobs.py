@@ -73,7 +73,7 @@ class _Computing:
         from surgeon.ops.sum_jobs import SumJobs
 
         if self._sums is None:
-            self._sums = SumJobs(self.writer, self._rows)
+            self._sums = SumJobs(self.writer, self._rows, self.memory)
         if not program.is_plain:
             self.computer()  # made here, not by the thread that meets it first
         return [

@@ -149,6 +149,11 @@ class SumPiece:
             refuse_overflow(self._encoder.stored(part), self.program.name, self.program.dtype)
 
 
+def piece_bytes(program: WeightedSum) -> int:
+    """Memory of the buffers for such a tensor, as far as they count."""
+    return BLOCK * (96 + 8 * (len(program.leaves) + program.num_terms))
+
+
 def _kind(program: WeightedSum) -> tuple[str, bool, int]:
     return program.dtype, program.has_base, program.num_terms
 

@@ -15,13 +15,18 @@ from surgeon.checkpoint.direct import DirectFile
 from surgeon.checkpoint.header import DTYPE_BYTES, PAGE
 from surgeon.checkpoint.tree_digest import LEAF
 from surgeon.ops.done import Done, LeafHasher
-from surgeon.ops.sum_piece import SumPiece
+from surgeon.ops.sum_piece import SumPiece, piece_bytes
 from surgeon.ops.sum_program import WeightedSum
 
 AHEAD = 1 << 22  # bytes that are written together while the next are computed
 
 # the stored bytes of rows [start, stop) of a tensor: for segments that are not plain
 Elsewhere = Callable[[int, int], memoryview]
+
+
+def writer_bytes(program: WeightedSum) -> int:
+    """Memory that a SumWriter takes for such a tensor."""
+    return 2 * LEAF + piece_bytes(program)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class SumTask:
 
 
 class SumWriter:
-    """Writes one piece after the other, in buffers that are made once; for one thread. While a piece is computed, the
+    """Writes one piece after the other, in buffers that are made once; one at a time. While a piece is computed, the
     one before it may still be on its way to the disk."""
 
     def __init__(self) -> None:

@@ -44,12 +44,6 @@ def weighted_sum(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> WeightedSu
     return WeightedSum(out.name, out.dtype, tuple(out.shape), leaves.found(), tuple(segments), has_base, models)
 
 
-def is_weighted_sum(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> bool:
-    """Whether all of the tensor is one, so that computing it takes no more memory than some blocks."""
-    found = weighted_sum(out, inputs)
-    return found is not None and found.is_plain
-
-
 class _NotPlainError(Exception):
     pass
 

@@ -76,7 +76,11 @@ def test_the_bytes_do_not_depend_on_threads_shards_or_memory(
 
     first = made(tmp_path / "first")
     result = execute(first, tmp_path / "first", threads=1).to_json()
-    for name, how in {"two": {"threads": 2}, "four": {"threads": 4}, "little": {"memory": 3 << 20}}.items():
+    for name, how in {
+        "two": {"threads": 2},
+        "four": {"threads": 4},
+        "little": {"memory": 3 << 20, "threads": 4},
+    }.items():
         again = execute(made(tmp_path / name), tmp_path / name, **how).to_json()
         assert shards(tmp_path / name) == shards(tmp_path / "first")
         assert (tmp_path / name / "surgeon.json").read_bytes() == (tmp_path / "first" / "surgeon.json").read_bytes()
@@ -125,6 +129,27 @@ assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert Checkpoint.open(tmp_path / "out").lineage is not None
+
+
+def test_the_buffers_of_all_threads_fit_into_the_memory(
+    family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs: list[int] = []
+    monkeypatch.setattr(sum_jobs, "writer_bytes", lambda program: needs.append(program.nbytes) or 1_000_000)
+    made: list[sum_jobs.SumWriter] = []
+
+    class Counted(sum_jobs.SumWriter):
+        def __init__(self) -> None:
+            made.append(self)
+            super().__init__()
+
+    monkeypatch.setattr(sum_jobs, "SumWriter", Counted)
+    execute(plan(family, tmp_path / "out"), tmp_path / "out", threads=4, memory=2_900_000)
+    assert needs and 1 <= len(made) <= 2
+    monkeypatch.undo()
+    with pytest.raises(SurgeonError, match="bytes of memory"):
+        execute(plan(family, tmp_path / "no"), tmp_path / "no", memory=5)
+    assert not (tmp_path / "no").exists()
 
 
 def test_memory_that_does_not_suffice_is_said(family: dict[str, Path], tmp_path: Path) -> None:

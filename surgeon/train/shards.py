@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -21,6 +22,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from surgeon.errors import SurgeonError
 
+# what the library raises for files that are damaged or of something else: in several processes gathered into the last
+_BROKEN = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointException)
 _PARAMETER, _MOMENT = "parameters.", "moments."  # then the name; number of the parameter and key
 
 
@@ -63,7 +66,7 @@ def load_into(
 def _stored(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     try:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    except Exception as error:
+    except _BROKEN as error:
         raise _broken(folder) from error
     return {
         key: (entry.size, entry.properties.dtype)
@@ -76,7 +79,7 @@ def _load(folder: Path, held: dict[str, Tensor], no_dist: bool = False) -> None:
     try:
         with _quiet():
             dcp.load(held, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=no_dist)
-    except (Exception, CheckpointException) as error:
+    except _BROKEN as error:
         raise _broken(folder) from error
 
 

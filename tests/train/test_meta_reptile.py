@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from resume_runs import OBJECTIVE, PROGRAM
 
 from surgeon.errors import UsageError
 from surgeon.train.job import prepare
@@ -117,28 +118,6 @@ def test_what_is_not_trained_is_not_kept(tiny: Tiny, corpus: Path) -> None:
 def test_refusals(tiny: Tiny, corpus: Path, word: str) -> None:
     with pytest.raises(UsageError, match=r"is not valid"):
         loop_of(tiny("llama"), corpus, meta=[word])
-
-
-# an objective of a user's own that kills its process, at a call that the environment names
-OBJECTIVE = '''
-import os, signal
-
-CALLS = [0]
-
-def fatal(nats):
-    """next_token, until it is time to die."""
-    CALLS[0] += 1
-    if CALLS[0] == int(os.environ.get("DIE_AT", "0")):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return nats
-'''
-PROGRAM = """
-import json, sys, torch
-torch.set_num_threads(1)
-from surgeon.train.run import run_cpt
-from surgeon.train.settings import CptSettings
-run_cpt(CptSettings(**json.loads(sys.argv[1])))
-"""
 
 
 def test_killed_in_the_middle_of_a_window_and_resumed(

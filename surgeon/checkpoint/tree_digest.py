@@ -13,16 +13,16 @@ reading it: it says what ought to be there, and `surgeon verify` reads what is.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from blake3 import blake3
 
 from surgeon.checkpoint.digest import file_digest
-from surgeon.checkpoint.header import header_bytes, read_header
+from surgeon.checkpoint.header import StoredTensor, header_bytes, read_header
 from surgeon.errors import SurgeonError
 
 TREE = "tree-blake3:"
@@ -48,21 +48,42 @@ def weight_digests(
     paths: Sequence[Path], known: Sequence[Mapping[str, str]] | None = None, threads: int | None = None
 ) -> list[WeightDigest]:
     """Of several files, read in pieces by some threads (blake3 releases the interpreter lock)."""
-    held = [list(read_header(path)[0].values()) for path in paths]
-    given = known or [{} for _ in paths]
-    wanted = [t for tensors, have in zip(held, given, strict=True) for t in tensors if t.name not in have]
-    pieces = [(t.path, t.start + at, min(LEAF, t.nbytes - at)) for t in wanted for at in range(0, t.nbytes, LEAF)]
+    reading = Reading(paths, known)
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8)) as pool:
-        leaves = iter(list(pool.map(lambda piece: leaf_digest(*piece), pieces)))
-    found = {}
-    for tensor in wanted:
-        digests = b"".join(next(leaves) for _ in range(0, tensor.nbytes, LEAF))
-        found[tensor.path, tensor.name] = blake3(digests).hexdigest()
-    result = []
-    for path, tensors, have in zip(paths, held, given, strict=True):
-        own = {t.name: have[t.name] if t.name in have else found[path, t.name] for t in tensors}
-        result.append(WeightDigest(composed(header_bytes(path), own.values()), own))
-    return result
+        list(pool.map(lambda read: read(), reading.jobs()))
+    return reading.digests()
+
+
+class Reading:
+    """Several files of weights whose digests are wanted, read in pieces of 16 MiB by whoever carries out the jobs.
+    known: for each file the tensors that need no reading. Raises SurgeonError on a damaged file."""
+
+    def __init__(self, paths: Sequence[Path], known: Sequence[Mapping[str, str]] | None = None) -> None:
+        self._files = [(path, list(read_header(path)[0].values())) for path in paths]
+        self._known = known or [{} for _ in paths]
+        wanted = zip(self._files, self._known, strict=True)
+        self._wanted = [t for (_, tensors), have in wanted for t in tensors if t.name not in have]
+        self._leaves: dict[tuple[Path, str, int], bytes] = {}
+
+    def jobs(self) -> list[Callable[[], None]]:
+        """One for each piece, in the order of the data."""
+        return [partial(self._read, tensor, at) for tensor in self._wanted for at in range(0, tensor.nbytes, LEAF)]
+
+    def _read(self, tensor: StoredTensor, at: int) -> None:
+        leaf = leaf_digest(tensor.path, tensor.start + at, min(LEAF, tensor.nbytes - at))
+        self._leaves[tensor.path, tensor.name, at] = leaf
+
+    def digests(self) -> list[WeightDigest]:
+        """Of the files in their order, when all jobs are done."""
+        result = []
+        for (path, tensors), have in zip(self._files, self._known, strict=True):
+            own = {t.name: have[t.name] if t.name in have else self._digest(t) for t in tensors}
+            result.append(WeightDigest(composed(header_bytes(path), own.values()), own))
+        return result
+
+    def _digest(self, tensor: StoredTensor) -> str:
+        leaves = (self._leaves[tensor.path, tensor.name, at] for at in range(0, tensor.nbytes, LEAF))
+        return blake3(b"".join(leaves)).hexdigest()
 
 
 def zeros_digest(nbytes: int) -> str:

@@ -73,7 +73,7 @@ def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpo
         operation="expand-layers",
         settings=plain,
         seed=settings.seed,
-        inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
+        inputs=(Input("model", reference.path, lambda: checkpoint.digest, reference.name),),
         tensors=tuple(tensors),
         config=_config_before(checkpoint.config, found.step, where),
         lineage=Lineage(

@@ -19,12 +19,13 @@ from surgeon.checkpoint.header import num_bytes
 from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
 from surgeon.checkpoint.sidecars import SURGEON_DIR, vectors_name
+from surgeon.checkpoint.unread import Unread
 from surgeon.checkpoint.writer import Layout, Writer
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.describe import measured
 from surgeon.ops.done import Done, by_tensor, computed_digests
-from surgeon.ops.jobs import Job, Jobs
+from surgeon.ops.jobs import Job, Jobs, computed
 from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
@@ -49,11 +50,17 @@ def execute(
     check(plan, out, memory)
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
     threads = threads or min(os.cpu_count() or 1, 8)
+    computes = bool(computed(plan))
+    # copies begin before the plan's digest is known: it is that of what they read, and they do not go on after a kill
+    unread = None if computes else Unread([shard for held in inputs.values() for shard in held.shards])
     known = known_tensors(plan, inputs)
-    with staged(out, force, plan.digest) as folder:
+    with staged(out, force, plan.digest if computes else None) as folder:
         progressed = Progressed(folder)
-        written = write_shards(plan, folder, inputs, threads, progress, memory=memory, progressed=progressed)
+        written = write_shards(plan, folder, inputs, threads, progress, None, memory, progressed, unread)
         writer = written.writer
+        if unread is not None:
+            unread.remember()
+            known |= known_tensors(plan, inputs)
         found = written.measured(plan)
         _write_files(plan, folder, inputs)
         if "vectors" in found:
@@ -123,9 +130,11 @@ class Written:
 def write_shards(
     plan: Plan, folder: Path, inputs: Mapping[str, Checkpoint], threads: int, progress: Progress,
     layout: Layout | None = None, memory: int | None = None, progressed: Progressed | None = None,
+    unread: Unread | None = None,
 ) -> Written:  # fmt: skip
     """The shards of a plan in a folder. layout: of shards alone, without an index, in place of the plan's.
-    progressed: the record of the folder; what it tells of and still is there is not done again."""
+    progressed: the record of the folder; what it tells of and still is there is not done again.
+    unread: what is read for its digest meanwhile."""
     beside = layout is None and any(name.endswith(".safetensors") for name in plan.binary)
     before = progressed.read() if progressed is not None else []
     writer = Writer(folder, layout or layout_of(plan, inputs), index=beside, link=plan.link, resume=bool(before))
@@ -140,6 +149,7 @@ def write_shards(
             closing(Jobs(plan, writer, inputs, memory, done)) as to_do,
             progress.task("writing", plan.nbytes, "bytes") as advance,
             ThreadPoolExecutor(threads) as pool,
+            ThreadPoolExecutor(threads) as readers,
         ):
 
             def run(job: Job) -> None:
@@ -151,10 +161,13 @@ def write_shards(
                 advance(job[0])
 
             jobs = [pool.submit(run, job) for job in to_do.all()]
+            if unread is not None:  # threads of their own: those that copy wait for the disk
+                jobs += [readers.submit(read) for read in unread.jobs([writer.layout.whole[s] for s in writer.linked])]
             try:
                 finished, pending = wait(jobs, return_when=FIRST_EXCEPTION)
             except BaseException:  # an interrupt: what has not begun is not begun
-                pool.shutdown(wait=False, cancel_futures=True)
+                for workers in (pool, readers):
+                    workers.shutdown(wait=False, cancel_futures=True)
                 raise
             for waiting in pending:
                 waiting.cancel()

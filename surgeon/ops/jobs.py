@@ -35,7 +35,7 @@ class Jobs:
         """What is to be computed, the largest first, then runs of copied tensors. Zeros need nothing: the files are
         there at full length and read as zero."""
         jobs: list[Job] = []
-        for tensor in _computed(self._plan):
+        for tensor in computed(self._plan):
             found = self._computing.jobs(tensor)
             jobs += [job for first, job in found if (tensor.name, first) not in self._done]
         copies = [
@@ -51,7 +51,7 @@ class Jobs:
         self._computing.close()
 
 
-def _computed(plan: Plan) -> list[OutTensor]:
+def computed(plan: Plan) -> list[OutTensor]:
     """What is neither copied nor plain, largest first."""
     found = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
     return sorted(found, key=lambda t: -t.nbytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,28 @@ class OutTensor:
         return num_bytes(self.dtype, self.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Input:
-    """A checkpoint that the plan reads: `role` is how sources name it."""
+    """A checkpoint that the plan reads: `role` is how sources name it. told: its digest, or what tells it: weights
+    that nobody has read need not be read before they are written somewhere else (see checkpoint/unread.py)."""
 
     role: str
     path: Path
-    digest: str
+    told: str | Callable[[], str]
     name: str = ""
+
+    @property
+    def digest(self) -> str:
+        return self.told if isinstance(self.told, str) else self.told()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Input) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((self.role, self.path, self.name))
+
+    def _values(self) -> tuple[str, Path, str, str]:
+        return self.role, self.path, self.digest, self.name
 
 
 @dataclass(frozen=True)

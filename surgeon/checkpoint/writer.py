@@ -24,7 +24,7 @@ from surgeon.checkpoint.index import INDEX, SINGLE
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype code, shape
 _METADATA = {"format": "pt"}
 _LONG, _CHUNK = 1 << 20, 1 << 22  # bytes of a run that goes past the page cache, and of what it takes at a time
-_RUN = 1 << 28  # a run grows up to about this, so that several threads have something to do
+_RUN = 1 << 26  # a run grows up to about this, so that several threads have something to do until the end
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """One process of a command: python -m torch.distributed.run refusals_of_several.py '[[WORD, ..], ..]'
 
 A list of words for each process; the last one is for all that are left. What a process ends with goes to the file
-`code-RANK`: the launcher ends those that are slower than the first by a signal.
+`code-RANK`.
 """
 
 import json
 import os
-import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ from surgeon.cli import several
 from surgeon.cli.app import main
 
 several.PATIENCE = timedelta(seconds=3)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
 rank = int(os.environ["RANK"])
 words = json.loads(sys.argv[1])
 try:

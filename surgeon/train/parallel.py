@@ -162,10 +162,10 @@ class World:
         held: list[Any] = [None] * self.size
         dist.all_gather_object(held, own)
         for rank, other in enumerate(held):
-            if other != own:
-                name = next((a[0] for a, b in zip(own, other, strict=False) if a != b), "their number")
+            if other != held[0]:  # every process says the same
+                name = next((a[0] for a, b in zip(held[0], other, strict=False) if a != b), "their number")
                 raise SurgeonError(
-                    f"processes {self.rank} and {rank} hold different models: {name}",
+                    f"processes 0 and {rank} hold different models: {name}",
                     "torchrun",
                     "give all of them the same files and the same --seed",
                 )

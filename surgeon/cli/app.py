@@ -12,7 +12,7 @@ import typer
 
 from surgeon import __version__
 from surgeon.cli import commands
-from surgeon.cli.output import print_error
+from surgeon.cli.several import say
 from surgeon.cli.verbs import all_verbs, joined
 from surgeon.cli.words import spread
 from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
@@ -84,10 +84,10 @@ def _guarded(words: list[str]) -> int:
     except SurgeonError as error:
         if debug:
             traceback.print_exc()
-        print_error(error)
+        say(error)
         return error.code
     except _TyperUsageError as error:
-        print_error(_usage(error, words))
+        say(_usage(error, words))
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("interrupted\n")
@@ -98,7 +98,7 @@ def _guarded(words: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last guard: people get three lines, --debug gives the rest
         if debug:
             traceback.print_exc()
-        print_error(_unexpected(error))
+        say(_unexpected(error))
         return REFUSED
 
 

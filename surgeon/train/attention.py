@@ -85,12 +85,18 @@ def logits(model: Any, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
 def texts() -> Iterator[None]:
     """For passes over rows that hold a text each, without lengths, through a model in whatever mode. Nothing is
     compiled in them: their shapes change from pass to pass, and would make the training's own graphs dynamic."""
-    with rows_alone():
-        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to load
-            yield
-            return
-        with torch.compiler.set_stance("force_eager"):
-            yield
+    with rows_alone(), uncompiled():
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled blocks run as they are written."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to load
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def distilled(
     nats = labels
     if divergence.learned is not None:
         nats = labels.masked_fill(~divergence.learned.reshape(-1), IGNORED)
-    if divergence.compared is not None and not bool(compared.any()):  # without replay it costs no teacher
+    if divergence.compared is not None and not teacher.needed(bool(compared.any())):  # without replay no teacher
         return forward.token_loss(arguments, CrossEntropy(nats))
     rows = teacher.rows(arguments)
     with teacher.known():

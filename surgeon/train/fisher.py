@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError
 from surgeon.train import attention
 from surgeon.train.batch import collate
-from surgeon.train.hook import Run, undivided
+from surgeon.train.gradient import derivative
+from surgeon.train.hook import Run
 from surgeon.train.probes import packed
 
 TOKENS = 20_000
@@ -31,28 +33,29 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     at a time whatever the micro-batch, in evaluation and float32; the weights are those at the start. The windows are
     the first of one epoch over the probe that hold `tokens` tokens, all of it where it is shorter. Deterministic on a
     CPU, so a resumed run measures the same bytes again in place of keeping them.
-    Raises SurgeonError on a probe without labels, UsageError in several processes.
+    Several processes that share the model all take the same windows, and it is divided as the parameters are: what
+    they reduce is a sum of gradients, and of two windows' the square is another one. So it is no faster with more of
+    them; and products are in the run's type there, because that is the type in which the weights are gathered.
+    Raises SurgeonError on a probe without labels.
     """
-    undivided(run, "a Fisher diagonal")
     held = probe_windows(run, probe, tokens)
     labels = sum(int((w.labels != IGNORED).sum()) for w in held)
     if not labels:
         raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
-    names, moving = list(run.parameters), list(run.parameters.values())
-    sums = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in moving]
+    names = list(run.parameters)
+    sums = {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for n, p in run.parameters.items()}
     model, was_training = run.model, run.model.training
     model.eval()
     try:
         with torch.enable_grad(), torch.autocast(run.device.type, enabled=False):
             for window in held:
                 batch, arguments = attention.arranged(collate([window], run.device), run.forward.mode)
-                nats = run.forward.nats(batch, arguments)
-                for total, gradient in zip(sums, torch.autograd.grad(nats, moving, allow_unused=True), strict=True):
-                    if gradient is not None:  # an expert that no token of the window went to
-                        total += gradient.float().square()
+                found = derivative(run, partial(run.forward.nats, batch, arguments), names)
+                for name, gradient in found.items():  # without an expert that no token of the window went to
+                    sums[name] += gradient.float().square()
     finally:
         model.train(was_training)
-    return {name: total / labels for name, total in zip(names, sums, strict=True)}
+    return {name: total / labels for name, total in sums.items()}
 
 
 def probe_windows(run: Run, probe: str, tokens: int) -> list[Window]:

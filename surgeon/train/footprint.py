@@ -32,6 +32,8 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
     }
     own = {"anchors"} if job.other is not None else set()  # a teacher of its own needs no copies
     kept = {n for m, _ in job.chosen["objective"] for n in m.trait("KEEPS", ())} - own
+    if kept and job.world.size > 1:  # the teacher's head, while the student's is gathered
+        parts["logits"] += config.vocab_size * config.hidden_size * width
     kept |= {n for kind in ("regularizer", "meta") for m, _ in job.chosen[kind] for n in m.trait("KEEPS", ())}
     if kept:
         parts["kept"] = 4 * len(kept) * sum(p.numel() for p in job.trainable.parameters.values()) // job.world.size

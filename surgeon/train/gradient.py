@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -47,6 +47,26 @@ def gradient(run: Run, windows: Sequence[Window]) -> Iterator[dict[str, Tensor]]
         for name, parameter in parameters.items():
             parameter.grad = held[name]
         run.model.train(was_training)
+
+
+def derivative(run: Run, loss: Callable[[], Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Of a scalar in trained parameters, by name, divided as they are; without a name where it does not depend on it.
+    The gradients that the run holds stay as they are.
+
+    loss: makes it, with a graph; in several processes all call it, and it is the mean of theirs that is derived.
+    """
+    parameters = run.parameters
+    if run.world.size == 1:
+        found = torch.autograd.grad(loss(), [parameters[n] for n in names], allow_unused=True)
+        return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+    held = {name: p.grad for name, p in parameters.items()}
+    try:
+        _forget(parameters)
+        loss().backward()  # the parts are in no graph: torch gathers them, and divides the gradients of the whole
+        return {n: g for n in names if (g := parameters[n].grad) is not None}
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = held[name]
 
 
 def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:

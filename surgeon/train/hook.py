@@ -67,8 +67,13 @@ class Hook:
     """Called by the loop at every step (from 1); a method of the kind `meta` makes one. Does nothing of itself.
 
     What a hook keeps from one step to the next is its `state`: plain data and tensors, which go into the state of the
-    run and come back with it, so that a run that was resumed ends with the same bytes.
+    run and come back with it, so that a run that was resumed ends with the same bytes. Of parameters that several
+    processes share, a hook sees the parts of its own; what it saves is whole.
     """
+
+    # it moves parameters between the micro-batches of a step: several processes share each of these, so that there are
+    # as many, of the same rows, as in one process
+    between_micro_batches: bool = False
 
     def begin(self, step: int) -> None:
         """Before the first step of this process; `step` steps are done."""

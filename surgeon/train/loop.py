@@ -108,9 +108,8 @@ class Loop:
         targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
         total = torch.zeros((), device=job.device)
         size = job.shape.at(step).micro_batch
-        mine = self.world.share(windows, size)
-        for at in range(0, len(mine), size):
-            loss = self._loss(mine[at : at + size]) / targets
+        for part in self._parts(windows, size):
+            loss = self._loss(part) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
             for hook in self.hooks:
@@ -136,6 +135,13 @@ class Loop:
         self._frozen.put_back()
         extra = {name: value for hook in self.hooks for name, value in hook.metrics().items()}
         return Done(step, sum(w.num_tokens for w in windows), self.world.sum(total), norm, rate, extra)
+
+    def _parts(self, windows: list[Window], size: int) -> list[list[Window]]:
+        """The micro-batches of this process."""
+        if any(hook.between_micro_batches for hook in self.hooks):
+            return [self.world.share(windows[at : at + size], size) for at in range(0, len(windows), size)]
+        mine = self.world.share(windows, size)
+        return [mine[at : at + size] for at in range(0, len(mine), size)]
 
     def _make(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         """What a method needs that is made once, of the model at the start: its module says so in MAKES, a function of

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ class World:
         return result
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of a scalar over the processes."""
+        """The sum of a tensor over the processes, in its place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
@@ -77,12 +78,10 @@ class World:
         return bool(held)
 
     def close(self) -> None:
-        """The end of the processes' talk. Gloo's threads still let go of what they sent, for which they need the
-        interpreter: one that comes to it when the interpreter ends aborts the process, so they get a moment here."""
+        """The end of the processes' talk."""
         if self.size > 1:
             dist.barrier()
-            time.sleep(0.2)
-            dist.destroy_process_group()
+            leave()
 
     def wait(self) -> None:
         """Until all processes have come here."""
@@ -134,6 +133,27 @@ class World:
             if isinstance(module, FSDPModule):
                 module.reshard()
 
+    @contextmanager
+    def exchanged(
+        self, model: Any, parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]
+    ) -> Iterator[None]:  # fmt: skip
+        """Within it these parameters of a divided model hold what others of the same names, divided alike, hold, and
+        those what they held: a pass is then that of the others. Bit for bit as before behind it, on any way out."""
+        self._exchange(model, parameters, others)
+        try:
+            yield
+        finally:
+            self._exchange(model, parameters, others)
+
+    @torch.no_grad()
+    def _exchange(self, model: Any, parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+        self.reshard(model)  # the next pass gathers what is then in the parts
+        for name, other in others.items():
+            own, theirs = self.local(parameters[name]), self.local(other)
+            kept = own.clone()
+            own.copy_(theirs)
+            theirs.copy_(kept)
+
     def agree(self, model: Any) -> None:
         """All processes have the same tensors, and train the same ones."""
         own = [
@@ -142,10 +162,10 @@ class World:
         held: list[Any] = [None] * self.size
         dist.all_gather_object(held, own)
         for rank, other in enumerate(held):
-            if other != own:
-                name = next((a[0] for a, b in zip(own, other, strict=False) if a != b), "their number")
+            if other != held[0]:  # every process says the same
+                name = next((a[0] for a, b in zip(held[0], other, strict=False) if a != b), "their number")
                 raise SurgeonError(
-                    f"processes {self.rank} and {rank} hold different models: {name}",
+                    f"processes 0 and {rank} hold different models: {name}",
                     "torchrun",
                     "give all of them the same files and the same --seed",
                 )
@@ -170,7 +190,7 @@ class World:
         if self.size > 1:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             placed = {
-                number: {k: self._placed(v, held[number]) if isinstance(v, Tensor) else v for k, v in state.items()}
+                number: {k: self.divided(v, held[number]) if isinstance(v, Tensor) else v for k, v in state.items()}
                 for number, state in moments["state"].items()
             }
             moments = {"state": placed, "param_groups": moments["param_groups"]}
@@ -178,14 +198,26 @@ class World:
 
     def part(self, whole: Tensor, like: Tensor) -> Tensor:
         """What this process holds of a whole tensor that is divided like another."""
-        return self.local(self._placed(whole, like))
+        return self.local(self.divided(whole, like))
 
-    def _placed(self, whole: Tensor, like: Tensor) -> Tensor:
+    def divided(self, whole: Tensor, like: Tensor, *, alike: bool = False) -> Tensor:
+        """A whole tensor, of the main process, divided along the axis along which another one is; as it is where the
+        other one is whole, or it has no axis. alike: every process has the very same, so nothing is sent."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        if not isinstance(like, DTensor) or whole.shape != like.shape:
+        if not isinstance(like, DTensor) or whole.ndim == 0:
             return whole
-        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+        source = None if alike else 0
+        place = like.device
+        return distribute_tensor(whole.to(place), like.device_mesh, like.placements, src_data_rank=source)
+
+    def joined(self, part: Tensor, like: Tensor) -> Tensor:
+        """The whole, on the main process' host, of what this process holds a part of, divided like another tensor."""
+        if self.size == 1:
+            return part
+        held = torch.empty_like(like)
+        self.local(held).copy_(part)
+        return self.gathered(held)
 
 
 SOLO = World()
@@ -210,6 +242,14 @@ def world_of(device: str) -> tuple[World, torch.device | None]:
     from torch.distributed.device_mesh import init_device_mesh
 
     return World(rank, size, init_device_mesh(place.type, (size,))), place
+
+
+def leave() -> None:
+    """Take down the process group, when no process waits for another. Gloo's threads still let go of what they sent,
+    for which they need the interpreter: one that comes to it when the interpreter ends aborts the process, so they get
+    a moment here."""
+    time.sleep(0.2)
+    dist.destroy_process_group()
 
 
 def _without_labels(window: Window) -> Window:

@@ -84,15 +84,15 @@ def _watched(
     seen: list[tuple[Tensor, bool]] = []
 
     def watch(block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        output = block.forward(*given, **named)  # not compiled for a probe
+        output = block(*given, **named)
         drawn = any(not torch.equal(a, b) for a, b in zip(begin, _generators(device), strict=True))
         hidden = output[0] if isinstance(output, tuple) else output
         seen.append((hidden.detach(), hidden.requires_grad or drawn))
         return output
 
     forward.model.train(training)
-    with _standing(blocks, range(len(blocks)), watch), torch.set_grad_enabled(training):
-        forward.output(arguments)
+    with _standing(blocks, range(len(blocks)), watch), attention.uncompiled(), torch.set_grad_enabled(training):
+        forward.output(arguments)  # not compiled for a probe
     return seen
 
 

@@ -32,7 +32,8 @@ class Proximal(Hook):
             for parameter in group["params"]:
                 name = self._run.name_of(parameter)
                 own, start = SOLO.local(parameter), SOLO.local(self._anchors[name])
-                way = _way(group["lr"] * self._strength, None if self._fisher is None else self._fisher[name])
+                fisher = None if self._fisher is None else SOLO.local(self._fisher[name])
+                way = _way(group["lr"] * self._strength, fisher)
                 own.copy_(torch.where(way == 0, own, torch.lerp(own, start, way)))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, empty
 
 from surgeon.errors import SurgeonError
 
@@ -57,10 +58,16 @@ def load_into(
     for key, (size, dtype) in _stored(folder).items():
         if key.startswith(_MOMENT):
             like = order[int(key.removeprefix(_MOMENT).split(".")[0])].detach()
-            same = like.shape == size
-            held[key] = torch.empty_like(like, dtype=dtype) if same else torch.empty(size, dtype=dtype)
+            held[key] = _empty(size, dtype, like)
     _load(folder, held)
     return _joined(optimizer, held)
+
+
+def _empty(size: torch.Size, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """Divided like the parameter, along the same axis; numbers without an axis are whole."""
+    if not isinstance(like, DTensor) or not size:
+        return torch.empty(size, dtype=dtype)
+    return empty(size, dtype=dtype, device_mesh=like.device_mesh, placements=like.placements)
 
 
 def _stored(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:

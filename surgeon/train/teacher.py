@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from surgeon.errors import UsageError
+from surgeon.train import attention
+from surgeon.train.blocks import blocks_of
 from surgeon.train.forward import Forward
-from surgeon.train.hook import Run, undivided
+from surgeon.train.hook import Run
 from surgeon.train.linear_loss import logits_of
+from surgeon.train.parallel import SOLO, World
 from surgeon.train.prefix import Prefix, shared_prefix
 
 
@@ -39,10 +42,19 @@ class Rows:
 
 class Teacher:
     """weights: what stands in the trained tensors' places while the teacher computes, so that there is no second
-    model: the memory of it is that of the trained tensors. prefix: what it shares with the student."""
+    model: the memory of it is that of the trained tensors. prefix: what it shares with the student. world: the
+    processes that share its model and weights, whose trained tensors are `parameters`; every pass is a common one."""
 
-    def __init__(self, forward: Forward, weights: Mapping[str, Tensor], prefix: Prefix | None = None) -> None:
+    def __init__(
+        self, forward: Forward, weights: Mapping[str, Tensor], prefix: Prefix | None = None,
+        world: World = SOLO, parameters: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.forward, self.weights, self.prefix = forward, weights, prefix
+        self.world, self._moving = world, dict(parameters or {})
+
+    def needed(self, here: bool) -> bool:
+        """Whether a pass over a micro-batch has to be made: by all processes that share the teacher, or by none."""
+        return self.world.any(here)
 
     def rows(self, arguments: Mapping[str, Any]) -> Rows:
         """The logits of a batch, of which one chunk is made at a time where the head allows it. arguments: what the
@@ -52,7 +64,10 @@ class Teacher:
         def take(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             place = hidden.device.type
             dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else hidden.dtype
-            held.append(Rows(hidden.to(dtype), weight.detach().to(dtype), None if bias is None else bias.detach()))
+            # of several processes the gathered head is let go of behind the pass
+            own = self.world.size > 1
+            offset = None if bias is None else bias.detach().to(bias.dtype, copy=own)
+            held.append(Rows(hidden.to(dtype), weight.detach().to(dtype, copy=own), offset))
             return hidden
 
         if self.forward.head is None:
@@ -87,12 +102,21 @@ class Teacher:
         was_training = model.training
         model.eval()
         try:
-            with self._recorded():
+            with self._recorded(), self._standing() as weights:
                 named = dict(arguments) | {"use_cache": False}
-                result: Tensor = functional_call(model, dict(self.weights), (), named).logits
+                result: Tensor = functional_call(model, weights, (), named).logits
         finally:
             model.train(was_training)
         return result
+
+    @contextmanager
+    def _standing(self) -> Iterator[dict[str, Tensor]]:
+        """What a pass within it puts in the trained tensors' places."""
+        if self.world.size == 1:
+            yield dict(self.weights)
+        else:  # a divided model's tensors are gathered from its own parts: nothing else can stand there
+            with self.world.exchanged(self.forward.model, self._moving, self.weights):
+                yield {}
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:
@@ -109,9 +133,21 @@ def of_run(run: Run, options: Mapping[str, Any]) -> Teacher:
 
 
 def of_start(run: Run) -> Teacher:
-    """The model as it is at the start of the run."""
-    undivided(run, "the model at the start as a teacher")
-    return Teacher(run.forward, run.anchors(), shared_prefix(run.forward))
+    """The model as it is at the start of the run; divided as the model is, where several processes share that."""
+    return Teacher(run.forward, run.anchors(), prefix_of(run), run.world, run.parameters)
+
+
+def prefix_of(run: Run) -> Prefix:
+    """What a teacher that differs from the student in the trained tensors shares with it; the same for all
+    processes."""
+    if run.world.size == 1:
+        return shared_prefix(run.forward)
+    model = run.forward.model
+    with torch.no_grad():  # the first pass tells FSDP2 what is in the model: all of it, so nothing may stand in it
+        run.forward.output(attention.arranged(attention.probe(model), run.forward.mode)[1])
+    found = shared_prefix(run.forward)
+    run.world.reshard(model)
+    return Prefix(blocks_of(model), run.world.from_main(lambda: found.count))
 
 
 def check_width(teacher: Teacher, run: Run) -> None:

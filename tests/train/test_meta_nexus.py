@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from surgeon.errors import UsageError
 from surgeon.train.hook import Run
 from surgeon.train.meta.nexus import nexus
+from surgeon.train.parallel import SOLO
 
 Tiny = Callable[..., Path]
 SIZE = 5
@@ -30,7 +31,7 @@ def quadratic(seed: int) -> tuple[Tensor, Tensor]:
 def pseudo_gradient(losses: Sequence[tuple[Tensor, Tensor]], theta: Tensor, **options: Any) -> Tensor:
     """What the outer optimizer is given after a micro-batch of each loss; theta is as it was."""
     parameter = nn.Parameter(theta.clone())
-    run = SimpleNamespace(parameters={"theta": parameter}, rows={}, device=torch.device("cpu"))
+    run = SimpleNamespace(parameters={"theta": parameter}, rows={}, device=torch.device("cpu"), world=SOLO)
     hook = nexus(cast(Run, run), **options)
     hook.before_step(1)
     for matrix, centre in losses:

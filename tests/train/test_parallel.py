@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import read
@@ -79,6 +80,37 @@ def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Pat
             moved += 1
             assert float((second[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name
     assert moved
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("optimizer", ["osf:keep_ratio=0.4,protect=block", "osf", "coso:rank=3,sketch=5,every=2"])
+def test_directions_are_kept_in_two_processes_as_in_one(
+    family: str, optimizer: str, tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    """Of experts, each process has some; of a matrix, rows; of the history of coso, rows as well."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24} if "moe" in family else {}
+    model, history = tiny(family, **sizes), tmp_path / "history.safetensors"
+    options = {
+        "model": str(model), "data": [str(corpus)], "tokens": 320, "seq_len": 16, "batch_tokens": 80, "micro_batch": 2,
+        "lr": 1e-3, "device": "cpu", "weight_decay": 0.5,
+    }  # fmt: skip
+    if optimizer.startswith("coso"):
+        options["train"] = "self_attn"
+        drawn = torch.Generator().manual_seed(0)
+        kept = {n: t for n, t in tensors(model).items() if n.endswith("q_proj.weight")}
+        bases = {
+            n: torch.linalg.qr(torch.randn(t.shape[0], 3, generator=drawn))[0].contiguous() for n, t in kept.items()
+        }
+        save_file(bases, history)
+        optimizer += f",history={history}"
+    run_cpt(CptSettings(**options, optimizer=optimizer, out=str(tmp_path / "one")))
+    done = launch(options | {"optimizer": optimizer, "out": str(tmp_path / "two")})
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, one, two = tensors(model), tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert any(not torch.equal(one[n], t) for n, t in before.items() if t.ndim == 2 and "layers" in n)
+    for name, value in one.items():
+        assert float((two[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max())), name
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.long)])

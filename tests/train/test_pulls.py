@@ -20,14 +20,14 @@ from surgeon.loading import load_model, load_tokenizer
 from surgeon.train import fisher as fisher_module
 from surgeon.train import probes
 from surgeon.train.fisher import fisher
+from surgeon.train.hook import undivided
 from surgeon.train.job import prepare
 from surgeon.train.loop import Loop
-from surgeon.train.objectives.compatible_teacher import CompatibleTeacher, compatible
+from surgeon.train.objectives.compatible_teacher import CompatibleTeacher
 from surgeon.train.proximal import Proximal
 from surgeon.train.regularizers.ewc import ewc
 from surgeon.train.regularizers.l2_to_base import l2_to_base
 from surgeon.train.settings import CptSettings
-from surgeon.train.teacher import of_start
 
 
 @pytest.fixture
@@ -241,8 +241,7 @@ def test_a_divided_model_is_refused() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         run: Any = SimpleNamespace(parameters={"a": distribute_tensor(torch.ones(4), init_device_mesh("cpu", (1,)))})
-        for made in (of_start, lambda r: compatible(r, {"m": 0.9}), lambda r: fisher(r, "-", 1)):
-            with pytest.raises(UsageError, match="needs the whole model in one process"):
-                made(run)
+        with pytest.raises(UsageError, match="a designer needs the whole model in one process"):
+            undivided(run, "a designer")
     finally:
         dist.destroy_process_group()

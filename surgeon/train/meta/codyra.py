@@ -34,19 +34,16 @@ def codyra(
     Where we differ from their code: kappa_t grows at every step, not in stairs; the gates' Adam has the run's betas
     and no decay; the gradient is clipped without the gates. An adapter that took its start out of the model's weights
     (pissa, olora, corda) is no case for this: without a rank of it the model lacks that direction.
-    Raises UsageError without LoRA, and where several processes share the model. Arithmetic in float32.
+    Several processes that share the model hold rows of B and all gates. Raises UsageError without LoRA. Arithmetic in
+    float32.
     Source: Lu et al. 2024 (2412.01004) and the authors' code; of image models, on texts an extrapolation
     """
-    from torch.distributed.tensor import DTensor
-
     factors = {name: p for name, p in run.parameters.items() if _FACTOR.fullmatch(name)}
     if not factors:
         raise UsageError(
             "there is no LoRA whose ranks could be selected", "--meta codyra", "train one: --train adapter"
         )
-    if any(isinstance(p, DTensor) for p in factors.values()):
-        raise UsageError("codyra needs whole matrices, and several processes share them", "--meta codyra", "start one")
-    if start == "normal" and any(bool(p.detach().any()) for p in factors.values()):
+    if start == "normal" and run.world.any(any(bool(run.world.local(p.detach()).any()) for p in factors.values())):
         raise UsageError(
             "gates that are drawn would change what this adapter computes already", "codyra:start", "use ones"
         )
@@ -59,7 +56,7 @@ class _Codyra(Hook):
     def __init__(
         self, run: Run, factors: Mapping[str, nn.Parameter], numbers: tuple[float, float, float, float], start: str
     ) -> None:
-        self._factors, self._total, self._optimizer = factors, run.total, run.optimizer
+        self._factors, self._total, self._optimizer, self._world = factors, run.total, run.optimizer, run.world
         self._kappa, self._dense, self._rate, self._eps = numbers
         generator = torch.Generator().manual_seed(run.seed)
         self._updates = 0
@@ -68,7 +65,8 @@ class _Codyra(Hook):
             gates = torch.randn(p.shape[1], generator=generator) if start == "normal" else torch.ones(p.shape[1])
             gates = gates.to(p.device)
             zeros = torch.zeros_like(gates)
-            self._held[name] = {"factor": p.detach().clone(), "gates": gates, "first": zeros, "second": zeros.clone()}
+            factor = self._world.local(p.detach()).clone()
+            self._held[name] = {"factor": factor, "gates": gates, "first": zeros, "second": zeros.clone()}
         self._gradients: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -76,9 +74,10 @@ class _Codyra(Hook):
         for name, p in self._factors.items():
             held = self._held[name]
             if p.grad is not None:
-                self._gradients[name] = (held["factor"] * p.grad).sum(0)
-                p.grad.mul_(held["gates"])
-            p.copy_(held["factor"])
+                gradient = self._world.local(p.grad)
+                self._gradients[name] = self._world.sum((held["factor"] * gradient).sum(0))
+                gradient.mul_(held["gates"])
+            self._world.local(p).copy_(held["factor"])
 
     @torch.no_grad()
     def after_update(self, step: int) -> None:
@@ -89,11 +88,12 @@ class _Codyra(Hook):
         threshold = self._kappa * max(0.0, step - dense) / (self._total - dense)
         for name, p in self._factors.items():
             held = self._held[name]
-            held["factor"].copy_(p)
+            factor = self._world.local(p)
+            held["factor"].copy_(factor)
             if name in self._gradients:
                 self._learn(held, self._gradients.pop(name), groups[id(p)])
             held["gates"].copy_(soft_threshold(held["gates"], threshold))
-            p.mul_(held["gates"])
+            factor.mul_(held["gates"])
 
     def _learn(self, held: dict[str, Tensor], gradient: Tensor, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -107,12 +107,16 @@ class _Codyra(Hook):
         return {"codyra_ranks": float(sum(held["gates"].count_nonzero() for held in self._held.values()))}
 
     def state(self) -> dict[str, Any]:
-        return {"updates": self._updates, "held": self._held}
+        whole = {n: self._world.joined(self._held[n]["factor"], p.detach()) for n, p in self._factors.items()}
+        held = {name: kept | {"factor": whole[name]} for name, kept in self._held.items()}
+        return {"updates": self._updates, "held": held}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._updates = state["updates"]
         for name, p in self._factors.items():
-            self._held[name] = {key: t.to(p.device) for key, t in state["held"][name].items()}
+            held = state["held"][name]
+            factor = self._world.part(held["factor"], p.detach())
+            self._held[name] = {key: t.to(p.device) for key, t in (held | {"factor": factor}).items()}
 
 
 def soft_threshold(values: Tensor, threshold: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surgeon.train.hook import Hook, Run, undivided
+from surgeon.train.hook import Hook, Run
 
 NEUTRAL = {"inner_lr": 0.0}
 EXAMPLE = {"inner_lr": 0.05}
@@ -26,18 +26,21 @@ def nexus(run: Run, *, inner_lr: Annotated[float, Field(ge=0)] = 0.01, normalize
     passes, and hands over its displacement, is told of it; that inner steps are normalised is the authors' earlier
     habit; the division by gamma (which keeps clipping meaningful) and the default are ours. In the paper a micro-batch
     may be of one source; here they are as the mixture deals them, and the result depends on --micro-batch. A gradient
-    of a regularizer is taken where the inner steps ended. One process alone.
+    of a regularizer is taken where the inner steps ended. Several processes share every micro-batch, so that the inner
+    steps are those of one: --micro-batch is then best a multiple of their number.
     The metric `nexus_agreement` is |sum of the steps| / (gamma K): 1 where all of them point one way; the host
     waits for it once a step.
     Source: Chen et al. 2026 (2604.09258)
     """
-    undivided(run, "nexus")
     return _Nexus(run, inner_lr, normalize)
 
 
 class _Nexus(Hook):
     def __init__(self, run: Run, inner_lr: float, normalize: bool) -> None:
         self._run, self._lr, self._normalize = run, inner_lr, normalize
+        self.between_micro_batches = bool(inner_lr)
+        masks = {name: run.world.local_rows(mask, run.parameters[name]) for name, mask in run.rows.items()}
+        self._rows = {name: mask[:, None] for name, mask in masks.items()}
         self._start: list[Tensor] = []
         self._count = 0
         self._seen: set[str] = set()  # trained tensors that had a gradient in this step; asked, never gone through
@@ -62,9 +65,11 @@ class _Nexus(Hook):
         scale: Tensor | float = self._lr
         if self._normalize:
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for _, g in moved]))
+            if self._run.world.size > 1:
+                norm = self._run.world.sum(norm.square()).sqrt()
             scale = torch.where(norm > 0, self._lr / norm, 0.0)  # on the device: nobody waits for it
         for parameter, gradient in moved:
-            parameter.sub_(gradient * scale)
+            self._run.world.local(parameter).sub_(gradient * scale)
             parameter.grad = None
 
     @torch.no_grad()
@@ -76,10 +81,10 @@ class _Nexus(Hook):
             if name not in self._seen:
                 continue
             displacement = (start - parameter) / self._lr
-            total += displacement.square().sum()
+            total += self._run.world.local(displacement).square().sum()
             parameter.copy_(start)
             parameter.grad = displacement if parameter.grad is None else parameter.grad.add_(displacement)
-        self._agreement = total.sqrt() / self._count
+        self._agreement = self._run.world.sum(total).sqrt() / self._count
 
     def metrics(self) -> dict[str, float]:
         if self._agreement is None or not self._normalize:
@@ -87,8 +92,7 @@ class _Nexus(Hook):
         return {"nexus_agreement": float(self._agreement)}
 
     def _gradient(self, name: str, parameter: Tensor) -> Tensor:
-        """Of frozen rows it is nothing: they stand where they are inside the step too."""
+        """The part of this process; of frozen rows it is nothing: they stand where they are inside the step too."""
         assert parameter.grad is not None
-        if name not in self._run.rows:
-            return parameter.grad
-        return torch.where(self._run.rows[name][:, None], parameter.grad, 0.0)
+        gradient = self._run.world.local(parameter.grad)
+        return gradient if name not in self._rows else torch.where(self._rows[name], gradient, 0.0)

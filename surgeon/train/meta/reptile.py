@@ -65,7 +65,8 @@ class _Reptile(Hook):
         return self._metrics
 
     def state(self) -> dict[str, Any]:
-        return {"start": {name: self._whole(name) for name in self._run.parameters}}
+        world, parameters = self._run.world, self._run.parameters
+        return {"start": {n: world.joined(self._start[n], p.detach()) for n, p in parameters.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         parts = {n: self._run.world.part(state["start"][n], p.detach()) for n, p in self._run.parameters.items()}
@@ -73,14 +74,6 @@ class _Reptile(Hook):
 
     def _local(self, name: str) -> Tensor:
         return self._run.world.local(self._run.parameters[name].detach())
-
-    def _whole(self, name: str) -> Tensor:
-        world = self._run.world
-        if world.size == 1:
-            return self._start[name]
-        held = torch.empty_like(self._run.parameters[name].detach())
-        world.local(held).copy_(self._start[name])
-        return world.gathered(held)
 
 
 def _host(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import NonNegativeInt
 
 from surgeon.train.fisher import TOKENS, probe_windows
-from surgeon.train.hook import Hook, Run, undivided
+from surgeon.train.hook import Hook, Run
 from surgeon.train.settings import Positive
 from surgeon.train.value import last_blocks, mean_gradient, value
 
@@ -21,10 +21,9 @@ def value_probe(
     feedback: the corpus that matters, of which g_down is the gradient; source: a corpus whose value is asked for; the
     windows of the step itself where there is none. Of each at most `tokens` tokens. blocks: compare in the trained
     tensors of the last so many alone; 0 in all of them. Metrics: value and value_cosine, see surgeon.train.value.
-    Constants are ours. Raises UsageError where several processes share the model.
+    Constants are ours.
     Source: 2601.22108, the value of a pre-training batch
     """
-    undivided(run, "a probe of values")
     names = last_blocks(run, blocks, "--meta value_probe") if blocks else None
     return _Probe(run, feedback, source, every, tokens, names)
 
@@ -44,7 +43,7 @@ class _Probe(Hook):
             return
         source = self._run.windows(step - 1) if self._source is None else self._source
         down, pre = (mean_gradient(self._run, held, self._names) for held in (self._feedback, source))
-        found = value(down, pre)
+        found = value(down, pre, self._run.world)
         self._found = {"value": found.value, "value_cosine": found.cosine}
 
     def metrics(self) -> dict[str, float]:

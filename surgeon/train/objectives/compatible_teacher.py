@@ -12,10 +12,9 @@ from torch import Tensor
 from surgeon.train.batch import Batch
 from surgeon.train.distillation import Divergence, distilled
 from surgeon.train.forward import Forward
-from surgeon.train.hook import Hook, Run, undivided
-from surgeon.train.prefix import shared_prefix
+from surgeon.train.hook import Hook, Run
 from surgeon.train.strength import Strength, Temperature
-from surgeon.train.teacher import Teacher
+from surgeon.train.teacher import Teacher, prefix_of
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
 
@@ -28,7 +27,8 @@ class CompatibleTeacher(Teacher, Hook):
     """
 
     def __init__(self, run: Run, m: float) -> None:
-        super().__init__(run.forward, {n: a.clone() for n, a in run.anchors().items()}, shared_prefix(run.forward))
+        weights = {name: anchor.clone() for name, anchor in run.anchors().items()}
+        super().__init__(run.forward, weights, prefix_of(run), run.world, run.parameters)
         self._start, self._student, self._m = run.anchors(), run.parameters, m
 
     @torch.no_grad()
@@ -37,21 +37,22 @@ class CompatibleTeacher(Teacher, Hook):
         if step == 1:
             return
         for name, own in self.weights.items():
-            middle = self._student[name].detach().lerp(self._start[name], 0.5)
-            own.lerp_(middle, 1 - self._m)
+            student, start = (self.world.local(t[name].detach()) for t in (self._student, self._start))
+            self.world.local(own).lerp_(student.lerp(start, 0.5), 1 - self._m)
 
     def state(self) -> dict[str, Any]:
-        return {"weights": dict(self.weights)}
+        if self.world.size == 1:
+            return {"weights": dict(self.weights)}
+        return {"weights": {name: self.world.gathered(own) for name, own in self.weights.items()}}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         for name, own in self.weights.items():
-            own.copy_(state["weights"][name])
+            self.world.local(own).copy_(self.world.part(state["weights"][name], own))
 
 
 def compatible(run: Run, options: Mapping[str, Any]) -> CompatibleTeacher:
     """A teacher that begins as the model at the start of the run."""
-    undivided(run, "a teacher that comes along")
     return CompatibleTeacher(run, options["m"])
 
 

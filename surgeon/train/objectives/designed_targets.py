@@ -25,7 +25,6 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     """What makes the targets of a run; nothing where none are asked for."""
     if options["most"] == 0:
         return Hook()
-    undivided(run, "a designer of targets")
     control, vocab = options["control"], run.model.get_input_embeddings().weight.shape[0]
     if (options["feedback"] is None) == (control == "none"):
         problem = "a designer needs feedback" if control == "none" else f"control={control} has no use for feedback"
@@ -38,8 +37,10 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
         )
     if run.model.get_output_embeddings() is None:
         raise UsageError(f"{type(run.model).__name__} has no head to read", FLAG, "use --objective next_token")
-    names = [] if control == "uniform" else last_blocks(run, options["blocks"], FLAG)
-    return Targets(run, names, options)
+    if control == "uniform":
+        return Targets(run, [], options)
+    undivided(run, "a designer of targets")
+    return Targets(run, last_blocks(run, options["blocks"], FLAG), options)
 
 
 MAKES, CORPORA, NEUTRAL = {"designer": designer}, ("feedback",), {"most": 0.0}
@@ -63,7 +64,8 @@ def designed_targets(
     From the paper: k, most, every, blocks, six layers of width 256 and 4 heads, rate (its LoRA branch). Ours: what the
     designer reads and how it starts (surgeon.train.designer), `rows` of a step and of the feedback for a move, norms,
     alpha of the uniform control; of its alignments the inner product. No code of the authors was found.
-    A sum over labels, in nats, arithmetic in float32; all logits of a micro-batch are held.
+    A sum over labels, in nats, arithmetic in float32; all logits of a micro-batch are held. A designer learns by
+    deriving through the model twice, which torch's FSDP2 cannot, so in one process alone; `uniform` in any number.
     Source: 2601.22108, V-Pretraining
     """
     if most == 0:

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.train.block_matrices import block_matrices, hold_left
+from surgeon.train.block_matrices import along, block_matrices, hold_left, needed
 from surgeon.train.directions import largest, read_history, sketched
+from surgeon.train.parallel import SOLO
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -37,9 +38,11 @@ def coso(
     M^T W is that of the start within 4 * 2^-24 of the norm of W whatever the number of steps (in the tests, on 32 x
     48). That keeps the output of W along M for the inputs of any text; other outputs for old inputs do change. GPT-2
     stores its matrices the other way round: there the inputs along M are kept.
-    Not known, and so ours: what becomes of the moments when P changes, and that Q_t is P times its singular values.
-    The paper's results are of image models. Arithmetic in float32, decompositions in float64.
-    Raises UsageError on adapters and several processes. Source: Cheng et al. 2025 (2505.11816), equations from notes
+    Not known, and so ours: what becomes of the moments when P changes (each of its directions points the way of the
+    one before in its place), and that Q_t is P times its singular values.
+    The paper's results are of image models. Arithmetic in float32, decompositions in float64. Several processes that
+    share the model share all of that too, row by row; a matrix is whole in each only while it is decomposed.
+    Raises UsageError on adapters. Source: Cheng et al. 2025 (2505.11816), equations from notes
     """
     numbers = block_matrices(groups, model, "coso")
     shapes = {n: p.shape for g in groups for n, p in zip(g["names"], g["params"], strict=True) if n in numbers}
@@ -80,7 +83,8 @@ class Coso(torch.optim.AdamW):
         for group in self.param_groups:
             for name, p in zip(group["names"], group["params"], strict=True):
                 if name in names:
-                    self._matrices[p] = past[name].to(p.device, p.dtype) if name in past else None
+                    basis = past[name].to(p.device, p.dtype) if name in past else None
+                    self._matrices[p] = None if basis is None else SOLO.divided(basis, p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back a state. Raises SurgeonError where the history is not the one that the run began with."""
@@ -113,46 +117,56 @@ class Coso(torch.optim.AdamW):
             self.state[p] |= extra  # now: AdamW takes an empty state for a new one
         for group, p, past in moved:
             if past is not None and group["lr"] != 0:
-                hold_left(p, past, self.state[p]["kept"])
+                hold_left(p, past, needed(self.state[p]["kept"], p))
 
     def _looked_at(self, p: Tensor, past: Tensor | None, gradient: Tensor) -> dict[str, Any]:
         """What a gradient changes in the state of a matrix before it is updated."""
         held = self.state.get(p, {})
         found: dict[str, Any] = {"updates": held.get("updates", 0) + 1}
         if past is not None and "kept" not in held:
-            found["kept"] = past.mT @ p
+            found["kept"] = SOLO.divided(along(past, p), p, alike=True)
         if held.get("updates", 0) % self._every or not (self._rank or self._sketch):
             return found
         free = _free(gradient, past)
         # by the size before the projection: what that leaves of a gradient in the history is its rounding
-        least = float(gradient.norm()) * max(p.shape) * torch.finfo(p.dtype).eps
+        least = float(SOLO.full(gradient.norm())) * max(p.shape) * torch.finfo(p.dtype).eps
         size = min(self._rank or self._sketch, *p.shape)
-        directions, values = largest(free, size, least)
+        directions, values = largest(SOLO.full(free), size, least)
         if self._rank:
-            found["basis"] = directions
+            if "basis" in held:  # the moments are of a direction, whose sign a decomposition leaves open
+                turned = (directions * SOLO.full(held["basis"])).sum(0) < 0
+                directions = torch.where(turned, -directions, directions)
+            found["basis"] = SOLO.divided(directions, p)
         if self._sketch:
-            before = held.get("sketch", p.new_zeros(p.shape[0], min(self._sketch, p.shape[0])))
-            found["sketch"] = sketched(before, directions * values)
+            columns = directions * values
+            empty = columns.new_zeros(p.shape[0], min(self._sketch, p.shape[0]))
+            before = SOLO.full(held["sketch"]) if "sketch" in held else empty
+            found["sketch"] = SOLO.divided(sketched(before, columns), p)
         return found
 
     def _adam(self, p: Tensor, past: Tensor | None, group: dict[str, Any]) -> None:
         assert p.grad is not None
         state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
-        inner = state["basis"].mT @ _free(p.grad, past)
+        inner = SOLO.divided(along(state["basis"], _free(p.grad, past)), p, alike=True)
         if "exp_avg" not in state:
             # AdamW asks every state that it loads for a step; `updates` counts
             state |= {
                 "exp_avg": torch.zeros_like(inner),
                 "exp_avg_sq": torch.zeros_like(inner),
-                "step": inner.new_zeros(()),
+                "step": torch.zeros((), dtype=inner.dtype, device=inner.device),
             }
         state["exp_avg"].lerp_(inner, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(inner, inner, value=1 - beta2)
         scale = (state["exp_avg_sq"].sqrt() / (1 - beta2 ** state["updates"]) ** 0.5).add_(group["eps"])
+        inward = needed(state["exp_avg"] / scale, p)
         p.mul_(1 - lr * group["weight_decay"])
-        p.sub_(state["basis"] @ (state["exp_avg"] / scale), alpha=lr / (1 - beta1 ** state["updates"]))
+        SOLO.local(p).sub_(SOLO.local(state["basis"]) @ inward, alpha=lr / (1 - beta1 ** state["updates"]))
 
 
 def _free(gradient: Tensor, past: Tensor | None) -> Tensor:
     """The part of a gradient that is orthogonal to the history."""
-    return gradient if past is None else gradient - past @ (past.mT @ gradient)
+    if past is None:
+        return gradient
+    found = gradient.clone()
+    SOLO.local(found).sub_(SOLO.local(past) @ along(past, gradient))
+    return found

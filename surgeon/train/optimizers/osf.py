@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from surgeon.errors import SurgeonError
-from surgeon.train.block_matrices import block_matrices, hold_left, hold_right
+from surgeon.train.block_matrices import along, block_matrices, hold_left, hold_right, needed
+from surgeon.train.parallel import SOLO
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NEUTRAL = {"keep_ratio": 0.0}
@@ -36,8 +37,9 @@ def osf(
     an update in a toy). Here the weight is put back after the step, decay included: U_h^T W is that of the start
     within 4 * 2^-24 of the norm of W whatever the number of steps (in the tests, on 48 x 32; so is W V_h^T), before W
     is rounded to its stored type. The decomposition is in float64 at the first step and goes into the state of the
-    run with the moments: 4 k (m + n) bytes more. Arithmetic in float32.
-    Raises UsageError on adapters and several processes. Source: Nayak et al. 2025 (2504.07097), equations from notes
+    run with the moments: 4 k (m + n) bytes more. Arithmetic in float32. Several processes that share the model share
+    all of that too, row by row (experts one by one); at a step each matrix costs them a sum and a gathering of [k, n].
+    Raises UsageError on adapters. Source: Nayak et al. 2025 (2504.07097), equations from notes
     """
     numbers = block_matrices(groups, model, "osf")
 
@@ -112,12 +114,13 @@ class Osf(torch.optim.AdamW):
         return rank == (min(p.shape[-2:]) if self._protect == "space" else max(p.shape[-2:]))
 
     def _hold(self, p: Tensor, state: dict[str, Tensor]) -> None:
-        left, values, right = state["left"], state["values"], state["right"]
+        left, values, right = state["left"], needed(state["values"], p), needed(state["right"], p)
+        own = SOLO.local(left)
         if self._protect == "space":
             hold_left(p, left, values[..., :, None] * right)
-            hold_right(p, right, left * values[..., None, :])
+            hold_right(p, right, own * values[..., None, :])
         else:
-            p.sub_(left @ (left.mT @ p @ right.mT - torch.diag_embed(values)) @ right)
+            SOLO.local(p).sub_(own @ (along(left, p) @ right.mT - torch.diag_embed(values)) @ right)
 
 
 def _named(group: dict[str, Any]) -> list[tuple[Tensor, str]]:
@@ -125,6 +128,7 @@ def _named(group: dict[str, Any]) -> list[tuple[Tensor, str]]:
 
 
 def _decomposed(p: Tensor, rank: int) -> dict[str, Tensor]:
-    left, values, right = torch.linalg.svd(p.double(), full_matrices=False)
+    left, values, right = torch.linalg.svd(SOLO.full(p).double(), full_matrices=False)
     parts = {"left": left[..., :rank], "values": values[..., :rank], "right": right[..., :rank, :]}
-    return {key: t.to(p.dtype, memory_format=torch.contiguous_format, copy=True) for key, t in parts.items()}
+    held = {key: t.to(p.dtype, memory_format=torch.contiguous_format, copy=True) for key, t in parts.items()}
+    return {key: SOLO.divided(t, p) for key, t in held.items()}

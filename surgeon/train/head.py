@@ -51,7 +51,7 @@ def head_of(model: Any) -> nn.Linear | None:
     """The head, where the loss can be taken in it: a plain linear module, whose output the model gives as its logits
     unchanged (no scale, no soft cap), as a probe on this very model shows. None elsewhere."""
     module = model.get_output_embeddings()
-    if type(module) is not nn.Linear or "forward" in vars(module):
+    if not _is_plain(module) or "forward" in vars(module):
         return None
     held: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: held.append(output))
@@ -66,3 +66,9 @@ def head_of(model: Any) -> nn.Linear | None:
         model.train(was_training)
     same = len(held) == 1 and held[0].shape == logits.shape and torch.equal(held[0].float(), logits.float())
     return module if same else None
+
+
+def _is_plain(module: Any) -> bool:
+    """Linear and nothing of its own; torch gives a module that is divided among processes a class in front of its."""
+    kind = type(module)
+    return kind is nn.Linear or (kind.__name__ == "FSDPLinear" and kind.__bases__[-1] is nn.Linear)

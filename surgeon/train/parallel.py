@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.train.sharding import units
 
 T = TypeVar("T")
 
@@ -110,8 +111,9 @@ class World:
         return placed.to_local().bool()
 
     def shard(self, model: Any, blocks: nn.ModuleList, dtype: torch.dtype) -> None:
-        """Divide the model's parameters among the processes, block by block; products in `dtype`, masters and sums of
-        gradients in float32. Adapters must be on the model already: parameters that are put on later are not reduced.
+        """Divide the model's parameters among the processes, unit by unit (see sharding.py); products in `dtype`,
+        masters and sums of gradients in float32. Adapters must be on the model already: parameters that are put on
+        later are not reduced.
 
         Raises SurgeonError where the processes hold different models or trainable sets."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -120,8 +122,8 @@ class World:
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         if dtype == torch.float32:
             policy = MixedPrecisionPolicy()
-        for block in blocks:
-            fully_shard(block, mesh=self.mesh, mp_policy=policy)
+        for unit in units(model, blocks):
+            fully_shard(list(unit.modules), mesh=self.mesh, mp_policy=policy, reshard_after_forward=unit.freed)
         fully_shard(model, mesh=self.mesh, mp_policy=policy)
 
     def reshard(self, model: Any) -> None:

@@ -68,6 +68,7 @@ class Lab:
     folder: Path
     stories: Path
     dropout: float = 0.1  # so that a method that draws random numbers of the run's is found out
+    tied: bool = True
     made: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,7 +136,7 @@ class Lab:
         torch.manual_seed(0)
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
         config = LlamaConfig(
-            vocab_size=512, max_position_embeddings=64, tie_word_embeddings=True, attention_dropout=self.dropout,
+            vocab_size=512, max_position_embeddings=64, tie_word_embeddings=self.tied, attention_dropout=self.dropout,
             initializer_range=0.1, **sizes,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(target)

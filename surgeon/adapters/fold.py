@@ -20,7 +20,7 @@ from surgeon.checkpoint.sidecars import sidecars
 from surgeon.data.numbers import Count
 from surgeon.errors import UsageError
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
-from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, OutTensor, Plan, Source
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, OutTensor, Plan, Rows, Source
 from surgeon.progress import SILENT, Progress
 
 
@@ -111,7 +111,7 @@ def _tensors(
             sources = [held.sources.get(name) for held in found]
         source = _sum(Copy("model", like), members, sources)
         wanted = code if stored.dtype in FLOATS else None
-        if settings.rounding == "stochastic" and isinstance(source, Apply):
+        if settings.rounding == "stochastic" and isinstance(source, Apply | Rows):
             source = Apply("kernel:stochastic", (source,), {"dtype": wanted or stored.dtype})
         tensors.append(fitted(name, source, checkpoint, wanted, opened, like=like))
     return tensors

@@ -80,6 +80,8 @@ def _guarded(words: list[str]) -> int:
     try:
         app = build(next((w for w in words if not w.startswith("-")), ""))
         code = app(args=spread(words), standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes an exit code of the interrupt
+            sys.stderr.write("interrupted\n")
         return code if isinstance(code, int) else 0
     except SurgeonError as error:
         if debug:

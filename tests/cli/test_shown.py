@@ -36,6 +36,18 @@ def test_types_that_differ_in_the_same_way_are_one_line(here: Path) -> None:
     assert len(json.loads(surgeon("diff", "base", "half", "--json").out)["dtypes"]) == len(held)
 
 
+def test_a_small_difference_is_not_shown_as_none(here: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree("base", "near")
+    held = load_file("near/model.safetensors")
+    held["model.layers.2.mlp.up_proj.weight"][0, 0] += 1e-5
+    save_file(held, "near/model.safetensors", {"format": "pt"})
+    (row,) = (line for line in surgeon("diff", "base", "near").out.split("\n") if "2.mlp.up_proj" in line)
+    shown = [float(cell) for cell in row.strip("│").split("│")[1:]]
+    assert 0 < shown[1] < 1e-5 < shown[0] * 1.01 and shown[2] == 1
+
+
 def test_rows_of_an_adapter_are_shown_as_spans(here: Path) -> None:
     surgeon("extend-vocab", "base", "wide", "--corpus", "text.jsonl", "--add", "9")
     assert surgeon("attach-adapter", "wide", "rows", "--preset", "new-tokens").code == 0

@@ -61,4 +61,7 @@ def _by_types(entries: list[str]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6f}"
+    """Six places, or where these hide that there is something, three digits of it."""
+    if value is None:
+        return "-"
+    return f"{value:.2e}" if 0 < abs(value) < 5e-5 else f"{value:.6f}"

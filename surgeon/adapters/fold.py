@@ -111,7 +111,7 @@ def _tensors(
             sources = [held.sources.get(name) for held in found]
         source = _sum(Copy("model", like), members, sources)
         wanted = code if stored.dtype in FLOATS else None
-        if settings.rounding == "stochastic" and isinstance(source, Apply | Rows):
+        if settings.rounding == "stochastic" and isinstance(source, Apply):
             source = Apply("kernel:stochastic", (source,), {"dtype": wanted or stored.dtype})
         tensors.append(fitted(name, source, checkpoint, wanted, opened, like=like))
     return tensors
@@ -123,5 +123,6 @@ def _sum(base: Copy, members: list[Weighted], sources: list[Source | None]) -> S
     if not there:
         return base
     if len(there) == 1 and math.isclose(there[0][0], 1.0, rel_tol=0.0, abs_tol=0.0):
-        return there[0][1]
+        # rows in the place of others are a change like any other: measured, and rounded as the rest is
+        return Apply("kernel:changed", (base, there[0][1])) if isinstance(there[0][1], Rows) else there[0][1]
     return Apply("kernel:add_deltas", (base, *(s for _, s in there)), {"weights": [w for w, _ in there]})

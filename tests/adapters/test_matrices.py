@@ -161,6 +161,17 @@ def test_new_rows_are_rounded_as_the_rest_is(stories: Path, tmp_path: Path) -> N
     )
     held = load_file(tmp_path / "later" / "adapter_model.safetensors")
     (rows,) = (t.double() for name, t in held.items() if "trainable_tokens" in name or "token_adapter" in name)
+    once = fold(wide, tmp_path / "later", tmp_path / "once").to_json()["rounding"]
+    matrix = load_file(tmp_path / "once" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(matrix[512:], rows.bfloat16())
+    twice = fold(
+        wide, tmp_path / "later", tmp_path / "twice", weight=0.5, add=[f"{tmp_path / 'later'}=0.5"]
+    ).to_json()["rounding"]
+    # the same change by one adapter or by two halves of it; all of the rows are looked at
+    name = "model.embed_tokens.weight"
+    assert once["parts"][name]["changed"] == rows.numel() == twice["parts"][name]["changed"]
+    assert once["parts"][name]["relative_error"] == pytest.approx(twice["parts"][name]["relative_error"], rel=1e-6)
+    assert once["kept"] == pytest.approx(twice["kept"], rel=1e-6) and once["elements"] == twice["elements"]
     found = []
     for seed in range(16):
         fold(wide, tmp_path / "later", tmp_path / f"out{seed}", rounding="stochastic", seed=seed)

@@ -115,6 +115,13 @@ def _commands() -> set[str]:
     return {m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__)} | set(all_verbs())
 
 
+_MENDS = {
+    errno.EMFILE: "raise the limit with `ulimit -n`, or give a smaller --threads",
+    errno.ENOSPC: "make room there, or write to another disk",
+    errno.EDQUOT: "make room there, or write to another disk",
+}
+
+
 def _unexpected(error: Exception) -> SurgeonError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error) or type(error).__name__
@@ -122,9 +129,7 @@ def _unexpected(error: Exception) -> SurgeonError:
         return SurgeonError(
             f"the system says: {text}",
             str(error.filename or "-"),
-            "raise the limit with `ulimit -n`, or give a smaller --threads"
-            if error.errno == errno.EMFILE
-            else "check the path and its permissions",
+            _MENDS.get(error.errno or 0, "check the path and its permissions"),
         )
     return SurgeonError(
         f"unexpected {type(error).__name__}: {text}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,14 @@ def test_more_files_than_the_system_opens(here: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert "Too many open files" in said and "ulimit -n" in said
+
+
+def test_a_full_disk_is_no_matter_of_permissions(here: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "surgeon", "inspect", "base"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and " mend: make room there" in done.stderr
 
 
 @pytest.mark.parametrize("raw", ["title: a recipe\n", "[1]\n", "{}\n"])

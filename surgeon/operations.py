@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,11 @@ def perform(
     progress: Progress = SILENT,
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Carry an operation out; gives the JSON that its command prints. inputs: the digests in a saved plan of an
+    """Carry an operation out; gives the JSON that its command prints. "seconds": of the whole,
+    planning and writing. inputs: the digests in a saved plan of an
     operation that is not planned; it is refused where they have changed."""
     chosen = operation(name)
+    started = time.perf_counter()
     if memory is not None and (not chosen.planned or getattr(settings, "in_place", False)):
         raise UsageError(f"{name} does not keep to a memory here", "--memory", "leave it out")
     if not chosen.planned:
@@ -122,14 +125,19 @@ def perform(
         finished = resume_in_place(out)
         if finished is not None:
             return finished
-        return execute_in_place(chosen.call(settings, progress), threads=threads, progress=progress).to_json()
+        done = execute_in_place(chosen.call(settings, progress), threads=threads, progress=progress).to_json()
+        return done | _since(started)
     from surgeon.checkpoint.commit import check_out
 
     check_out(out, force)
     plan = chosen.call(settings, progress)
-    return execute(plan, out, force=force, threads=threads, memory=memory, progress=progress).to_json() | chosen.shown(
-        plan
-    )
+    done = execute(plan, out, force=force, threads=threads, memory=memory, progress=progress).to_json()
+    return done | chosen.shown(plan) | _since(started)
+
+
+def _since(started: float) -> dict[str, float]:
+    """Of the whole operation: what is learned, probed or searched for a plan takes longer than to write it."""
+    return {"seconds": round(time.perf_counter() - started, 3)}
 
 
 def described(name: str, settings: BaseModel, progress: Progress = SILENT) -> dict[str, Any]:

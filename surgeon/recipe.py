@@ -16,7 +16,7 @@ scales:                                   # named lists of other values, for `--
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def load(path: Path, sets: Sequence[str] = ()) -> Loaded:
         raise UsageError(f"{place}: {first['msg']}", str(path), hint) from error
     here = {"here": str(path.resolve().parent)}
     variables = here | {k: _fill_in(v, here, f"vars.{k}") for k, v in _variables(recipe, path).items()}
+    models = {*recipe.inputs, *recipe.stages}
     recipe = Recipe(
         title=recipe.title,
         about=recipe.about,
@@ -110,7 +111,7 @@ def load(path: Path, sets: Sequence[str] = ()) -> Loaded:
             name: Stage(
                 run=stage.run,
                 uses=stage.uses,
-                settings={k: _fill_in(v, variables, f"{name}.{k}") for k, v in stage.settings.items()},
+                settings={k: _fill_in(v, variables, f"{name}.{k}", models) for k, v in stage.settings.items()},
             )
             for name, stage in recipe.stages.items()
         },
@@ -195,15 +196,23 @@ def _variables(recipe: Recipe, path: Path) -> dict[str, str]:
     return {name: str(value) for name, value in recipe.vars.items() if value is not None}
 
 
-def _fill_in(value: Any, variables: Mapping[str, str], where: str) -> Any:
+def _fill_in(value: Any, variables: Mapping[str, str], where: str, models: Set[str] = frozenset()) -> Any:
+    """models: names of inputs and stages, which are no variables."""
     if isinstance(value, list):
-        return [_fill_in(v, variables, where) for v in value]
+        return [_fill_in(v, variables, where, models) for v in value]
     if isinstance(value, dict):
-        return {k: _fill_in(v, variables, where) for k, v in value.items()}
+        return {k: _fill_in(v, variables, where, models) for k, v in value.items()}
     if not isinstance(value, str):
         return value
 
     def one(match: re.Match[str]) -> str:
+        if match[1] in models and match[1] not in variables:
+            stage, _, key = where.partition(".")
+            raise UsageError(
+                f"{match[1]!r} is a model, not a variable",
+                where,
+                f"name it under `uses:` of {stage}, as `{key}: {match[1]}`",
+            )
         if match[1] not in variables:
             raise UsageError(f"there is no variable {match[1]!r}", where, did_you_mean(match[1], variables))
         return variables[match[1]]

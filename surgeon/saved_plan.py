@@ -55,7 +55,10 @@ def apply_plan(
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Carry out a saved plan at `out` (by default where it was planned for), if its inputs are unchanged."""
-    value = read_json_object(path)
+    try:
+        value = read_json_object(path)
+    except SurgeonError as error:
+        raise UsageError(f"this is not a plan: {error.problem}", str(path), "write one with --plan FILE") from error
     try:
         name, settings = value["operation"], value["settings"]
         inputs = None if operation(name).planned else value["inputs"]

@@ -22,8 +22,11 @@ def resolve(
     recipe: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    words: str = "",
+    by_place: Sequence[str] = (),
 ) -> tuple[S, dict[str, str]]:
-    """The settings and where each value came from ("default", "recipe", "--set", "flag").
+    """The settings and where each value came from ("default", "recipe", "--set", "flag"). words: the command as a
+    person writes it; by_place: the fields that are given there without a flag.
 
     Raises UsageError on an unknown key (with a suggestion) and on a value of the wrong type.
     """
@@ -41,7 +44,7 @@ def resolve(
     try:
         return model.model_validate(values), origins
     except pydantic.ValidationError as error:
-        raise _refusal(error, origins) from error
+        raise _refusal(error, origins, words, by_place) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -87,8 +90,13 @@ def list_item(annotation: Any) -> Any:
     return None
 
 
-def _refusal(error: pydantic.ValidationError, origins: Mapping[str, str]) -> UsageError:
+def _refusal(
+    error: pydantic.ValidationError, origins: Mapping[str, str], words: str, by_place: Sequence[str]
+) -> UsageError:
     first = error.errors()[0]
+    if first["type"] == "missing" and first["loc"][0] in by_place:
+        place = str(first["loc"][0]).upper()
+        return UsageError(f"{place} is needed", words, f"give {place}; see --help for what it is")
     name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
     given = origins.get(name.replace("-", "_"), "default")
     where = f"--{name}" if given in ("flag", "default") else f"{given} {name}"

@@ -89,10 +89,11 @@ def plan_simplify(settings: SimplifySettings, progress: Progress = SILENT) -> Pl
 
 def _check(adapter: Checkpoint) -> None:
     where = str(adapter.path / ADAPTER_CONFIG)
-    plain = adapter.config["peft_type"] == "LORA" and not adapter.config.get("use_dora")
+    kind = "DoRA" if adapter.config.get("use_dora") else adapter.config["peft_type"]
+    plain = kind == "LORA"
     others = [n for n in adapter.tensors if not n.endswith((_A, _B)) or ".experts" in n]
     if not plain or others:
-        what = f"it holds {others[0]!r}" if plain else f"it is of the type {adapter.config['peft_type']}"
+        what = f"it holds {others[0]!r}" if plain else f"it is of the type {kind}"
         raise SurgeonError(f"only LoRA on linear modules is simplified, and {what}", where, "fold it instead")
     if changes_base(adapter) and start_of(adapter) is None:
         raise SurgeonError(

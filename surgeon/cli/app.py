@@ -80,6 +80,8 @@ def _guarded(words: list[str]) -> int:
     try:
         app = build(next((w for w in words if not w.startswith("-")), ""))
         code = app(args=spread(words), standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes an exit code of the interrupt
+            sys.stderr.write("interrupted\n")
         return code if isinstance(code, int) else 0
     except SurgeonError as error:
         if debug:
@@ -113,6 +115,13 @@ def _commands() -> set[str]:
     return {m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__)} | set(all_verbs())
 
 
+_MENDS = {
+    errno.EMFILE: "raise the limit with `ulimit -n`, or give a smaller --threads",
+    errno.ENOSPC: "make room there, or write to another disk",
+    errno.EDQUOT: "make room there, or write to another disk",
+}
+
+
 def _unexpected(error: Exception) -> SurgeonError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error) or type(error).__name__
@@ -120,9 +129,7 @@ def _unexpected(error: Exception) -> SurgeonError:
         return SurgeonError(
             f"the system says: {text}",
             str(error.filename or "-"),
-            "raise the limit with `ulimit -n`, or give a smaller --threads"
-            if error.errno == errno.EMFILE
-            else "check the path and its permissions",
+            _MENDS.get(error.errno or 0, "check the path and its permissions"),
         )
     return SurgeonError(
         f"unexpected {type(error).__name__}: {text}",

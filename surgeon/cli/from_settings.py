@@ -61,7 +61,14 @@ def command(
         given.pop("debug")
         recipe, sets, show = given.pop("config_file"), given.pop("set_values"), given.pop("print_config")
         chosen = {key: _words(settings, key, value) for key, value in given.items() if value not in (None, [], ())}
-        resolved, origins = resolve(settings, recipe=recipe and read_yaml(recipe), sets=sets or (), flags=chosen)
+        resolved, origins = resolve(
+            settings,
+            recipe=recipe and read_yaml(recipe),
+            sets=sets or (),
+            flags=chosen,
+            words=" ".join(["surgeon", name, *(field.upper() for field in positional)]),
+            by_place=positional,
+        )
         if show:
             values = resolved.model_dump(mode="json")
             rows = [(key, repr(values[key]), origins[key]) for key in values]

@@ -24,21 +24,27 @@ def shares(
         raise UsageError(
             f"the replay ratio {replay_ratio} is not in [0, 1)", "--replay-ratio", "write for example 0.05"
         )
+    check_weights(weights, replay)
     found = [0.0] * len(sizes)
     for kind, total in ((False, 1 - replay_ratio), (True, replay_ratio)):
         members = [i for i, r in enumerate(replay) if r is kind]
-        given = [weights[i] for i in members]
-        if any(w is None for w in given) and any(w is not None for w in given):
-            raise UsageError(
-                "some corpora have a weight and others do not",
-                "--replay" if kind else "--data",
-                "give every one of them NAME=PATH:WEIGHT, or none",
-            )
         values = [float(sizes[i] if weights[i] is None else weights[i] or 0) for i in members]
         for i, value in zip(members, values, strict=True):
             found[i] = total * value / sum(values)
     whole = sum(found)
     return [f / whole for f in found]
+
+
+def check_weights(weights: Sequence[float | None], replay: Sequence[bool]) -> None:
+    """Refuse corpora of a kind (replay, or not) of which some have a weight and others do not."""
+    for kind, flag in ((False, "--data"), (True, "--replay")):
+        given = [weight for weight, r in zip(weights, replay, strict=True) if r is kind]
+        if any(w is None for w in given) and any(w is not None for w in given):
+            raise UsageError(
+                "some corpora have a weight and others do not",
+                flag,
+                "give every one of them NAME=PATH:WEIGHT, or none",
+            )
 
 
 class Batches(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,12 +144,14 @@ def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] |
     elif suffix == ".parquet":
         yield from _parquet(path)
     elif suffix == ".txt" and not corpus.lines:
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(BOM_UTF8)
         if raw.strip():
             yield str(path), _decode(raw, path, 1)
     else:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
+                # the mark before a file's first character says how it is written, and is no part of the text
+                raw = raw.removeprefix(BOM_UTF8) if number == 1 else raw
                 if not raw.strip():
                     continue  # a blank line separates, it is not a document
                 line = _decode(raw, path, number).rstrip("\r\n")

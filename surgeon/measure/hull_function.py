@@ -11,6 +11,7 @@ Shape suffixes: T positions, V columns of logits.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,12 +180,14 @@ def _greedy(model: Any, prompt: Sequence[int]) -> list[int]:
     """CONTINUE tokens, each the first of the highest; nothing of a generation config, which may not be monotone."""
     import torch
 
+    # releases of transformers call it by either word, and warn of the other one
+    word = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     found: list[int] = []
     step, cache = torch.tensor([list(prompt)]), None
     with torch.inference_mode():
         for _ in range(CONTINUE):
-            out = model(step, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = model(step, use_cache=True, **{word: cache})
+            cache = getattr(out, word)
             found.append(int(out.logits[0, -1].argmax()))
             step = torch.tensor([found[-1:]])
     return found

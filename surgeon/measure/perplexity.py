@@ -45,11 +45,11 @@ def evaluate(
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
     _distinct([c.name for c in corpora])
     place = resolve_device(device)
+    refs = [resolve(text) for text in models]  # the last of them is missing before the first one is measured
+    tokenizers = [load_tokenizer(ref.path, trust_remote_code) for ref in refs]
     found: list[dict[str, Any]] = []
     chosen: list[list[Document]] = []
-    for text in models:
-        ref = resolve(text)
-        tokenizer = load_tokenizer(ref.path, trust_remote_code)
+    for text, ref, tokenizer in zip(models, refs, tokenizers, strict=True):
         chosen = chosen or [take(corpus, tokenizer, tokens) for corpus in corpora]
         model = load_model(
             ref.path,

@@ -80,6 +80,12 @@ def parse_ramp(text: str, seq_len: int, rows: int) -> BatchRamp:
     return BatchRamp(tuple(_stage(part, seq_len) for part in text.split(",")), rows)
 
 
+def check_ramp(text: str) -> None:
+    """Refuse words that are no stages of a ramp, before the length of a row is known. Raises UsageError."""
+    for part in text.split(","):
+        _stage(part, 1)
+
+
 def _stage(part: str, seq_len: int) -> tuple[int, Fraction]:
     tokens, _, until = part.partition(":")
     try:

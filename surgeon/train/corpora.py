@@ -77,11 +77,8 @@ def read(
     bring along; replayed ones have none."""
     windows = shape.windows(shape.steps)
     named = corpora(settings)
-    if settings.replay_ratio and not settings.replay:
-        raise UsageError("a replay ratio without a replay corpus", "--replay-ratio", "add --replay CORPUS")
-    if settings.replay_mode == "additive" and not settings.replay:
-        raise UsageError("additive replay without a replay corpus", "--replay-mode", "add --replay CORPUS")
-    stages = _stages(settings, named)
+    check_replay(settings)
+    stages = mixture_stages(settings, named)
     order = parse_order(settings.order)
     found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
     tokens = [f.tokens for f in found]
@@ -129,7 +126,15 @@ def read(
     return Data(tuple(sources), mixture)
 
 
-def _stages(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> list[tuple[float, list[float]]]:
+def check_replay(settings: CptSettings) -> None:
+    """Refuse what is said of replay where nothing is replayed."""
+    if settings.replay_ratio and not settings.replay:
+        raise UsageError("a replay ratio without a replay corpus", "--replay-ratio", "add --replay CORPUS")
+    if settings.replay_mode == "additive" and not settings.replay:
+        raise UsageError("additive replay without a replay corpus", "--replay-mode", "add --replay CORPUS")
+
+
+def mixture_stages(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> list[tuple[float, list[float]]]:
     """The stages of --mixture, which says all there is to say of shares; none without it."""
     if not settings.mixture:
         return []

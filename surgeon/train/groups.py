@@ -26,7 +26,7 @@ def grouped(
     decays: dict[str, float] = {}
     free = list(names)
     for word in words:
-        expression, pattern, values = _parse(word)
+        expression, pattern, values = parse_group(word)
         members = known(expression)
         held = [name for name in free if (pattern.search(name) if members is None else name in members)]
         if not held:
@@ -43,7 +43,8 @@ def grouped(
     return factors, decays
 
 
-def _parse(word: str) -> tuple[str, re.Pattern[str], dict[str, float]]:
+def parse_group(word: str) -> tuple[str, re.Pattern[str], dict[str, float]]:
+    """(expression, compiled, values by key) of REGEX:lr=FACTOR,weight_decay=X. Raises UsageError."""
     hint = "write for example embed_tokens:lr=0.1,weight_decay=0"
     match = _FORM.fullmatch(word)
     if match is None:

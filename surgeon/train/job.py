@@ -15,14 +15,14 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
-from surgeon.data.source import parse_corpus
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import SurgeonError
 from surgeon.loading import context_length, is_encoder, load_model, load_tokenizer, resolve_device, resolve_dtype
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
+from surgeon.train.early import check_words, evals
 from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.naming import named
@@ -95,6 +95,7 @@ def prepare(
     """Check settings, read inputs, load the model. `dry`: to describe a run, so on the CPU and without a probe.
     world, place: the processes that share the run, and this one's device (see world_of)."""
     chosen = methods(settings)
+    check_words(settings)
     ref = resolve(settings.model)
     checkpoint = Checkpoint.open(ref.path)
     adapter = ref.adapter.path if ref.adapter else None
@@ -156,10 +157,7 @@ def _ready(job: Job) -> Job:
 
 def _evals(settings: CptSettings, tokenizer: Any) -> list[tuple[str, tuple[Item, ...]]]:
     found: list[tuple[str, tuple[Item, ...]]] = []
-    for text in settings.eval:
-        corpus = parse_corpus(text, text_field=settings.text_field, lines=settings.lines, weighted=False)
-        if any(corpus.name == name for name, _ in found):
-            raise UsageError(f"two eval corpora are called {corpus.name!r}", "--eval", "name them: NAME=PATH")
+    for corpus in evals(settings):
         held = take(corpus, tokenizer, settings.eval_tokens)
         found.append((corpus.name, tuple(score_items(held, tokenizer))))
     return found

@@ -73,11 +73,23 @@ def run_cpt(
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
-        outcome = loop.run(begin, progress)
+        try:
+            outcome = loop.run(begin, progress)
+        except KeyboardInterrupt:
+            progress.say(_left(settings.run_dir))
+            raise
         values = world.values(job.model) if world.size > 1 else None
         result = world.from_main(lambda: _commit(job, outcome, started, force, values))
     world.close()
     return result
+
+
+def _left(run_dir: Path) -> str:
+    """What a person can do with a run that was interrupted or told to stop."""
+    newest = state.latest(run_dir)
+    if newest is None:
+        return "the run was broken off before its first state was saved: it begins anew"
+    return f"the run was broken off, and {newest} is kept: --resume goes on with it"
 
 
 def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:

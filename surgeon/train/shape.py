@@ -71,7 +71,7 @@ class Shape:
 
 def resolve_shape(settings: CptSettings, context: int | None, device: torch.device) -> Shape:
     """Rows, steps and micro-batches. A batch is the whole rows that --batch-tokens holds: 4k of 256 give 15."""
-    stages = _stages(settings)
+    stages = resolve_stages(settings)
     longest = stages[-1].seq_len if stages else settings.seq_len
     seq_len = longest or min(context or MAX_DEFAULT_SEQ_LEN, MAX_DEFAULT_SEQ_LEN)
     if context is not None and seq_len > context:
@@ -108,7 +108,7 @@ def resolve_shape(settings: CptSettings, context: int | None, device: torch.devi
     return Shape(seq_len, rows, min(micro, rows), ramp.steps(windows), ramp)
 
 
-def _stages(settings: CptSettings) -> tuple[Stage, ...]:
+def resolve_stages(settings: CptSettings) -> tuple[Stage, ...]:
     """The stages of --lengths, none without it. Refuses by name what they do not go with."""
     if settings.lengths is None:
         return ()

@@ -14,7 +14,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
-from surgeon.vocab.rows import head_name, new_rows
+from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
 from surgeon.vocab.tokenizer_files import TokenizerFiles, extend_files
@@ -42,6 +42,9 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     family = family_of(checkpoint)
     old = TokenizerFile.open(reference.path)
     old_rows = _num_rows(checkpoint, family, old)
+    is_tied(family, settings)  # what is refused is refused before hours of learning
+    for names in (settings.corpus, settings.keep_corpus, settings.probe):
+        Texts(names or [], settings).check()
     learned = _learned(settings, old, progress)
     first = old.next_id if settings.use_padding else old_rows
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)

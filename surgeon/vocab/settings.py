@@ -35,7 +35,9 @@ class ExtendVocabSettings(BaseModel):
     out: Path = Field(description="The folder to write; it must not exist yet.")
     corpus: list[str] | None = Field(None, description="A corpus to learn tokens from, NAME=PATH; repeatable.")
     add: Count | None = Field(None, gt=0, description="How many tokens to learn.")
-    tokens: Path | None = Field(None, description="A file of given tokens, one a line, instead of learning.")
+    tokens: Path | None = Field(
+        None, description="A file of given tokens, one a line (a leading space is part of it), instead of learning."
+    )
     script: str | None = Field(None, description="Learned tokens are of this script: Tamil, Greek, ...; or auto.")
     keep_corpus: list[str] | None = Field(None, description="Text that must encode exactly as before; repeatable.")
     min_count: int = Field(2, gt=0, description="How often a pair must occur to become a token.")

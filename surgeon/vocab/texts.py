@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from surgeon.vocab.settings import ExtendVocabSettings
 from surgeon.vocab.tokenizer_json import TokenizerFile
+
+if TYPE_CHECKING:
+    from surgeon.data.source import Corpus
 
 
 class Texts:
@@ -14,12 +18,25 @@ class Texts:
     def __init__(self, corpora: Sequence[str], settings: ExtendVocabSettings) -> None:
         self.corpora, self.settings = corpora, settings
 
-    def __iter__(self) -> Iterator[str]:
-        from surgeon.data.source import documents, parse_corpus
+    def check(self) -> None:
+        """Refuse corpora that are not there, or of which no file is read, without reading any."""
+        from surgeon.data.source import files
+
+        for corpus in self._parsed():
+            if corpus.hub is None:
+                files(corpus)
+
+    def _parsed(self) -> Iterator[Corpus]:
+        from surgeon.data.source import parse_corpus
 
         how = self.settings
         for name in self.corpora:
-            corpus = parse_corpus(name, text_field=how.text_field, lines=how.lines, weighted=False)
+            yield parse_corpus(name, text_field=how.text_field, lines=how.lines, weighted=False)
+
+    def __iter__(self) -> Iterator[str]:
+        from surgeon.data.source import documents
+
+        for corpus in self._parsed():
             for document in documents(corpus):
                 yield from [document.text] if document.text is not None else [m["content"] for m in document.messages]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,6 @@ def test_new_rows_beside_an_adapter(stories: Path, tmp_path: Path, untie: bool) 
         loaded.lm_head.weight = torch.nn.Parameter(loaded.lm_head.weight.detach().clone())
         loaded.config.tie_word_embeddings = False
         loaded.save_pretrained(tmp_path / "untied")
-        import shutil
-
         for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
             shutil.copy(stories / name, tmp_path / "untied")
         model = tmp_path / "untied"
@@ -147,3 +146,41 @@ def test_the_embedding_and_the_head_of_an_untied_model(tmp_path: Path) -> None:
     trained(moved).save_pretrained(tmp_path / "later")
     fold(model, tmp_path / "later", tmp_path / "folded")
     assert close(logits(plain(tmp_path / "folded")), logits(moved))
+
+
+def test_new_rows_are_rounded_as_the_rest_is(stories: Path, tmp_path: Path) -> None:
+    """--rounding stochastic of rows in float32 that the model stores in bfloat16: a neighbour, the row on average."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(stories, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(stories / name, tmp_path / "half")
+    wide = extended(tmp_path / "half", tmp_path / "wide")
+    trained(with_peft(wide, attach(wide, tmp_path / "adapter", preset="new-tokens", rank=2))).save_pretrained(
+        tmp_path / "later"
+    )
+    held = load_file(tmp_path / "later" / "adapter_model.safetensors")
+    (rows,) = (t.double() for name, t in held.items() if "trainable_tokens" in name or "token_adapter" in name)
+    once = fold(wide, tmp_path / "later", tmp_path / "once").to_json()["rounding"]
+    matrix = load_file(tmp_path / "once" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(matrix[512:], rows.bfloat16())
+    twice = fold(
+        wide, tmp_path / "later", tmp_path / "twice", weight=0.5, add=[f"{tmp_path / 'later'}=0.5"]
+    ).to_json()["rounding"]
+    # the same change by one adapter or by two halves of it; all of the rows are looked at
+    name = "model.embed_tokens.weight"
+    assert once["parts"][name]["changed"] == rows.numel() == twice["parts"][name]["changed"]
+    assert once["parts"][name]["relative_error"] == pytest.approx(twice["parts"][name]["relative_error"], rel=1e-6)
+    assert once["kept"] == pytest.approx(twice["kept"], rel=1e-6) and once["elements"] == twice["elements"]
+    found = []
+    for seed in range(16):
+        fold(wide, tmp_path / "later", tmp_path / f"out{seed}", rounding="stochastic", seed=seed)
+        matrix = load_file(tmp_path / f"out{seed}" / "model.safetensors")["model.embed_tokens.weight"]
+        assert torch.equal(matrix[:512], load_file(wide / "model.safetensors")["model.embed_tokens.weight"][:512])
+        found.append(matrix[512:].double())
+    step = 2.0 ** (torch.frexp(rows)[1] - 8).double()  # between neighbours in bfloat16, of 8 bits
+    assert all(bool(((f - rows).abs() < step).all()) for f in found)
+    assert any(not torch.equal(f, found[0]) for f in found)
+    nearest = (rows.bfloat16().double() - rows) / step
+    mean = (torch.stack(found).mean(0) - rows) / step
+    assert float((mean * nearest).mean()) < 0.25 * float((nearest * nearest).mean())

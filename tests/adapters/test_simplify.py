@@ -85,6 +85,8 @@ def test_what_is_no_plain_lora_is_refused(tmp_path: Path) -> None:
         simplify(fresh, tmp_path / "out")
     with pytest.raises(SurgeonError, match="of the type VERA"):
         simplify(attach(model, tmp_path / "vera", kind="vera", rank=2), tmp_path / "out")
+    with pytest.raises(SurgeonError, match="of the type DoRA"):
+        simplify(attach(model, tmp_path / "dora", kind="dora", rank=2), tmp_path / "out")
     pissa = attach(model, tmp_path / "pissa", kind="pissa", rank=2)
     import shutil
 

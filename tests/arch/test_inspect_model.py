@@ -103,18 +103,37 @@ def test_what_is_wrong_is_named(tiny: Tiny, tmp_path: Path) -> None:
         ("zero_rows", "model.embed_tokens.weight"): (2, [11, 12]),
         ("duplicate_rows", "model.embed_tokens.weight"): (2, [7, 9]),
     }
+    texts = {w["tensor"]: w["text"] for w in found["warnings"] if w["kind"] != "duplicate_rows"}
+    assert texts == {
+        "model.layers.1.mlp.up_proj.weight": "2 elements are not a number: [3, 0], [3, 1]",
+        "model.layers.2.mlp.up_proj.weight": "1 element is infinite: [0, 0]",
+        "model.layers.0.self_attn.o_proj.weight": "1 tensor is all zero",
+        "model.embed_tokens.weight": "2 rows are all zero: 11, 12",
+    }
     assert inspect(Checkpoint.open(tmp_path / "m"), deep=False)["warnings"] == []
+
+
+def test_places_of_elements_are_the_first_of_them_in_order(tiny: Tiny, tmp_path: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"][2:90:10, 1] = torch.nan
+        tensors["model.norm.weight"][5] = torch.inf
+
+    nan, inf = sorted(inspect(changed(tiny("llama"), tmp_path / "m", spoil))["warnings"], key=lambda w: -w["count"])
+    assert (nan["count"], nan["places"]) == (9, [[row, 1] for row in range(2, 82, 10)])
+    assert nan["text"].startswith("9 elements are not a number: [2, 1], [12, 1], ") and nan["text"].endswith(", ...")
+    assert (inf["count"], inf["places"], inf["text"]) == (1, [[5]], "1 element is infinite: [5]")
 
 
 def test_pieces_do_not_change_what_is_found(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.embed_tokens.weight"][90] = tensors["model.embed_tokens.weight"][2]
         tensors["lm_head.weight"][50] = 0
+        tensors["lm_head.weight"][3:60:5, 7] = torch.nan
 
     checkpoint = changed(tiny("llama"), tmp_path / "m", spoil)
     whole = inspect(checkpoint)["warnings"]
     monkeypatch.setattr(scanning, "CHUNK_BYTES", 300)
-    assert inspect(checkpoint)["warnings"] == whole and len(whole) == 2
+    assert inspect(checkpoint)["warnings"] == whole and len(whole) == 3
 
 
 def test_padding_rows_behind_the_vocabulary_are_no_finding(stories: Path, tmp_path: Path) -> None:

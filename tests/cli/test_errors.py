@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,45 @@ def test_more_files_than_the_system_opens(here: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert "Too many open files" in said and "ulimit -n" in said
+
+
+def test_a_full_disk_is_no_matter_of_permissions(here: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "surgeon", "inspect", "base"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and " mend: make room there" in done.stderr
+
+
+@pytest.mark.parametrize("raw", ["title: a recipe\n", "[1]\n", "{}\n"])
+def test_what_is_no_plan_is_not_called_a_damaged_model(here: Path, raw: str) -> None:
+    (here / "plan.json").write_text(raw)
+    said = refused(here, 2, "apply", "plan.json", "out")
+    assert "not a plan" in said and "--plan" in said and "model" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--untie",), "matrices are not tied"),
+        (("--probe", "absent.jsonl"), "no such corpus"),
+        (("--keep-corpus", "absent.jsonl"), "no such corpus"),
+        (("--probe", "text.jsonl", "--probe", "base"), "holds no corpus file"),
+    ],
+)
+def test_an_extension_is_refused_before_it_learns(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], problem: str
+) -> None:
+    from surgeon.vocab import plan
+
+    tensors = load_file(here / "base" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, here / "base" / "model.safetensors", metadata={"format": "pt"})
+    edit_config(here / "base", tie_word_embeddings=False)
+    learned: list[str] = []
+    monkeypatch.setattr(plan, "_learned", lambda *_: learned.append("all of it"))
+    said = refused(
+        here, 2 if problem.startswith("matrices") else 1, "extend-vocab", "base", "out", "--corpus", "text.jsonl",
+        "--add", "4", *words,
+    )  # fmt: skip
+    assert problem in said and learned == []

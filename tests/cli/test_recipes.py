@@ -170,3 +170,15 @@ def test_recipes_speak_json(tmp_path: Path) -> None:
         assert [r["name"] for r in json.loads(surgeon(*words).out)["recipes"]] == (
             [p.stem for p in sorted(recipes_dir().glob("*.yaml"))]
         )
+
+
+def test_a_model_in_the_place_of_a_variable_is_told_where_it_belongs(tmp_path: Path) -> None:
+    head = "title: t\nabout: a\ninputs: {base: b, tuned: t}\nstages:\n  merged:\n    run: merge-task-vectors\n"
+    path = tmp_path / "r.yaml"
+    path.write_text(head + "    uses: {base: base}\n    with: {add: ['${tuned}=0.5']}\n")
+    with pytest.raises(UsageError, match="'tuned' is a model, not a variable") as caught:
+        load(path)
+    assert caught.value.where == "merged.add" and "`uses:` of merged" in caught.value.hint
+    path.write_text(head + "    uses: {base: base}\n    with: {add: ['${tunde}=0.5']}\n")
+    with pytest.raises(UsageError, match="no variable 'tunde'"):
+        load(path)

@@ -36,7 +36,8 @@ def test_a_model_called_like_a_verb_is_reached_by_its_path(
     done = surgeon("cpt", "./export", "out", *run, "--seq-len", "32", "--batch-tokens", "64", "--dry-run")
     assert done.code == 0 and "flops_per_token" in done.out
     refused = surgeon("cpt", "export", "out", *run)
-    assert refused.code == 2 and "out is needed" in refused.err
+    assert refused.code == 2 and "OUT is needed" in refused.err
+    assert "where: surgeon cpt export MODEL OUT\n mend: give OUT" in refused.err
 
 
 def test_mistakes_name_the_verb() -> None:

@@ -153,3 +153,17 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert corpus_digest(Corpus("c", one)) == corpus_digest(Corpus("d", two))
     write(two, {"text": "b"})
     assert corpus_digest(Corpus("c", one)) != corpus_digest(Corpus("d", two))
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path: Path) -> None:
+    """U+FEFF before the first character says how a file is written; further on it is a character of the text."""
+    mark = b"\xef\xbb\xbf"
+    for name, raw in (("a.jsonl", b'{"text": "a"}\r\n{"text": "b"}\n'), ("a.txt", b"a\r\nb\n")):
+        (tmp_path / name).write_bytes(mark + raw)
+        assert texts(tmp_path / name, lines=True) == ["a", "b"]
+    assert texts(tmp_path / "a.txt") == ["a\r\nb\n"]
+    (tmp_path / "b.txt").write_bytes(mark + b"a\n" + mark + b"b\n")
+    assert texts(tmp_path / "b.txt", lines=True) == ["a", "\ufeffb"]
+    (tmp_path / "c.txt").write_bytes(mark)
+    with pytest.raises(SurgeonError, match="no text"):
+        texts(tmp_path / "c.txt")

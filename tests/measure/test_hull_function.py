@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny import build
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
-from surgeon.measure.hull_function import CONTINUE, PROMPT, OldText, old_text
+from surgeon.measure.hull_function import CONTINUE, PROMPT, OldText, _greedy, _load, old_text
 from surgeon.ops.execute import execute
 from surgeon.vocab.certificate import Extension
 from surgeon.vocab.plan import plan_extend_vocab
@@ -169,3 +170,15 @@ def test_texts_of_no_two_tokens_are_refused(stories: Path, tmp_path: Path) -> No
     out = extend(stories, tmp_path / "out", init="mean")
     with pytest.raises(SurgeonError, match="hold no two tokens"):
         old_text(stories, out, [""])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_greedy_text_is_that_without_a_cache_and_warns_of_nothing(tmp_path: Path, family: str) -> None:
+    model = _load(build(family, tmp_path / "m"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _greedy(model, [5, 6, 7])
+    ids = [5, 6, 7]
+    for _ in range(CONTINUE):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert found == ids[3:]

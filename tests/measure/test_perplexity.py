@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.loading import load_model, load_tokenizer
 from surgeon.measure.perplexity import evaluate
+from surgeon.progress import Advance, Silent
 from surgeon.train.score import score
 
 TEXTS = ("Once upon a time there was a cat.", "The dog ran — fast!", "A", "Lily went to the park with her mom. " * 6)
@@ -124,3 +127,20 @@ def test_refusals(stories: Path, texts: Path) -> None:
         evaluate([str(stories)], [f"t={texts}"], context=513, device="cpu")
     with pytest.raises(SurgeonError, match="no such folder"):
         evaluate(["nowhere"], [f"t={texts}"])
+
+
+def test_a_model_that_is_absent_is_refused_before_any_is_measured(stories: Path, texts: Path) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        @contextmanager
+        def task(self, name: str, total: int | None, unit: str = "tensors") -> Iterator[Advance]:
+            said.append(name)
+            yield lambda amount: None
+
+    absent = str(texts.parent / "absent")
+    with pytest.raises(SurgeonError, match="no such folder"):
+        evaluate([str(stories), absent], [str(texts)], device="cpu", progress=Said())
+    assert said == []
+    evaluate([str(stories)], [str(texts)], device="cpu", progress=Said())
+    assert len(said) == 1

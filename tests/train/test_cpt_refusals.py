@@ -48,6 +48,37 @@ def test_wrong_settings(tiny: Callable[..., Path], corpus: Path, changes: dict[s
     assert not out.exists()
 
 
+EARLY: list[tuple[dict[str, Any], str]] = [
+    ({"lengths": "8:0.5,often:0.5"}, "not a list of lengths"),
+    ({"lengths": "8:0.5,16:0.4"}, "do not add up to 1"),
+    ({"lengths": "8,16", "batch_ramp": "32:0.5"}, "does not go with --batch-ramp"),
+    ({"batch_ramp": "32:soon"}, "no stage of a ramp"),
+    ({"mixture": ["often:a=1"]}, "no end of a stage"),
+    ({"mixture": ["1:b=1"]}, "no corpus 'b'"),
+    ({"order": "rising"}, "not an order"),
+    ({"group": ["head:speed=2"]}, "is not REGEX"),
+    ({"data": ["a={corpus}:1", "b={corpus}"]}, "some corpora have a weight"),
+    ({"data": ["a={corpus}"], "replay": ["b={corpus}:1", "c={corpus}"]}, "some corpora have a weight"),
+    ({"data": ["absent.jsonl"]}, "no such corpus"),
+    ({"data": ["{folder}"]}, "holds no corpus file"),
+    ({"eval": ["absent.jsonl"]}, "no such corpus"),
+    ({"eval": ["a={corpus}", "a={corpus}"]}, "two eval corpora"),
+    ({"replay_ratio": 0.5}, "without a replay corpus"),
+]
+
+
+@pytest.mark.parametrize(("changes", "problem"), EARLY, ids=[f"{p} {n}" for n, (_, p) in enumerate(EARLY)])
+def test_words_are_read_before_the_model(corpus: Path, changes: dict[str, Any], problem: str) -> None:
+    """The model is not there: what is refused first is the word."""
+    folder = corpus.parent / "empty"
+    folder.mkdir()
+    put = {"corpus": corpus, "folder": folder}
+    changes = {k: [t.format(**put) for t in v] if isinstance(v, list) else v for k, v in changes.items()}
+    settings = {"model": "absent", "out": str(corpus.parent / "out"), "data": [f"a={corpus}"], "tokens": 64}
+    with pytest.raises(SurgeonError, match=problem):
+        run_cpt(CptSettings(**(settings | changes)))
+
+
 @pytest.mark.parametrize(
     "changes", [{"tokens": 0}, {"tokens": "many"}, {"lr": -1}, {"replay_ratio": 1.0}, {"steps": 3}]
 )

@@ -52,6 +52,7 @@ def test_an_interrupted_command_says_so_and_goes_on(options: dict[str, Any], tmp
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "") and "Traceback" not in err
+    assert err.endswith(".pt is kept: --resume goes on with it\ninterrupted\n")
     assert not (tmp_path / "one").exists()
     assert len(list((tmp_path / "one.run" / "state").glob("*.pt"))) == 1
 
@@ -70,6 +71,7 @@ def test_a_stop_by_the_scheduler_saves_first(options: dict[str, Any], tmp_path: 
     process.send_signal(signal.SIGTERM)
     printed, err = process.communicate()
     assert (process.returncode, printed) == (130, ""), err
+    assert err.endswith(".pt is kept: --resume goes on with it\ninterrupted\n")
     saved = state.latest(tmp_path / "one.run")
     assert saved is not None and not out.exists()
     assert state.load(saved).step == json.loads(metrics.read_text().splitlines()[-1])["step"]

@@ -39,11 +39,29 @@ def register(app: typer.Typer) -> None:
         output.table(data, "", ("unit", "|delta|", "|delta|/|A|", "cosine"), rows)
         if not json:
             for what in ("only_a", "only_b", "shapes", "dtypes"):
-                output.emit(data, [f"{what}: {entry}" for entry in data.get(what, [])])
+                entries = data.get(what, [])
+                output.emit(
+                    data, _by_types(entries) if what == "dtypes" else [f"{what}: {entry}" for entry in entries]
+                )
             output.emit(data, ["identical tensors" if data["identical"] else "the tensors differ"])
         if not data["identical"]:
             raise typer.Exit(DIFFERENCE)
 
 
+def _by_types(entries: list[str]) -> list[str]:
+    """`dtypes: NAME: F32 and BF16` for one tensor, one line for all that differ in the same way."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        name, _, types = entry.rpartition(": ")
+        names.setdefault(types, []).append(name)
+    return [
+        f"dtypes: {held[0]}: {types}" if len(held) == 1 else f"dtypes: {len(held):,} tensors: {types}"
+        for types, held in names.items()
+    ]
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6f}"
+    """Six places, or where these hide that there is something, three digits of it."""
+    if value is None:
+        return "-"
+    return f"{value:.2e}" if 0 < abs(value) < 5e-5 else f"{value:.6f}"

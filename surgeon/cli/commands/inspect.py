@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -60,9 +61,24 @@ def _emit_adapter(output: Output, data: dict[str, Any]) -> None:
         parts[part] = parts.get(part, 0) + 1
     shown = {k: v for k, v in data.items() if k not in ("lineage", "modules", "config")}
     shown["modules"] = parts
-    shown["config"] = {k: v for k, v in data["config"].items() if k not in _SAID}
+    shown["config"] = {k: _with_spans(v) for k, v in data["config"].items() if k not in _SAID}
     lineage = ["lineage", *lineage_lines(data["lineage"])] if data["lineage"] else []
     output.emit(data, [*pairs(shown), *lineage])
+
+
+def _with_spans(value: Any) -> Any:
+    """Ids of rows and numbers of blocks that follow one another as FIRST-LAST: an adapter may name thousands."""
+    if isinstance(value, Mapping):
+        return {k: _with_spans(v) for k, v in value.items()}
+    if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        return value
+    spans: list[list[int]] = []
+    for number in value:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return [str(first) if first == last else f"{first}-{last}" for first, last in spans]
 
 
 # keys of adapter_config.json that are shown under another name, or say nothing here

@@ -1,0 +1,44 @@
+"""What can be said against a run before anything large is read: words that are wrong, files that are absent."""
+
+from __future__ import annotations
+
+from surgeon.data.mixture import check_weights
+from surgeon.data.order import parse_order
+from surgeon.data.source import Corpus, files, parse_corpus
+from surgeon.errors import UsageError
+from surgeon.train import corpora
+from surgeon.train.batch_ramp import check_ramp
+from surgeon.train.groups import parse_group
+from surgeon.train.settings import CptSettings
+from surgeon.train.shape import resolve_stages
+
+
+def check_words(settings: CptSettings) -> None:
+    """Raise what a wrong word or an absent file raises, without the model and without a byte of the corpora.
+
+    What depends on the model (a context, names of tensors) or on the size of a corpus is refused later.
+    """
+    resolve_stages(settings)
+    if settings.batch_ramp is not None:
+        check_ramp(settings.batch_ramp)
+    for word in settings.group:
+        parse_group(word)
+    parse_order(settings.order)
+    named = corpora.corpora(settings)
+    corpora.check_replay(settings)
+    if not corpora.mixture_stages(settings, named):
+        check_weights([corpus.weight for corpus, _ in named], [replay for _, replay in named])
+    for corpus in [*(corpus for corpus, _ in named), *evals(settings)]:
+        if corpus.hub is None:
+            files(corpus)
+
+
+def evals(settings: CptSettings) -> list[Corpus]:
+    """The corpora of --eval in the order given; names must differ."""
+    found: list[Corpus] = []
+    for text in settings.eval:
+        corpus = parse_corpus(text, text_field=settings.text_field, lines=settings.lines, weighted=False)
+        if any(corpus.name == other.name for other in found):
+            raise UsageError(f"two eval corpora are called {corpus.name!r}", "--eval", "name them: NAME=PATH")
+        found.append(corpus)
+    return found

@@ -34,15 +34,15 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-PLAINER = {"max_windows": 4096, "steps": 100, "lr": 0.05, "join": 0, "relative_lr": 0.0}
+BRIEF = {"max_windows": 4096, "steps": 100, "lr": 0.05, "join": 0, "relative_lr": 0.0}
 # what is compared: settings of extend-vocab; "probe" is filled in with the old text
 INITS: dict[str, dict[str, Any]] = {
     "default": {"probe": True},
     "default without a probe": {},
     "default --untie": {"probe": True, "untie": True},
-    "default, input rows as distilled": {"init": "distill_hull", "probe": True, "option": PLAINER},
-    "default --untie, input rows as distilled": {
-        "init": "distill_hull", "probe": True, "untie": True, "option": PLAINER,
+    "default fitted briefly": {"init": "distill_hull", "probe": True, "option": BRIEF},
+    "default --untie fitted briefly": {
+        "init": "distill_hull", "probe": True, "untie": True, "option": BRIEF,
     },
     "weighted_pieces within 0.02": {"init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02},
     "weighted_pieces within 0.02 --untie": {

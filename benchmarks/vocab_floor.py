@@ -1,8 +1,8 @@
 """How low an init can get: rows trained on the text itself for long, with and without what the default promises.
 
 `python benchmarks/vocab_quality.py --inits "floor,floor within 0.02,floor in the hull within 0.02"` runs it beside the
-inits. It is a measure and not an init to use: it fits rows to a million tokens and more of the training text, and in the
-hull all old rows carry weight. What training in another way could gain beyond it is not excluded.
+inits. It is a measure and not an init to use: it fits rows to a million tokens of the training text, and in the hull
+all old rows carry weight. What training in another way could gain beyond it is not excluded.
 
 Shape suffixes: V old rows, U usable ones, N new rows, D columns, P positions of the probe, R rows of text.
 """

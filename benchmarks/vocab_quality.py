@@ -7,6 +7,9 @@ init and the order of the data.
 
     python benchmarks/vocab_quality.py --model MODEL --text NAME=STEM ... --old STEM [--inits a,b] [--seeds 0,1,2]
 
+Beside the inits stand floors (vocab_floor.py), what training the rows on the text itself for long can reach; they run
+where --inits names them.
+
 Results are appended to --cache (JSON lines) as they come, so that a run that was stopped goes on; the table and
 --json hold the means and standard deviations over the seeds.
 """
@@ -31,11 +34,16 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+BRIEF = {"max_windows": 4096, "steps": 100, "lr": 0.05, "join": 0, "relative_lr": 0.0}
 # what is compared: settings of extend-vocab; "probe" is filled in with the old text
 INITS: dict[str, dict[str, Any]] = {
     "default": {"probe": True},
     "default without a probe": {},
     "default --untie": {"probe": True, "untie": True},
+    "default fitted briefly": {"init": "distill_hull", "probe": True, "option": BRIEF},
+    "default --untie fitted briefly": {
+        "init": "distill_hull", "probe": True, "untie": True, "option": BRIEF,
+    },
     "weighted_pieces within 0.02": {"init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02},
     "weighted_pieces within 0.02 --untie": {
         "init": "weighted_pieces", "probe": True, "old_loss_budget": 0.02, "untie": True,
@@ -61,34 +69,45 @@ INITS: dict[str, dict[str, Any]] = {
     "simplex_lm": {"init": "simplex_lm"},
     "distill": {"init": "distill"},
 }  # fmt: skip
+_FLOOR: dict[str, Any] = {"init": "vocab_floor:floor", "probe": True}
+FLOORS: dict[str, dict[str, Any]] = {  # only where --inits names them
+    "floor": _FLOOR,
+    "floor within 0.02": _FLOOR | {"option": {"limit": 0.02}},
+    "floor in the hull within 0.02": _FLOOR | {"option": {"limit": 0.02, "hull": True}},
+}
 TIED = {"last / first piece": {"untie": True}}  # what needs two matrices
 TRAIN = {"new-rows": 5e-3, "full": 1e-3}  # learning rates
 STEPS = (100, 1000)
 
 
-def extended(settings: dict[str, Any], job: dict[str, Any], out: Path) -> float:
-    """Write the extended model; gives the seconds."""
+def extended(settings: dict[str, Any], job: dict[str, Any], out: Path) -> tuple[float, float]:
+    """Write the extended model; gives the seconds, of the wall and of the CPU."""
     from surgeon.operations import perform
     from surgeon.vocab.settings import ExtendVocabSettings
 
     words = dict(settings)
     if words.pop("probe", False):
         words["probe"] = [job["old_train"]]
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     perform(
         "extend-vocab",
         ExtendVocabSettings(
             model=job["model"], out=out, corpus=[job["train"]], add=job["add"], seed=job["seed"], device="cpu", **words
         ),
     )
-    return time.perf_counter() - started
+    return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def bits_per_byte(folder: Path, corpus: str, tokens: int) -> float:
+def bits_per_byte(name: str, folder: Path, corpus: str, counts: list[int]) -> dict[str, float]:
+    """Of the first `counts` tokens of the corpus; where there are several, all but the first are in the names."""
     from surgeon.measure.perplexity import evaluate
 
-    result = evaluate([str(folder)], [f"text={corpus}"], tokens=tokens, device="cpu", dtype="float32")
-    return float(result["models"][0]["corpora"][0]["bits_per_byte"])
+    found = {}
+    for tokens in counts:
+        result = evaluate([str(folder)], [f"text={corpus}"], tokens=tokens, device="cpu", dtype="float32")
+        key = name if tokens == counts[0] else f"{name} ({tokens} tokens)"
+        found[key] = float(result["models"][0]["corpora"][0]["bits_per_byte"])
+    return found
 
 
 def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, float]:
@@ -116,7 +135,7 @@ def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, 
     return lost / count, kept / count
 
 
-def trained(folder: Path, job: dict[str, Any], what: str, steps: int, out: Path) -> float:
+def trained(folder: Path, job: dict[str, Any], what: str, steps: int, out: Path) -> dict[str, float]:
     """Bits per byte of the held-out text after `steps` steps of cpt."""
     from surgeon.operations import perform
     from surgeon.train.settings import CptSettings
@@ -130,7 +149,7 @@ def trained(folder: Path, job: dict[str, Any], what: str, steps: int, out: Path)
             save_every=10 * steps,
         ),
     )  # fmt: skip
-    found = bits_per_byte(out, job["valid"], job["eval_tokens"])
+    found = bits_per_byte(f"{what} {steps}", out, job["valid"], job["eval_tokens"])
     shutil.rmtree(out)
     return found
 
@@ -140,19 +159,20 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    words = INITS[job["init"]] | (TIED.get(job["init"], {}) if job["tied"] else {})
+    words = (INITS | FLOORS)[job["init"]] | (TIED.get(job["init"], {}) if job["tied"] else {})
     with tempfile.TemporaryDirectory(prefix="surgeon-quality-") as folder:
         out = Path(folder) / "extended"
-        seconds = extended(words, job, out)
-        lost, kept = old_text(job["model"], out, job["old"], job["eval_tokens"])
+        seconds, cpu_seconds = extended(words, job, out)
+        lost, kept = old_text(job["model"], out, job["old"], job["eval_tokens"][0])
         numbers = {
             "seconds": seconds,
-            "0": bits_per_byte(out, job["valid"], job["eval_tokens"]),
+            "cpu_seconds": cpu_seconds,
+            **bits_per_byte("0", out, job["valid"], job["eval_tokens"]),
             "lost": lost,
             "kept": kept,
         }
         for what, steps in product(job["modes"], job["steps"]):
-            numbers[f"{what} {steps}"] = trained(out, job, what, steps, Path(folder) / "trained")
+            numbers |= trained(out, job, what, steps, Path(folder) / "trained")
     return {key: job[key] for key in ("text", "init", "seed")} | {"numbers": numbers}
 
 
@@ -186,7 +206,7 @@ def summary(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
                 mean, sd = spread(values)
                 entry: dict[str, Any] = {"mean": mean, "sd": sd, "n": len(values)}
                 reference = inits.get("subword_mean", {}).get(name)
-                if reference and name not in ("lost", "kept", "seconds"):
+                if reference and name not in ("lost", "kept", "seconds", "cpu_seconds"):
                     entry["ratio"] = mean / fmean(reference)
                 result.setdefault(text, {}).setdefault(init, {})[name] = entry
     return result
@@ -220,7 +240,7 @@ def main() -> None:
     parser.add_argument("--add", type=int, default=256)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--eval-tokens", type=int, default=10_000)
+    parser.add_argument("--eval-tokens", default="10000", help="of the held-out text, one count or several")
     parser.add_argument("--train-bytes", type=int, default=1_500_000, help="of each training part")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path("vocab-quality.jsonl"))
@@ -240,8 +260,8 @@ def main() -> None:
             "init": init, "text": text, "seed": seed, "model": args.model, "tied": tied,
             "train": texts[text][0], "valid": texts[text][1], "old_train": old,
             "old": f"{args.old}.valid.jsonl", "add": args.add, "batch": args.batch, "seq_len": args.seq_len,
-            "eval_tokens": args.eval_tokens, "modes": [m for m in args.modes.split(",") if m],
-            "steps": list(map(int, args.steps.split(","))),
+            "eval_tokens": list(map(int, args.eval_tokens.split(","))),
+            "modes": [m for m in args.modes.split(",") if m], "steps": list(map(int, args.steps.split(","))),
         })  # fmt: skip
     done = [json.loads(line) for line in args.cache.read_text().splitlines()] if args.cache.is_file() else []
     have = {(r["text"], r["init"], r["seed"]) for r in done}

@@ -29,11 +29,12 @@ from surgeon.vocab.old_loss import OldModel
 from surgeon.vocab.part_gradients import draws
 from surgeon.vocab.plan import plan_extend_vocab
 from surgeon.vocab.settings import BUDGET, ExtendVocabSettings, Use, budget, check_settings, chosen_inits
+from surgeon.vocab.simplex import Simplex
 from surgeon.vocab.tokens import NewTokens
 from surgeon.vocab.twice import fitting
 from surgeon.vocab.windows import drawn
 
-SMALL: dict[str, Any] = {"num_snippets": 8, "steps": 6, "tokens_per_step": 256, "seq_len": 64}
+SMALL: dict[str, Any] = {"num_snippets": 8, "steps": 18, "tokens_per_step": 256, "seq_len": 64}
 
 
 def settings(**options: Any) -> ExtendVocabSettings:
@@ -110,8 +111,8 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
     def fitted(steps: int) -> tuple[Any, Combination]:
         return distill_hull(new, body, False, 0, Said(), lambda: probe, 0.02, steps=steps, lr=1e-3, **options)
 
-    (rows, start), (same, after) = fitted(0), fitted(1)
-    assert torch.equal(rows, same) and torch.equal(start.indices, after.indices)
+    (rows, start), (trained, after) = fitted(0), fitted(1)
+    assert torch.equal(start.indices, after.indices)
     held = [row for row in text if {60, 61} & set(row)]
     with torch.no_grad():
         hidden = body.hidden_states(lambda: probe, 1000)
@@ -126,8 +127,9 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
     shares = torch.softmax(full, 1).float()
     old = model.get_output_embeddings().weight
     made = shares[:, :60] @ old + shares[:, 60:] * old[3:60].mean(0)
+    inputs = rows.float().requires_grad_()
     names = {
-        "model.embed_tokens.weight": torch.cat([model.get_input_embeddings().weight, rows.float()]),
+        "model.embed_tokens.weight": torch.cat([model.get_input_embeddings().weight, inputs]),
         "lm_head.weight": torch.cat([old, made]),
     }
     ids = torch.tensor(held)
@@ -135,7 +137,10 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     both = torch.cat([hidden[at] @ old.T, hidden[at] @ made.T], 1).logsumexp(1) - (hidden[at] @ old.T).logsumexp(1)
     (loss + 5 * both.mean()).backward()
-    assert full.grad is not None
+    assert full.grad is not None and inputs.grad is not None
+    size = float(model.get_input_embeddings().weight.square().mean().sqrt())
+    step = -0.02 * size * inputs.grad / (inputs.grad.abs() + 1e-8)
+    torch.testing.assert_close((trained - rows).float(), step, rtol=0, atol=1e-3 * 0.02 * size)
     for n, (a, b) in enumerate(zip(start.offsets[:-1].tolist(), start.offsets[1:].tolist(), strict=True)):
         moved = (
             torch.cat([after.weights[a:b], after.mean_weights[n : n + 1]]).log()
@@ -144,6 +149,56 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
         gradient = full.grad[n, [*start.indices[a:b].tolist(), 60]]
         expected = -1e-3 * gradient / (gradient.abs() + 1e-8)  # Adam's own epsilon
         torch.testing.assert_close(moved - moved[-1], expected - expected[-1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 24])
+def test_the_old_rows_that_join_are_those_towards_which_the_loss_falls_most(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Against all of them, one at a time in float64; what is held, or climbs, does not join."""
+    monkeypatch.setattr("surgeon.vocab.simplex._ELEMENTS", block)
+    draw = torch.Generator().manual_seed(1)
+    old, gradient = torch.randn(12, 5, generator=draw), torch.randn(3, 5, generator=draw)
+    gradient[2] = 0
+    usable = range(2, 12)
+    held = [{3: 0.5, 4: 0.2}, {9: 0.6}, {2: 0.1}]
+    simplex = Simplex(held, usable, old, None, room=9)
+    before = simplex.rows().detach().double()
+    expected = []
+    for row, from_, steep in zip(held, before, gradient.double(), strict=True):
+        falls = sorted((float(steep @ (old[i].double() - from_)), i) for i in usable if i not in row)
+        expected.append([i for fall, i in falls[:3] if fall < 0])
+    assert expected[0] and expected[1] and not expected[2]
+    simplex.join(gradient, 3, 0.01)
+    given = simplex.combination()
+    given.check(12, "here")
+    assert given.mean_weights is not None
+    ends = given.offsets.tolist()
+    for n, (row, joined) in enumerate(zip(held, expected, strict=True)):
+        whole = 1 + 0.01 * len(joined)
+        wanted = {i: w / whole for i, w in row.items()} | dict.fromkeys(joined, 0.01 / whole)
+        indices, weights = (t[ends[n] : ends[n + 1]].tolist() for t in (given.indices, given.weights))
+        assert dict(zip(indices, weights, strict=True)) == pytest.approx(wanted, abs=1e-6)
+        assert given.mean_weights[n] == pytest.approx((1 - sum(row.values())) / whole, abs=1e-6)
+    torch.testing.assert_close(given.rows(old).float(), simplex.rows().detach())
+    simplex.join(gradient, 9, 0.01)  # more than are left
+    assert len(set(simplex.ids_NK[0, : simplex.lengths[0]].tolist())) == simplex.lengths[0]
+
+
+@pytest.mark.material
+def test_old_rows_join_and_input_rows_learn(material: Path) -> None:
+    held = case(material, "stories260K")
+
+    def fitted(**options: Any) -> tuple[torch.Tensor, Combination]:
+        words = SMALL | {"steps": 20, "lr": 0.1} | options
+        return distill_hull(held.new, held.body, False, 0, Said(), probe_of(held), 0.02, **words)  # type: ignore[return-value]
+
+    plain, joined = fitted(join=0), fitted(join=2)
+    counts = [given.offsets.diff() for _, given in (plain, joined)]
+    more = counts[1] - counts[0]
+    assert int(more.min()) >= 0 and int(more.max()) == 2  # one round in 20 steps
+    assert torch.equal(fitted(join=0, relative_lr=0.0)[0], fitted(steps=0)[0])
+    assert not torch.equal(plain[0], fitted(steps=0)[0])
 
 
 @pytest.mark.material

@@ -6,6 +6,7 @@ Shape suffixes: N new rows, D columns, R rows of text, P positions of the probe.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +36,22 @@ PAIRED = True
 _POSITIONS = 8192  # of the probe
 _PIECES, _QUIET, _MEAN = 0.05, 0.05, 0.02  # shares beside the projection, so that each of them can grow
 _FIRST_PRICE = 5.0
+_ROUND, _JOINING, _NEWCOMER = 10, 0.6, 0.01  # steps of a round; the share of steps in which rows join; their weight
 _REPORTS = 5
+
+
+class Effort(NamedTuple):
+    """max_windows that are distilled; `steps` of the fit at the rate `lr`, with `join` old rows a round."""
+
+    max_windows: int
+    steps: int
+    lr: float
+    join: int
+
+
+# both read 0.3 million tokens; one matrix for both is trained less on the text, for what is fitted fast there is
+# better at the start and worse after training
+TIED, UNTIED = Effort(4096, 100, 0.05, 0), Effort(2048, 200, 0.2, 2)
 
 
 def distill_hull(
@@ -48,11 +64,13 @@ def distill_hull(
     old_loss_budget: float | None,
     *,
     num_snippets: int = 100,
-    max_windows: int = 4096,
+    max_windows: int | None = None,
     max_old_rows: int = 32,
     quiet: int = 8,
-    steps: int = 100,
-    lr: float = 0.05,
+    steps: int | None = None,
+    lr: float | None = None,
+    join: int | None = None,
+    relative_lr: float = 0.02,
     tokens_per_step: int = 1024,
     seq_len: int = 256,
     max_tokens: int = 1_000_000,
@@ -66,20 +84,29 @@ def distill_hull(
     3. Adam on the logits of these weights lowers the next-token loss of the target text plus a price times what the
        probe loses; the price rises while that is more than the budget. `steps` steps at `lr`, falling to zero, read
        `tokens_per_step` tokens each in rows of `seq_len` (the model's context, or the text, where that is shorter).
+       Every 10 steps, up to 6 tenths of them, the `join` old rows towards which that sum falls most steeply join the
+       combination of each new row. Input rows of their own are trained beside them, on the loss of the target text
+       alone, at `relative_lr` root mean squares of the old ones (0: they stay as distilled).
+    max_windows, steps, lr, join: TIED where the matrices are tied, else UNTIED, for what is not given.
     What extend-vocab then measures of the probe decides: a share of the mean takes away what is left above the budget.
 
     Why it is the default where a text and a probe are given: on a small model, tied and untied, it starts better than
     weighted pieces within the same budget and is still ahead after training (benchmarks/README.md, Inits). Only output
     rows can win over an old one, so only they have to be convex; free input rows leave old text as it is. It costs a
     pass forwards and backwards over max_windows windows and steps * tokens_per_step tokens (0.3 million by default,
-    whatever the number of new tokens) and one forwards over the windows in old tokens: 40 CPU seconds for 260,000
-    parameters, and more in proportion for larger models; `weighted_pieces` trains nothing.
+    whatever the number of new tokens) and one forwards over the windows in old tokens, and a product of new and old
+    rows every 10 steps; `weighted_pieces` trains nothing.
     Source: Token Distillation, arXiv 2505.20133, section 3; the hull of Constrained Word2Vec, arXiv 2407.05841; the
     fit under a budget is ours.
     """
     if probe is None or old_loss_budget is None:
         raise UsageError("the init 'distill_hull' holds old text to a budget", "--probe", "add --probe CORPUS")
-    if min(max_old_rows, tokens_per_step, max_tokens) < 1 or min(steps, quiet) < 0 or seq_len < 2 or not lr > 0:
+    usual = TIED if tied else UNTIED
+    max_windows = usual.max_windows if max_windows is None else max_windows
+    steps, lr = usual.steps if steps is None else steps, usual.lr if lr is None else lr
+    join = usual.join if join is None else join
+    counts = (steps, quiet, join, relative_lr)
+    if min(max_old_rows, tokens_per_step, max_tokens) < 1 or min(counts) < 0 or seq_len < 2 or not lr > 0:
         raise UsageError("a count or the learning rate is too small", "--option", "see `surgeon methods init`")
     first_ND, last_ND = distill(
         new, body, tied, pair_seed, progress, num_snippets=num_snippets, max_windows=max_windows
@@ -92,32 +119,48 @@ def distill_hull(
     near = project_hull(last_ND, old_VD.cpu(), new.usable, progress, iterations=max_old_rows)
     with gradients(old_VD.device) as gradient_of, progress.task("fitting convex weights", steps, "steps") as advance:
         old = _old_text(body, new, probe)
-        last = Simplex(_start(near, new, _quietest(old, new, quiet)), new.usable, old_VD, body.head.bias)
-        fixed = None if tied else first_ND.to(old_VD)
-        adam = torch.optim.Adam([last.logits], lr=lr)
+        rounds = range(_ROUND, int(_JOINING * steps) + 1, _ROUND)
+        start_rows = _start(near, new, _quietest(old, new, quiet))
+        last = Simplex(start_rows, new.usable, old_VD, body.head.bias, room=join * len(rounds))
+        steep_ND = torch.zeros(len(new), old_VD.shape[1], device=old_VD.device)
+        first = None if tied else first_ND.to(old_VD).requires_grad_()
+        groups: list[dict[str, Any]] = [{"params": [last.logits], "lr": lr}]
+        if first is not None:
+            size = float(body.model.get_input_embeddings().weight.square().mean().sqrt())
+            groups.append({"params": [first], "lr": relative_lr * size})
+        adam = torch.optim.Adam(groups)
+        rates = [group["lr"] for group in groups]
         price = Price(old_loss_budget, _FIRST_PRICE)
         history: list[tuple[float, float]] = []
         texts = draws(len(rows_RS), max(1, tokens_per_step // seq_len), steps, rng)
         positions = draws(len(old.hidden), max(1, len(old.hidden) // 4), steps, rng)
         with extended(body.model, new.ids, str(body.path)) as model:
             for t, (picked, at) in enumerate(zip(texts, positions, strict=True)):
+                if join and t in rounds:
+                    last.join(steep_ND, join, _NEWCOMER)
+                    steep_ND.zero_()
                 made = [tensor for tensor in (last.rows(), last.biases()) if tensor is not None]
                 leaves = [tensor.detach().requires_grad_() for tensor in made]
                 bias = leaves[1] if len(leaves) > 1 else None
-                model.set(leaves[0] if fixed is None else fixed, leaves[0], bias)
-                loss, grads = next_token(model, gradient_of, rows_RS[picked], leaves)
+                model.set(leaves[0] if first is None else first, leaves[0], bias)
+                inputs = [] if first is None else [first]
+                loss, grads = next_token(model, gradient_of, rows_RS[picked], leaves + inputs)
                 lost = old_text_loss(old, torch.from_numpy(at).to(old_VD.device), leaves[0], bias)
                 dear = [g if g is None else price.value * g for g in (lost.rows, lost.bias)]
-                adam.param_groups[0]["lr"] = lr * (1 - t / steps)
+                steep_ND += price.value * lost.rows if grads[0] is None else grads[0] + price.value * lost.rows
+                for group, rate in zip(adam.param_groups, rates, strict=True):
+                    group["lr"] = rate * (1 - t / steps)
                 adam.zero_grad(set_to_none=True)
-                backward(made + made, grads + dear[: len(made)])
+                backward(made + made, grads[: len(made)] + dear[: len(made)])
+                if first is not None:
+                    first.grad = grads[-1]
                 adam.step()
                 price.update(lost.value)
                 history.append((loss, lost.value))
                 advance(1)
     _say(history, progress)
     given = last.combination()
-    return (given if tied else first_ND), given
+    return (given if first is None else first.detach().to("cpu", torch.float64)), given
 
 
 def _length(new: NewTokens, start: Sequence[int], enough: int) -> int:

@@ -127,9 +127,10 @@ def perform(
             return finished
         done = execute_in_place(chosen.call(settings, progress), threads=threads, progress=progress).to_json()
         return done | _since(started)
-    from surgeon.checkpoint.commit import check_out
+    from surgeon.checkpoint.commit import check_no_run, check_out
 
-    check_out(out, force)
+    check_out(out, force)  # and again when it is planned, which may take long
+    check_no_run(out)
     plan = chosen.call(settings, progress)
     done = execute(plan, out, force=force, threads=threads, memory=memory, progress=progress).to_json()
     return done | chosen.shown(plan) | _since(started)

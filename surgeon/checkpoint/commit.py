@@ -13,6 +13,7 @@ from pathlib import Path
 
 from surgeon.errors import SurgeonError
 
+RUN_LOCK = "lock"  # in OUT.run, held by the training run that is to write OUT
 KEY, PROGRESS = ".plan", ".progress"  # in a folder that is being written: whose it is, and what is done
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2
 
@@ -32,6 +33,23 @@ def check_out(out: Path, force: bool = False) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise SurgeonError("the output's folder cannot be written", str(parent), "choose another path")
+
+
+def check_no_run(out: Path) -> None:
+    """Refuse an output for which a training run is at work: it would find the place taken when it is done."""
+    run_dir = out.absolute().with_name(f"{out.absolute().name}.run")
+    try:
+        handle = os.open(run_dir / RUN_LOCK, os.O_RDONLY)
+    except OSError:  # no run, or one that has just ended
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SurgeonError(
+            "another process is training to this output", str(run_dir), "wait for it, or choose another path"
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.arch.family import family_of_names
-from surgeon.checkpoint.commit import check_out, staged
+from surgeon.checkpoint.commit import check_no_run, check_out, staged
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.header import num_bytes
 from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
@@ -47,6 +47,7 @@ def execute(
     """
     started = time.perf_counter()
     check_out(out, force)
+    check_no_run(out)
     check(plan, out, memory)
     inputs = {i.role: Checkpoint.open(i.path) for i in plan.inputs}
     threads = threads or min(os.cpu_count() or 1, 8)

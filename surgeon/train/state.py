@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.checkpoint.commit import sync_tree, write_atomically
+from surgeon.checkpoint.commit import RUN_LOCK, sync_tree, write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
@@ -27,7 +27,7 @@ from surgeon.train.parallel import World
 from surgeon.train.settings import ROUNDING
 from surgeon.train.stop import whole
 
-SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", "lock"
+SETTINGS, METRICS, STATES, LOCK = "settings.json", "metrics.jsonl", "state", RUN_LOCK
 SHARDS = ".shards"
 _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.partial"}
 

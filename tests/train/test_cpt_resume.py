@@ -17,6 +17,9 @@ import pytest
 from resume_runs import PROGRAM, files, options_of
 
 from surgeon.errors import SurgeonError
+from surgeon.expand.plan import ExpandSettings, plan_expand
+from surgeon.operations import perform
+from surgeon.ops.execute import execute
 from surgeon.saved_plan import apply_plan, save_plan
 from surgeon.train import state
 from surgeon.train.run import run_cpt
@@ -105,6 +108,22 @@ def test_one_process_a_run(options: dict[str, Any], tmp_path: Path) -> None:
                 run_cpt(settings, force=force)
     assert not settings.run_dir.exists()
     run_cpt(settings)
+
+
+def test_surgery_does_not_take_the_place_of_a_run_at_work(
+    options: dict[str, Any], stories: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one"
+    settings = CptSettings(**options, out=str(out))
+    expanding = ExpandSettings(model=str(stories), out=out, add=1)
+    with state.owned(settings.run_dir):
+        with pytest.raises(SurgeonError, match="another process is training"):
+            perform("expand-layers", expanding)
+        with pytest.raises(SurgeonError, match="another process is training"):
+            execute(plan_expand(expanding), out)
+        state.record_settings(settings.run_dir, {})
+    assert state.is_begun(settings.run_dir) and not out.exists()
+    perform("expand-layers", expanding)  # it was broken off: nobody holds its folder
 
 
 def test_a_folder_that_is_no_run_is_left_alone(options: dict[str, Any], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def resolve(text: str) -> ModelRef:
 
     Raises SurgeonError when it is neither, or the hub cannot be reached.
     """
-    if Path(text).exists():
+    if text and Path(text).exists():  # an empty path is the current folder to pathlib
         return _local(text)
     model, plus, adapter = text.rpartition("+")
     if plus and model and adapter:

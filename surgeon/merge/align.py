@@ -16,7 +16,10 @@ from surgeon.merge.vocabulary import Met, Runs
 from surgeon.ops.plan import Apply, Copy, Piece, Source, Zeros, runs
 
 NewRows = Literal["own", "zero"]
-UNTIE = "bring both to one form, or --untie: the output gets a head of its own, and its config.json says so"
+UNTIE = (
+    "bring both to one form; merge-task-vectors has --untie: the output gets a head of its own, and its config.json "
+    "says so"
+)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def last_of(run: Path, last: int) -> list[RunCheckpoint]:
     found = checkpoints_of(run)
     if len(found) < last:
         raise SurgeonError(
-            f"--last {last} asks for more checkpoints than the {len(found)} that are there ({_names(found)})",
+            f"of the last {last} checkpoints only {len(found)} are there ({_names(found)})",
             str(found[0].path.parent),
             f"--last {len(found)}, or train again with --keep-checkpoints {last} (and a smaller --save-every)",
         )

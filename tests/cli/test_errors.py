@@ -120,6 +120,7 @@ def test_absent_corpus_and_model(here: Path) -> None:
     words = [w if w != "text.jsonl" else "absent.jsonl" for w in CPT]
     assert "absent.jsonl" in refused(here, 1, *words)
     assert "absent" in refused(here, 1, "expand-layers", "absent", "out", "--add", "1")
+    assert "no such folder" in refused(here, 1, "expand-layers", "", "out", "--add", "1")  # not the current one
 
 
 def test_wrong_words(here: Path) -> None:

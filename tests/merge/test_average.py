@@ -275,7 +275,7 @@ def test_refusals(run: Path, steps: list[Path], stories: Path, tmp_path: Path) -
         assert not (tmp_path / "out").exists()
         return error.value
 
-    assert "--last 7" in refused("more checkpoints than the 7 that are there", run, last=8).hint
+    assert "--last 7" in refused("of the last 8 checkpoints only 7 are there", run, last=8).hint
     refused("there is no such folder", tmp_path / "absent")
     refused("no subfolder named with a number", stories)
     refused("one of them out|asked for", run, last=2, checkpoint=["step-00000001"])

@@ -35,7 +35,9 @@ def resolve(text: str) -> ModelRef:
         return ModelRef(found.name, found.path, found.revision, resolve(adapter))
     if _HUB.match(text):
         return _download(text)
-    raise SurgeonError("there is no such folder", text, "give a local folder, or org/name[@revision] of the hub")
+    raise SurgeonError(
+        "there is no such folder", text or "an empty name", "give a local folder, or org/name[@revision] of the hub"
+    )
 
 
 def _local(text: str) -> ModelRef:

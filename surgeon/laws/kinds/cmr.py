@@ -20,7 +20,7 @@ def cmr() -> Law:
     (0, 1), of which it takes three. T is in units of 0.2 B tokens. For one model size.
     The paper first fits the general loss over T at each R (up, then down) and needs checkpoints along each run; here
     every run gives its end, since a run that is cut short has not let its learning rate fall.
-    Source: Gu et al. 2024 (2407.17467), sections 3 and 4
+    Source: Gu et al. 2024 (2407.17467)
     """
     return Law(len(CONSTANTS), _fit, _predict, _critical)
 

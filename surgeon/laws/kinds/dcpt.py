@@ -27,9 +27,9 @@ def dcpt(
 
     N, D: parameters and tokens in billions. r: the domain's share for the domain loss, 1 minus it for the general
     loss. All nine constants are positive, so both losses fall with N and with D; how they go with r is up to the fit.
-    starts: of the optimiser, drawn by seed. delta: of the Huber loss of log residuals. The paper does not say its
-    delta, its starts and how it keeps the constants in place: these are ours.
-    Source: Que et al. 2024 (2406.01375), equation of section 3
+    starts: of the optimiser, drawn by seed. delta: of the Huber loss of log residuals. The delta, the number
+    of starts and the bounds of the constants are ours and not checked against the paper.
+    Source: Que et al. 2024 (2406.01375)
     """
 
     def fit(runs: Runs) -> Constants:
@@ -75,7 +75,7 @@ def _curve(x: Array, log_n: Array, log_d: Array, share: Array) -> tuple[Array, A
     """Values [n] and their derivatives [n, 9] by x, the logarithms of the constants."""
     e, _, alpha, _, eta, beta, _, epsilon, gamma = np.exp(x)
     with np.errstate(divide="ignore"):  # a share of 0: its power is 0, and so is the whole term
-        log_r = np.maximum(np.log(share), -1e3)
+        log_r = np.maximum(np.log(share), -1e6)
     by_size = np.exp(x[1] - alpha * log_n)
     by_tokens = np.exp(x[3] + eta * log_r - beta * log_d)
     log_offset = np.log(share + epsilon)

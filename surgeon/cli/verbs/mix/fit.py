@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         runs: Annotated[
             list[Path],
             typer.Argument(
-                metavar="RUNS...",
+                metavar="RUNS",
                 help="Tables with the columns parameters, tokens, share (of the domain in all tokens, 0 to 1), general and "
                 "domain (held-out nats a token at the end), and optionally general_start (before the training); or "
                 "folders of finished cpt runs.",

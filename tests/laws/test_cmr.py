@@ -80,7 +80,7 @@ def test_critical_shares_are_where_the_curve_meets_the_bound_and_go_on_as_a_powe
 def test_a_larger_bound_never_gives_a_smaller_share(low: float, more: float, tokens: float) -> None:
     one, two = (critical(cmr(), FITTED, tokens, bound) for bound in (low, low + more))
     assert (two is not None and two >= one) if one is not None else True
-    assert one is None or 0 < one <= 1
+    assert one is None or 0 <= one <= 1
 
 
 FITTED = fit_law(runs(), "cmr", {}).constants
@@ -91,6 +91,24 @@ def test_the_ends_of_the_bound() -> None:
     assert critical(cmr(), FITTED, 20, 2.5) is None  # less than at any share
     with pytest.raises(SurgeonError, match="needs three fitted ones"):
         critical(cmr(), FITTED, 15, 2.5)
+
+
+def curves(shares: dict[float, float]) -> dict[str, dict[str, float]]:
+    """General losses R / share, which meet the bound 1 at the share; billions of tokens -> share."""
+    return {f"general at {t * BILLION:.0f} tokens": {"a": 1 / r, "s": 1.0, "b": 0.0} for t, r in shares.items()}
+
+
+def test_a_critical_share_between_the_fitted_tokens_leaves_out_where_all_is_within_the_bound() -> None:
+    """R = 1.5 - 0.5 T^0.2 with T in billions; at 0.5 and at 1 billion tokens it is over 1, or 1."""
+
+    def law(tokens: float) -> float:
+        return 1.5 - 0.5 * tokens**0.2
+
+    fitted = curves({t: law(t) for t in (0.5, 2, 10, 50)})
+    assert critical(cmr(), fitted, 0.5, 1.0) == 1.0 and critical(cmr(), fitted, 10, 1.0) == pytest.approx(law(10))
+    assert critical(cmr(), fitted, 20, 1.0) == pytest.approx(law(20), rel=1e-6)
+    assert critical(cmr(), fitted, 0.6, 1.0) == 1.0  # the power law says more than all
+    assert critical(cmr(), fitted, 1000, 1.0) is None  # and here less than nothing
 
 
 def test_what_is_not_fitted_is_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from law_runs import TRUE, grid
 
 from surgeon.errors import SurgeonError
-from surgeon.laws.fit import fit_law
+from surgeon.laws.fit import _trend, fit_law
 from surgeon.laws.huber import huber
 from surgeon.laws.kinds.dcpt import _curve, dcpt
 from surgeon.laws.law import Points, Runs
@@ -115,6 +115,16 @@ def test_the_sign_of_the_share_is_found_and_not_assumed() -> None:
     points = Points(few.points.parameters[kept], few.points.tokens[kept], few.points.share[kept])
     upper = Runs(points, {curve: values[kept] for curve, values in few.losses.items()}, {})
     assert fit_law(upper, "dcpt", {"starts": 4}).over_share["domain"].goes == "falls"
+
+
+def test_a_curve_that_rises_at_one_place_and_falls_at_another_turns() -> None:
+    shares, places = np.linspace(0, 1, 4), [(1e9, 1e9), (1e9, 2e9)]
+    up, down = np.array([0.1, 0.2, 0.1]), np.array([-0.1, 0.0, -0.3])
+    assert _trend([up, up], places, shares).goes == "rises" and _trend([down, down], places, shares).goes == "falls"
+    turns = _trend([up, down], places, shares)
+    assert turns.goes == "turns" and turns.turns_at == {"parameters": 1e9, "tokens": 2e9, "share": 0.0}
+    late = _trend([np.array([0.0, 0.1, -0.1]), up], places, shares)
+    assert late.turns_at == {"parameters": 1e9, "tokens": 1e9, "share": shares[2]}
 
 
 def test_the_huber_loss_is_a_parabola_and_then_a_line() -> None:

@@ -100,3 +100,11 @@ def test_folders_of_trainings_are_runs(stories: Path, tmp_path: Path, monkeypatc
     refused(surgeon("mix", "fit", *folders, *wrong), 1, "no evaluation 'gem'", "did you mean 'gen'")
     refused(surgeon("mix", "fit", str(stories), *named), 1, "no finished training")
     refused(surgeon("mix", "fit", *folders, *named, "--out", "at-0.5/law.json"), 1, "lies inside an input")
+    lineage = json.loads(Path("at-0.5/surgeon.json").read_text())
+    for changed, told in (
+        (lineage | {"training": lineage["training"] | {"of_steps": 9}}, "the run is at step 4 of 9"),
+        (lineage | {"adapter": {"kind": "lora"}}, "holds an adapter, not the whole model"),
+        (lineage | {"operation": "merge"}, "no finished training"),
+    ):
+        Path("at-0.5/surgeon.json").write_text(json.dumps(changed))
+        refused(surgeon("mix", "fit", *folders, *named), 1, told, "at-0.5")

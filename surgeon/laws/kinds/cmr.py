@@ -85,8 +85,7 @@ def _critical(constants: Constants, parameters: float, tokens: float, bound: flo
 
 def _at(constants: Constants, tokens: float, bound: float) -> float | None:
     curve = constants[_name("general", tokens)]
-    share = largest_share(lambda r: _along(curve, r), bound)
-    return share if share else None  # at R = 0 there is no domain text
+    return largest_share(lambda r: _along(curve, r), bound)
 
 
 def _along(curve: dict[str, float], share: Array) -> Array:

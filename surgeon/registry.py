@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "meta": "surgeon.train.meta",
     "exporter": "surgeon.train.exporters",
     "tracker": "surgeon.train.trackers",
+    "law": "surgeon.laws.kinds",
     "kernel": "surgeon.ops.kernels",
 }
 

@@ -21,7 +21,7 @@ from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
 ORDER = (
     "run", "recipes", "inspect", "expand_layers", "extend_vocab", "extend_context", "attach_adapter",
     "fold_adapter", "simplify_adapter", "cpt", "average", "merge_task_vectors", "merge", "evaluate", "verify", "diff",
-    "vectors", "report", "methods", "apply",
+    "vectors", "mix", "report", "methods", "apply",
 )  # fmt: skip
 # typer keeps its copy of click private; the base of its public BadParameter is every error of usage
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]

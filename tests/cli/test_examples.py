@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +20,7 @@ from surgeon.cli.verbs import all_verbs
 ORDER = (
     "expand_layers", "extend_vocab", "extend_context", "attach_adapter", "fold_adapter", "cpt", "cpt export",
     "cpt anneal", "simplify_adapter", "average", "merge_task_vectors", "merge", "evaluate", "inspect", "verify",
-    "diff", "vectors", "report", "methods", "apply", "recipes", "run",
+    "diff", "vectors", "mix fit", "mix predict", "mix optimum", "mix", "report", "methods", "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
 
@@ -32,6 +34,21 @@ def head(source: Path, target: Path, lines: int) -> None:
     target.write_text("".join(source.open(encoding="utf-8").readlines()[:lines]), encoding="utf-8")
 
 
+def write_tables(folder: Path) -> None:
+    """Finished trainings for `mix`: of three model sizes, and of one."""
+    lines = ["parameters,tokens,share,general,domain"]
+    one_size = []
+    for size, tokens, share in product((0.46, 1.8, 4.0), (5, 10, 20), (0.25, 0.5, 0.75, 1.0)):
+        general = 1.6 + 0.6 / size**0.3 + 0.2 * (1 - share) ** 0.5 / tokens**0.3 + 0.2 / (1.02 - share) ** 0.4
+        domain = 1.0 + 0.4 / size**0.3 + 0.1 * share**0.4 / tokens**0.3 + 0.2 / (share + 0.1) ** 0.5
+        lines.append(f"{size}B,{tokens}B,{share},{general},{domain}")
+        if size == 0.46:
+            one_size.append({"parameters": "460M", "tokens": f"{tokens}B", "share": share, "general": general})
+            one_size[-1] |= {"domain": domain, "general_start": 2.7}
+    (folder / "runs.csv").write_text("\n".join(lines) + "\n")
+    (folder / "runs-of-one-size.jsonl").write_text("".join(json.dumps(row) + "\n" for row in one_size))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Path:
     folder = tmp_path_factory.mktemp("examples")
@@ -39,6 +56,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Path:
     head(stories.parent / "domain.train.jsonl", folder / "domain.jsonl", 20)
     head(stories.parent / "general.valid.jsonl", folder / "general.jsonl", 20)
     head(stories.parent / "instruct.valid.jsonl", folder / "instruct.jsonl", 40)
+    write_tables(folder)
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Laws fitted to finished trainings: what a share of the domain gives and costs."""

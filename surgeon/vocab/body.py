@@ -70,17 +70,20 @@ class Body:
         module = self.model.get_output_embeddings()
         return Head(module.weight, getattr(module, "bias", None), scale, None if softcap is None else float(softcap))
 
-    def hidden_states(self, sequences: Callable[[], Iterable[list[int]]], positions: int) -> Tensor:
+    def hidden_states(
+        self, sequences: Callable[[], Iterable[list[int]]], positions: int, half: int | None = None
+    ) -> Tensor:
         """What enters the output matrix, float32 [P, D] on the model's device, at up to `positions` positions.
 
         Each sequence is cut into windows of at most 512 tokens (and the model's context), each behind the start that
         `evaluate` puts before a text; of what is read, windows spread evenly are taken. The last position of a window
-        predicts nothing there and is dropped. Raises SurgeonError where the text holds no two tokens, and where `head`
-        does not give the model's own logits on the first window.
+        predicts nothing there and is dropped. half: 0 or 1 for one of two parts of the text that share no window,
+        whatever `positions` each is asked for. Raises SurgeonError where the text holds no two tokens (of a half: no
+        two for each of them), and where `head` does not give the model's own logits on the first window.
         """
         import torch
 
-        windows = self._windows(sequences, positions)
+        windows = self._windows(sequences, positions, half)
         found: list[Tensor] = []
         module = self.model.get_output_embeddings()
         caught: list[Tensor] = []
@@ -103,7 +106,9 @@ class Body:
             hook.remove()
         return torch.cat(found)[:positions].clone()
 
-    def _windows(self, sequences: Callable[[], Iterable[list[int]]], positions: int) -> list[list[int]]:
+    def _windows(
+        self, sequences: Callable[[], Iterable[list[int]]], positions: int, half: int | None
+    ) -> list[list[int]]:
         from surgeon.vocab.windows import start_ids
 
         length = min(context_length(self.model) or WINDOW, WINDOW)
@@ -119,6 +124,8 @@ class Body:
                 break
         if not windows:
             raise SurgeonError("the probe holds no text of two tokens", "--probe", "give a corpus with text")
+        if half is not None:
+            windows = _halves(windows, len(start))[half]
         total = sum(len(window) - 1 for window in windows)
         count = min(len(windows), -(-len(windows) * positions // total))
         return [windows[k * len(windows) // count] for k in range(count)]
@@ -133,3 +140,25 @@ class Body:
                 str(self.path),
                 "extend without --probe and --old-loss-budget",
             )
+
+
+def _halves(windows: list[list[int]], start: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Each window goes to the half that has fewer tokens so far, so that what is read later moves none of them, and
+    long windows and the short ends of texts come to both. A window that is alone is cut in the middle."""
+    if len(windows) == 1:
+        window = windows[0]
+        middle = start + (len(window) - start) // 2
+        windows = [window[:middle], window[:start] + window[middle:]]
+        if min(map(len, windows)) < 2:
+            raise SurgeonError(
+                "the probe is too short: rows are fitted to one half of it, and the other measures them",
+                "--probe",
+                "give a corpus with more text",
+            )
+    parts: tuple[list[list[int]], list[list[int]]] = ([], [])
+    held = [0, 0]
+    for window in windows:
+        less = 0 if held[0] <= held[1] else 1
+        parts[less].append(window)
+        held[less] += len(window)
+    return parts

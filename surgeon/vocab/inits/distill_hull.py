@@ -34,8 +34,7 @@ BATCH_INDEPENDENT = False  # all new tokens are trained together
 READS_TEXT = True
 READS_PROBE = True
 PAIRED = True
-# of the fitted half of the probe; so many that rows fitted to them cost other text little more; and how many a step
-_POSITIONS, _POSITIONS_A_STEP = 32_768, 2048
+_POSITIONS, _POSITIONS_A_STEP = 32_768, 2048  # of the half of the probe that is fitted to; of each step
 _PIECES, _QUIET, _MEAN = 0.05, 0.05, 0.02  # shares beside the projection, so that each of them can grow
 _FIRST_PRICE = 5.0
 _ROUND, _JOINING, _NEWCOMER = 10, 0.6, 0.01  # steps of a round; the share of steps in which rows join; their weight
@@ -90,8 +89,8 @@ def distill_hull(
        combination of each new row. Input rows of their own are trained beside them, on the loss of the target text
        alone, at `relative_lr` root mean squares of the old ones (0: they stay as distilled).
     max_windows, steps, lr, join: TIED where the matrices are tied, else UNTIED, for what is not given.
-    The fit sees one half of the probe's windows. What extend-vocab then measures of the other half decides: a share of
-    the mean takes away what is left above the budget.
+    The fit reads one half of the probe. What extend-vocab then measures of the other half decides: a share of the mean
+    takes away what is left above the budget.
 
     Why it is the default where a text and a probe are given: on a small model, tied and untied, it starts better than
     weighted pieces within the same budget and is still ahead after training (benchmarks/README.md, Inits). Only output

@@ -110,8 +110,10 @@ def bits_per_byte(name: str, folder: Path, corpus: str, counts: list[int]) -> di
     return found
 
 
-def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, float]:
-    """(nats a token lost, share of positions at which an old token wins) of old text in the old encoding."""
+def old_text(base: str, folder: Path, corpus: str, counts: list[int]) -> dict[str, float]:
+    """Nats a token lost, and the share of positions at which an old token wins, of old text in the old encoding.
+
+    Of the first `counts` tokens of the corpus, rising; where there are several, all but the first are in the names."""
     import torch
 
     from surgeon.data.source import documents, parse_corpus
@@ -121,6 +123,8 @@ def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, 
     models = [load_model(Path(p), device=torch.device("cpu"), dtype=torch.float32) for p in (base, folder)]
     rows = models[0].get_input_embeddings().weight.shape[0]
     lost = kept = count = 0.0
+    found: dict[str, float] = {}
+    left = list(counts)
     with torch.inference_mode():
         for document in documents(parse_corpus(corpus)):
             ids = tokenizer(document.text, add_special_tokens=False)["input_ids"][:256]
@@ -130,9 +134,24 @@ def old_text(base: str, folder: Path, corpus: str, tokens: int) -> tuple[float, 
             lost += float((after.logsumexp(1) - before.logsumexp(1)).sum())
             kept += float((after[:, rows:].amax(1) <= after[:, :rows].amax(1)).sum())
             count += len(ids) - 1
-            if count >= tokens:
-                break
-    return lost / count, kept / count
+            while left and count >= left[0]:
+                also = "" if left[0] == counts[0] else f" ({left[0]} tokens)"
+                found |= {f"lost{also}": lost / count, f"kept{also}": kept / count}
+                left.pop(0)
+            if not left:
+                return found
+    raise SystemExit(f"{corpus} holds {count:.0f} tokens, and {left[0]} are to be measured")
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """What the extension itself says of the probe: the loss it reports, without its share of the mean, the share."""
+    from surgeon.checkpoint.index import Checkpoint
+
+    lineage = Checkpoint.open(folder).lineage
+    said = lineage.rows.calibration if lineage is not None and lineage.rows is not None else None
+    if said is None:
+        return {}
+    return {"said": said["loss_increase"], "said unmixed": said["unmixed_loss_increase"], "share": said["share"]}
 
 
 def trained(folder: Path, job: dict[str, Any], what: str, steps: int, out: Path) -> dict[str, float]:
@@ -163,13 +182,12 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="surgeon-quality-") as folder:
         out = Path(folder) / "extended"
         seconds, cpu_seconds = extended(words, job, out)
-        lost, kept = old_text(job["model"], out, job["old"], job["eval_tokens"][0])
         numbers = {
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
             **bits_per_byte("0", out, job["valid"], job["eval_tokens"]),
-            "lost": lost,
-            "kept": kept,
+            **old_text(job["model"], out, job["old"], job["old_tokens"]),
+            **measured(out),
         }
         for what, steps in product(job["modes"], job["steps"]):
             numbers |= trained(out, job, what, steps, Path(folder) / "trained")
@@ -206,7 +224,7 @@ def summary(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
                 mean, sd = spread(values)
                 entry: dict[str, Any] = {"mean": mean, "sd": sd, "n": len(values)}
                 reference = inits.get("subword_mean", {}).get(name)
-                if reference and name not in ("lost", "kept", "seconds", "cpu_seconds"):
+                if reference and (name[0] == "0" or name.startswith(tuple(TRAIN))):
                     entry["ratio"] = mean / fmean(reference)
                 result.setdefault(text, {}).setdefault(init, {})[name] = entry
     return result
@@ -241,6 +259,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--eval-tokens", default="10000", help="of the held-out text, one count or several")
+    parser.add_argument("--old-tokens", help="of the old text, one count or several [the first of --eval-tokens]")
     parser.add_argument("--train-bytes", type=int, default=1_500_000, help="of each training part")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path("vocab-quality.jsonl"))
@@ -261,6 +280,7 @@ def main() -> None:
             "train": texts[text][0], "valid": texts[text][1], "old_train": old,
             "old": f"{args.old}.valid.jsonl", "add": args.add, "batch": args.batch, "seq_len": args.seq_len,
             "eval_tokens": list(map(int, args.eval_tokens.split(","))),
+            "old_tokens": sorted(map(int, (args.old_tokens or args.eval_tokens.split(",")[0]).split(","))),
             "modes": [m for m in args.modes.split(",") if m], "steps": list(map(int, args.steps.split(","))),
         })  # fmt: skip
     done = [json.loads(line) for line in args.cache.read_text().splitlines()] if args.cache.is_file() else []

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WINDOW = 512  # tokens: longer texts are cut, so that attention stays small for any context length
 _READ = 64  # so many times the positions wanted are read, and windows spread over them are taken
+_READ_HALVES = 1 << 20  # tokens that are read where halves are taken, by each of them the same
+_WHOLE = 1 / 16  # share of all tokens up to which a text goes to one half
 _AGREES = 1e-4  # of the largest logit: how far float32 may take the model's own logits from ours
 
 
@@ -70,17 +72,20 @@ class Body:
         module = self.model.get_output_embeddings()
         return Head(module.weight, getattr(module, "bias", None), scale, None if softcap is None else float(softcap))
 
-    def hidden_states(self, sequences: Callable[[], Iterable[list[int]]], positions: int) -> Tensor:
+    def hidden_states(
+        self, sequences: Callable[[], Iterable[list[int]]], positions: int, half: int | None = None
+    ) -> Tensor:
         """What enters the output matrix, float32 [P, D] on the model's device, at up to `positions` positions.
 
         Each sequence is cut into windows of at most 512 tokens (and the model's context), each behind the start that
         `evaluate` puts before a text; of what is read, windows spread evenly are taken. The last position of a window
-        predicts nothing there and is dropped. Raises SurgeonError where the text holds no two tokens, and where `head`
-        does not give the model's own logits on the first window.
+        predicts nothing there and is dropped. half: 0 or 1 for one of two parts of the text that share no window, nor
+        a text but for long ones. Raises SurgeonError where the text holds no two tokens (of a half: no two for each of
+        them), and where `head` does not give the model's own logits on the first window.
         """
         import torch
 
-        windows = self._windows(sequences, positions)
+        windows = self._windows(sequences, positions, half)
         found: list[Tensor] = []
         module = self.model.get_output_embeddings()
         caught: list[Tensor] = []
@@ -103,22 +108,29 @@ class Body:
             hook.remove()
         return torch.cat(found)[:positions].clone()
 
-    def _windows(self, sequences: Callable[[], Iterable[list[int]]], positions: int) -> list[list[int]]:
+    def _windows(
+        self, sequences: Callable[[], Iterable[list[int]]], positions: int, half: int | None
+    ) -> list[list[int]]:
         from surgeon.vocab.windows import start_ids
 
         length = min(context_length(self.model) or WINDOW, WINDOW)
         start = start_ids(self.path)
+        enough = _READ * positions if half is None else _READ_HALVES
         windows: list[list[int]] = []
+        texts: list[list[list[int]]] = []
         read = 0
         for sequence in sequences():
             step = length - len(start)
             cut = [[*start, *sequence[a : a + step]] for a in range(0, len(sequence), step)]
-            windows += [window for window in cut if len(window) > 1]
+            texts.append([window for window in cut if len(window) > 1])
+            windows += texts[-1]
             read += len(sequence)
-            if read >= _READ * positions:
+            if read >= enough:
                 break
         if not windows:
             raise SurgeonError("the probe holds no text of two tokens", "--probe", "give a corpus with text")
+        if half is not None:
+            windows = _halves(texts, len(start))[half]
         total = sum(len(window) - 1 for window in windows)
         count = min(len(windows), -(-len(windows) * positions // total))
         return [windows[k * len(windows) // count] for k in range(count)]
@@ -133,3 +145,32 @@ class Body:
                 str(self.path),
                 "extend without --probe and --old-loss-budget",
             )
+
+
+def _halves(texts: list[list[list[int]]], start: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The windows of each text in two halves of about as many tokens: what comes next goes to the shorter one.
+
+    Texts go whole, for windows of one text share its words, but those that are long beside all are dealt by windows. A
+    window that is alone is cut in the middle.
+    """
+    windows = [window for text in texts for window in text]
+    if len(windows) == 1:
+        window = windows[0]
+        middle = start + (len(window) - start) // 2
+        texts = [[window[:middle]], [window[:start] + window[middle:]]]
+        if min(len(text[0]) for text in texts) < 2:
+            raise SurgeonError(
+                "the probe is too short: rows are fitted to one half of it, and the other measures them",
+                "--probe",
+                "give a corpus with more text",
+            )
+    long = sum(map(len, windows)) * _WHOLE
+    halves: tuple[list[list[int]], list[list[int]]] = ([], [])
+    sizes = [0, 0]
+    for text in texts:
+        whole = sum(map(len, text)) <= long
+        for part in [text] if whole else [[window] for window in text]:
+            shorter = 0 if sizes[0] <= sizes[1] else 1
+            halves[shorter].extend(part)
+            sizes[shorter] += sum(map(len, part))
+    return halves

@@ -24,6 +24,7 @@ from surgeon.vocab.tokens import NewTokens
 
 POSITIONS = 16_384
 FINEST = 4096  # a share is a multiple of 1/4096, so that the last bits of a measurement do not move it
+FITTED_HALF, MEASURED_HALF = 0, 1  # of a probe that an init reads: what it fits its rows to, and what judges them
 _GRID = 16
 
 
@@ -65,6 +66,7 @@ def calibrated(
     *,
     padding: int = 0,
     positions: int = POSITIONS,
+    half: int | None = None,
 ) -> tuple[Any, Calibration]:
     """The rows to store and what they cost on up to `positions` hidden states of the probe.
 
@@ -75,6 +77,8 @@ def calibrated(
     budget; where the model is tied, the one matrix is mixed, and so the input rows are too. The loss is convex in a
     (a sum of exponentials of what is linear in a), so one search from 0 upwards finds it; under a soft cap it need not
     be, and a is then the first crossing on a grid of 1/16. Logits in float32, sums in float64, argmax in float64.
+    half: the part of the probe that is measured (`Body.hidden_states`), for rows that were fitted to the other one:
+    they cost the text that they were fitted to less than other text.
     Raises SurgeonError where the rows are no Combination (with a budget) or the mean itself costs more.
 
     Source: the bounds follow from convexity of exp on Constrained Word2Vec's weights (arXiv 2407.05841, section 3);
@@ -83,7 +87,7 @@ def calibrated(
     if budget is not None and not isinstance(given, Combination):
         raise UsageError("only convex rows can be mixed to keep a budget", "--old-loss-budget", "add --project hull")
     with progress.task("measuring old text", None, "tokens") as advance, torch.no_grad():
-        hidden_PD = body.hidden_states(probe, positions)
+        hidden_PD = body.hidden_states(probe, positions, half)
         old = OldModel.measure(body.head, hidden_PD, [i for i in new.ids if i < len(head_VD)])
         table = NewRowsBeside(old, head_VD, new, padding)
         first = table.measure(table.stored(given))

@@ -87,11 +87,13 @@ def new_rows(
         found[name] = checked(given, len(new), stored.shape[0], where)
     calibration = None
     if probe is not None:
-        from surgeon.vocab.budget import calibrated
+        from surgeon.vocab.budget import MEASURED_HALF, calibrated
 
+        fitted = any(registry.get("init", use.init).trait("READS_PROBE", False) for _, _, use in uses)
         found[head], measured = calibrated(
             body, found[head], matrices[head], news[head], probe, budget(settings), progress,
             padding=num_rows - len({*range(matrices.stored(head).shape[0]), *new.ids}),
+            half=MEASURED_HALF if fitted else None,
         )  # fmt: skip
         calibration = measured.to_json()
     tables = Tables()

@@ -210,6 +210,39 @@ def test_long_texts_are_cut_and_windows_spread(stories: Path) -> None:
     torch.testing.assert_close(hidden[:511], out, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_texts", [1, 2, 40])
+def test_the_halves_of_a_probe_share_no_window(stories: Path, num_texts: int) -> None:
+    """However many positions each is asked for; they are as long, and share no text that is not long beside all."""
+    body = Body(stories, "cpu")
+    draw = torch.Generator().manual_seed(num_texts)
+    lengths = [1000, *torch.randint(5, 900, (39,), generator=draw).tolist()][:num_texts]
+    texts = [torch.randint(3, 512, (length,), generator=draw).tolist() for length in lengths]
+    whole, *halves = (body._windows(lambda: texts, 100_000, half) for half in (None, 0, 1))
+    as_sets = [set(map(tuple, windows)) for windows in (whole, *halves)]
+    assert as_sets[1] | as_sets[2] == as_sets[0] and not as_sets[1] & as_sets[2]
+    assert len(as_sets[0]) == len(whole) == len(halves[0]) + len(halves[1])
+    sizes = [sum(map(len, windows)) for windows in halves]
+    assert abs(sizes[0] - sizes[1]) <= (WINDOW if num_texts < 40 else 1000)
+    if num_texts == 40:
+        cuts = range(0, 1000, WINDOW - 1)
+        text_of = {(1, *text[a : a + WINDOW - 1]): n for n, text in enumerate(texts) for a in cuts}
+        assert not {text_of[tuple(w)] for w in halves[0]} & {text_of[tuple(w)] for w in halves[1]}
+    few = body._windows(lambda: texts, 100, 0)
+    assert len(few) < len(halves[0]) or num_texts < 40
+    assert set(map(tuple, few)) <= as_sets[1]
+    assert len(body.hidden_states(lambda: texts, 100_000, 1)) == sizes[1] - len(halves[1])
+
+
+def test_a_window_that_is_alone_is_cut_in_the_middle(stories: Path) -> None:
+    body = Body(stories, "cpu")
+    assert [body._windows(lambda: [[7, 8, 9, 10, 11]], 10, half) for half in (0, 1)] == [
+        [[1, 7, 8]],
+        [[1, 9, 10, 11]],
+    ]
+    with pytest.raises(SurgeonError, match="the probe is too short"):
+        body._windows(lambda: [[7]], 10, 0)
+
+
 def test_what_cannot_be_is_refused(stories: Path, tmp_path: Path) -> None:
     body = Body(folder(stories, tmp_path / "model", "llama"), "cpu")
     weight = body.model.get_output_embeddings().weight.data

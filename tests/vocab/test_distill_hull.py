@@ -17,10 +17,12 @@ from vocab_models import body_folder
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.loading import load_model
 from surgeon.measure.perplexity import evaluate
 from surgeon.ops.execute import execute
 from surgeon.verify import verify
 from surgeon.vocab.body import Body
+from surgeon.vocab.budget import FITTED_HALF
 from surgeon.vocab.hull import Combination
 from surgeon.vocab.inits.distill_hull import distill_hull
 from surgeon.vocab.inits.subword_mean import subword_mean
@@ -115,7 +117,7 @@ def test_a_step_goes_down_the_loss_of_both_texts(stories: Path, tmp_path: Path) 
     assert torch.equal(start.indices, after.indices)
     held = [row for row in text if {60, 61} & set(row)]
     with torch.no_grad():
-        hidden = body.hidden_states(lambda: probe, 1000)
+        hidden = body.hidden_states(lambda: probe, 1000, FITTED_HALF)
     rng = np.random.Generator(np.random.Philox(0))
     next(draws(len(held), 6, 1, rng))
     at = torch.from_numpy(next(draws(len(hidden), len(hidden) // 4, 1, rng)))
@@ -297,3 +299,43 @@ def test_text_without_new_tokens_is_refused(material: Path) -> None:
     new = NewTokens(held.new.tokens, held.new.ids, held.new.pieces, held.new.usable, lambda: [[5] * 400])
     with pytest.raises(SurgeonError, match="holds none of the new tokens"):
         distill_hull(new, held.body, held.tied, 0, Said(), probe_of(held), 0.02, **SMALL)
+
+
+@pytest.mark.material
+def test_old_text_is_measured_on_windows_that_the_fit_has_not_read(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the lineage says is what the written model loses there; rows that are not fitted use the whole probe."""
+    read: list[list[list[int]]] = []
+    windows = Body._windows
+
+    def seen(self: Body, *given: Any) -> list[list[int]]:
+        read.append(windows(self, *given))
+        return read[-1]
+
+    monkeypatch.setattr(Body, "_windows", seen)
+    model, probe, text = material / "models" / "stories260K", tmp_path / "probe.jsonl", tmp_path / "text.jsonl"
+    for name, to, lines in (("stories_en", probe, 8), ("medical_en", text, 20)):
+        with (material / "corpora" / f"{name}.valid.jsonl").open(encoding="utf-8") as source:
+            to.write_text("".join(islice(source, lines)), encoding="utf-8")
+    settings: dict[str, Any] = {"model": str(model), "corpus": [str(text)], "probe": [str(probe)]}
+    settings |= {"add": 60, "untie": True}
+    words = SMALL | {"lr": 0.2, "max_windows": 64}
+    plan = plan_extend_vocab(
+        ExtendVocabSettings(out=tmp_path / "out", device="cpu", init="distill_hull", option=words, **settings)
+    )
+    execute(plan, tmp_path / "out", threads=1)
+    fitted, measured = (set(map(tuple, part)) for part in read)
+    assert fitted and measured and not fitted & measured
+    lineage = Checkpoint.open(tmp_path / "out").lineage
+    assert lineage is not None and lineage.rows is not None and lineage.rows.calibration is not None
+    models = [load_model(p, device=torch.device("cpu"), dtype=torch.float32) for p in (model, tmp_path / "out")]
+    lost = []
+    with torch.no_grad():
+        for window in read[1]:
+            before, after = (m(torch.tensor([window])).logits[0, :-1].double().logsumexp(1) for m in models)
+            lost += (after - before).tolist()
+    assert lineage.rows.calibration["positions"] == len(lost)
+    assert lineage.rows.calibration["loss_increase"] == pytest.approx(float(np.mean(lost)), rel=1e-3)
+    plan_extend_vocab(ExtendVocabSettings(out=tmp_path / "pieces", device="cpu", init="weighted_pieces", **settings))
+    assert set(map(tuple, read[2])) == fitted | measured

@@ -16,6 +16,7 @@ from surgeon.errors import UsageError
 from surgeon.loading import context_length
 from surgeon.progress import Progress
 from surgeon.vocab.body import Body
+from surgeon.vocab.budget import FITTED_HALF
 from surgeon.vocab.extended import extended
 from surgeon.vocab.hull import Combination
 from surgeon.vocab.inits.distill import distill
@@ -33,7 +34,7 @@ BATCH_INDEPENDENT = False  # all new tokens are trained together
 READS_TEXT = True
 READS_PROBE = True
 PAIRED = True
-_POSITIONS = 8192  # of the probe
+_POSITIONS, _POSITIONS_A_STEP = 32_768, 2048  # of the half of the probe that is fitted to; of each step
 _PIECES, _QUIET, _MEAN = 0.05, 0.05, 0.02  # shares beside the projection, so that each of them can grow
 _FIRST_PRICE = 5.0
 _ROUND, _JOINING, _NEWCOMER = 10, 0.6, 0.01  # steps of a round; the share of steps in which rows join; their weight
@@ -88,7 +89,8 @@ def distill_hull(
        combination of each new row. Input rows of their own are trained beside them, on the loss of the target text
        alone, at `relative_lr` root mean squares of the old ones (0: they stay as distilled).
     max_windows, steps, lr, join: TIED where the matrices are tied, else UNTIED, for what is not given.
-    What extend-vocab then measures of the probe decides: a share of the mean takes away what is left above the budget.
+    The fit reads one half of the probe. What extend-vocab then measures of the other half decides: a share of the mean
+    takes away what is left above the budget.
 
     Why it is the default where a text and a probe are given: on a small model, tied and untied, it starts better than
     weighted pieces within the same budget and is still ahead after training (benchmarks/README.md, Inits). Only output
@@ -133,7 +135,7 @@ def distill_hull(
         price = Price(old_loss_budget, _FIRST_PRICE)
         history: list[tuple[float, float]] = []
         texts = draws(len(rows_RS), max(1, tokens_per_step // seq_len), steps, rng)
-        positions = draws(len(old.hidden), max(1, len(old.hidden) // 4), steps, rng)
+        positions = draws(len(old.hidden), max(1, min(_POSITIONS_A_STEP, len(old.hidden) // 4)), steps, rng)
         with extended(body.model, new.ids, str(body.path)) as model:
             for t, (picked, at) in enumerate(zip(texts, positions, strict=True)):
                 if join and t in rounds:
@@ -176,7 +178,7 @@ def _length(new: NewTokens, start: Sequence[int], enough: int) -> int:
 def _old_text(body: Body, new: NewTokens, probe: Sequences) -> OldModel:
     """Called where torch is held to one thread, so that its sums do not depend on how many there are."""
     with torch.no_grad():
-        hidden_PD = body.hidden_states(probe, _POSITIONS)
+        hidden_PD = body.hidden_states(probe, _POSITIONS, FITTED_HALF)
         return OldModel.measure(body.head, hidden_PD, [i for i in new.ids if i < len(body.head.weight)])
 
 

@@ -270,7 +270,7 @@ def test_frozen_blocks_stay(corpus: Path, tmp_path: Path) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective": "next_token"}, "an encoder, and next_token is no objective"),
     ({"objective": "distill"}, "an encoder, and distill is no objective"),
-    ({"eval": ["texts.jsonl"]}, "nothing to evaluate"),
+    ({"eval": ["{corpus}"]}, "nothing to evaluate"),
     ({"train": "role:mlp"}, "roles of an encoder"),
     ({"regularize": ["ewc:probe={corpus}"]}, "ewc reads its corpus as a causal model"),
     ({"objective": "masked_lm:masked=0.95"}, "more than all"),

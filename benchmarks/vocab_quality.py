@@ -24,12 +24,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from vocab_table import show, summary
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -207,45 +208,6 @@ def cut(path: Path, num_bytes: int, folder: Path) -> str:
     return str(out)
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    return fmean(values), stdev(values) if len(values) > 1 else 0.0
-
-
-def summary(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """text -> init -> number -> {"mean", "sd", "n"}; and of bits per byte the ratio to subword_mean."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for record in records:
-        for name, value in record["numbers"].items():
-            found.setdefault(record["text"], {}).setdefault(record["init"], {}).setdefault(name, []).append(value)
-    result: dict[str, dict[str, dict[str, Any]]] = {}
-    for text, inits in found.items():
-        for init, numbers in inits.items():
-            for name, values in numbers.items():
-                mean, sd = spread(values)
-                entry: dict[str, Any] = {"mean": mean, "sd": sd, "n": len(values)}
-                reference = inits.get("subword_mean", {}).get(name)
-                if reference and (name[0] == "0" or name.startswith(tuple(TRAIN))):
-                    entry["ratio"] = mean / fmean(reference)
-                result.setdefault(text, {}).setdefault(init, {})[name] = entry
-    return result
-
-
-def show(result: dict[str, dict[str, dict[str, Any]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    for text, inits in result.items():
-        names = list(dict.fromkeys(name for numbers in inits.values() for name in numbers))
-        table = Table("init", *names, title=f"{text}: bits per byte after steps; lost: nats a token of old text")
-        for init, numbers in inits.items():
-            cells = []
-            for name in names:
-                entry = numbers.get(name)
-                cells.append("" if entry is None else f"{entry['mean']:.3f} ±{entry['sd']:.3f}")
-            table.add_row(init, *cells)
-        Console(width=60 + 16 * len(names)).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -296,7 +258,7 @@ def main() -> None:
     folder.cleanup()
     order = {init: i for i, init in enumerate(args.inits.split(","))}
     wanted = sorted((r for r in done if r["init"] in order), key=lambda r: (r["text"], order[r["init"]], r["seed"]))
-    result = summary(wanted)
+    result = summary(wanted, TRAIN)
     show(result)
     if args.json:
         import torch

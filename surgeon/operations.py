@@ -104,9 +104,8 @@ def perform(
     progress: Progress = SILENT,
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Carry an operation out; gives the JSON that its command prints. "seconds": of the whole,
-    planning and writing. inputs: the digests in a saved plan of an
-    operation that is not planned; it is refused where they have changed."""
+    """Carry an operation out; gives the JSON that its command prints. "seconds": of the whole, planning and writing.
+    inputs: the digests in a saved plan of an operation that is not planned; it is refused where they have changed."""
     chosen = operation(name)
     started = time.perf_counter()
     if memory is not None and (not chosen.planned or getattr(settings, "in_place", False)):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from surgeon.errors import SurgeonError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -24,6 +28,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SurgeonError(f"{path.name} does not hold a JSON object", str(path), "restore the file")
     return value
+
+
+def read_as(path: Path, model: type[M], problem: str, mend: str) -> M:
+    """A JSON file that holds a model of ours. Raises SurgeonError (problem and its first fault, the place, mend)."""
+    try:
+        return model.model_validate(read_json_object(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SurgeonError(f"{problem}: {first['msg']}", f"{path}: {place}", mend) from error
 
 
 def dump_json(value: Any) -> str:

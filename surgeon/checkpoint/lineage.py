@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.config_json import dump_json, read_as
 from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import weight_digests
-from surgeon.errors import SurgeonError
 
 LINEAGE_FILE = "surgeon.json"
 
@@ -170,15 +168,12 @@ def read_lineage(folder: Path) -> Lineage | None:
     path = folder / LINEAGE_FILE
     if not path.is_file():
         return None
-    try:
-        return Lineage.model_validate(read_json_object(path))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise SurgeonError(
-            f"{LINEAGE_FILE} is not a lineage this version reads: {first['msg']}",
-            f"{path}: {'.'.join(map(str, first['loc']))}",
-            "restore the file, or remove it to treat the checkpoint as one without lineage",
-        ) from error
+    return read_as(
+        path,
+        Lineage,
+        f"{LINEAGE_FILE} is not a lineage this version reads",
+        "restore the file, or remove it to treat the checkpoint as one without lineage",
+    )
 
 
 def output_digests(folder: Path, threads: int = 4, weights: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from surgeon.checkpoint.commit import write_atomically
-from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.config_json import dump_json, read_as
 from surgeon.errors import SurgeonError
 
 
@@ -62,15 +61,9 @@ def read_fit(path: Path) -> Fit:
         raise SurgeonError(
             "there is no such file", str(path), "write one with `surgeon mix fit RUNS --law LAW --out FILE`"
         )
-    try:
-        return Fit.model_validate(read_json_object(path))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise SurgeonError(
-            f"the file is not a fitted law: {first['msg']}",
-            f"{path}: {'.'.join(map(str, first['loc']))}",
-            "write one with `surgeon mix fit RUNS --law LAW --out FILE`",
-        ) from error
+    return read_as(
+        path, Fit, "the file is not a fitted law", "write one with `surgeon mix fit RUNS --law LAW --out FILE`"
+    )
 
 
 def check_free(path: Path, force: bool) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgeon.checkpoint.config_json import read_json_object
-from surgeon.errors import SurgeonError
+from surgeon.checkpoint.config_json import read_as
 
 RUN_FILE = "run.json"
 
@@ -43,12 +41,9 @@ class RunRecord(BaseModel):
 def read_run(folder: Path) -> RunRecord:
     """The record of the run in `folder`. Raises SurgeonError where it cannot be read."""
     path = folder / RUN_FILE
-    try:
-        return RunRecord.model_validate(read_json_object(path))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise SurgeonError(
-            f"{RUN_FILE} is not the record of a run that this version reads: {first['msg']}",
-            f"{path}: {'.'.join(map(str, first['loc']))}",
-            "run the recipe again: finished stages are not done twice",
-        ) from error
+    return read_as(
+        path,
+        RunRecord,
+        f"{RUN_FILE} is not the record of a run that this version reads",
+        "run the recipe again: finished stages are not done twice",
+    )

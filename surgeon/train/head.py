@@ -70,5 +70,8 @@ def head_of(model: Any) -> nn.Linear | None:
 
 def _is_plain(module: Any) -> bool:
     """Linear and nothing of its own; torch gives a module that is divided among processes a class in front of its."""
-    kind = type(module)
-    return kind is nn.Linear or (kind.__name__ == "FSDPLinear" and kind.__bases__[-1] is nn.Linear)
+    if type(module) is nn.Linear:
+        return True
+    from torch.distributed.fsdp import FSDPModule  # costs time where one process is all there is
+
+    return type(module).__bases__ == (FSDPModule, nn.Linear)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from torchrun import torchrun
 
 PROGRAM = Path(__file__).with_name("refusals_of_several.py")
 SIZES = ["--tokens", "256", "--seq-len", "32", "--batch-tokens", "64", "--device", "cpu", "--quiet"]
@@ -16,12 +14,7 @@ SIZES = ["--tokens", "256", "--seq-len", "32", "--batch-tokens", "64", "--device
 
 def refused(here: Path, processes: int, *words: list[str]) -> tuple[list[str], list[str], str]:
     """(the lines of errors, the codes that the processes ended with, all of stderr)."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(PROGRAM)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launch, json.dumps(words)],
-        capture_output=True, text=True, check=False, cwd=here, env=environment, timeout=300,
-    )  # fmt: skip
+    done = torchrun(PROGRAM, json.dumps(words), processes=processes, cwd=here)
     assert done.returncode, done.stderr
     starts = ("error: ", "where: ", " mend: ")
     said = [line for line in done.stderr.splitlines() if line.startswith(starts)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torchrun import torchrun
 from training_methods import Case, Lab, cases
 
 from surgeon.checkpoint.header import read_header
@@ -57,12 +55,7 @@ def in_two(lab: Lab, some: Sequence[Case]) -> dict[str, str]:
     runs = {str(c): lab.settings(c, lab.folder / f"two-{c}", **changes(c, lab)) for c in some}
     given, target = lab.folder / "runs.json", lab.folder / "found.json"
     given.write_text(json.dumps(runs))
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(PROGRAM)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *words, str(given), str(target)],
-        capture_output=True, text=True, check=False, env=environment, timeout=900,
-    )  # fmt: skip
+    done = torchrun(PROGRAM, str(given), str(target))
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, str] = json.loads(target.read_text())
     return result

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchrun import torchrun
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import read
@@ -27,11 +26,7 @@ PROGRAM = Path(__file__).with_name("parallel_run.py")
 
 
 def launch(options: dict[str, Any], processes: int = 2) -> subprocess.CompletedProcess[str]:
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(PROGRAM)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *words, json.dumps(options)], capture_output=True, text=True, check=False, env=environment
-    )
+    return torchrun(PROGRAM, json.dumps(options), processes=processes)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

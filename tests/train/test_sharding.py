@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torchrun import torchrun
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgeon.train.blocks import blocks_of
@@ -75,9 +73,7 @@ def test_a_model_without_a_plan() -> None:
 
 def test_embeddings_are_let_go_of_and_a_tied_matrix_is_not(tmp_path: Path) -> None:
     target = tmp_path / "found.json"
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(PROGRAM), str(target)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
+    done = torchrun(PROGRAM, str(target))
     assert done.returncode == 0, done.stderr[-3000:]
     untied, tied = (json.loads(target.read_text())[key] for key in ("False", "True"))
     # in the second block: on the way there and back

@@ -80,7 +80,7 @@ def _critical(constants: Constants, parameters: float, tokens: float, bound: flo
         )
     law = fit_power(np.array(list(inside)) / TOKEN_UNIT, np.array(list(inside.values())))
     share = critical_ratio(tokens, **law)
-    return min(share, 1.0) if share > 0 else None
+    return min(share, 1.0) if share > 0 else None  # above 1: every share keeps within the bound
 
 
 def _at(constants: Constants, tokens: float, bound: float) -> float | None:

@@ -5,15 +5,15 @@
     python benchmarks/cpt_gpu.py --models qwen2.5-1.5b --out cpt_gpu-qwen2.5-1.5b.json
     python benchmarks/cpt_gpu.py --models llama-3.2-1b-20-blocks --out cpt_gpu-new-blocks.json
 
-NOT RUN YET: there was no GPU where this was written. `--tiny` runs all of it but compiling on a CPU with tiny shapes,
-as tests/train/test_cpt_gpu_benchmark.py does; its numbers mean nothing.
+`--tiny` runs all of it but compiling on a CPU with tiny shapes, as tests/train/test_cpt_gpu_benchmark.py does; its
+numbers mean nothing.
 
 Random weights in the shapes of the models, written here; nothing is downloaded. Texts are of words that are tokens,
-one each, drawn from the whole vocabulary; documents have 32 to 16,384 tokens (log-normal, median 600). Rows of 4096
-tokens, 16 a step, AdamW (fused), clipping at 1, products in bfloat16 (autocast), masters and moments in float32, no
-activation is computed again. Every way runs in a process of its own, in an order drawn anew each round; where it does
-not fit, its micro-batch is halved, and the result says so. The first --warm steps are not counted (compiling is in
-them).
+one each, drawn from nearly the whole vocabulary; documents have 32 to 16,384 tokens (log-normal, median 600). Rows of
+4096 tokens, 16 a step, AdamW (fused), clipping at 1, products in bfloat16 (autocast), masters and moments in float32,
+no activation is computed again. Every way runs in a process of its own, in an order drawn anew each round; where it
+does not fit, its micro-batch is halved, and the result says so. The first --warm steps are not counted (compiling is
+in them).
 
 surgeon: its defaults on a GPU (blocks compiled, documents kept apart, which saves attention). concat: attention
 through whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile:
@@ -37,13 +37,13 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -73,39 +73,54 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 DEEP = "llama-3.2-1b-20-blocks"
 TINY: dict[str, Any] = {
-    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 8,
 }  # fmt: skip
+MORE = 3  # steps behind those that are read
 # (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
 PARTS = {
-    "surgeon, all": "full",
-    "surgeon, 4 spread": r"layers\.(4|9|14|19)\.",
-    "surgeon, upper 4": r"layers\.(16|17|18|19)\.",
+    "surgeon all": "full",
+    "surgeon 4 spread": r"layers\.(4|9|14|19)\.",
+    "surgeon upper 4": r"layers\.(16|17|18|19)\.",
 }
 
 MAKE = """
-import json, sys, numpy as np, torch
+import itertools, json, string, sys, numpy as np, torch
 from pathlib import Path
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 root, config, tokens, longest = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 kind, vocab = config.pop("model_type"), config["vocab_size"]
 torch.manual_seed(0)
 config = AutoConfig.for_model(kind, **config, bos_token_id=None, eos_token_id=0, pad_token_id=None)
-model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 model.save_pretrained(root / "model")
-words = Tokenizer(WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w1"))
-words.pre_tokenizer = WhitespaceSplit()
-PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0").save_pretrained(root / "model")
-rng, count = np.random.default_rng(0), 0
+# words of four letters behind a space, one token each: (a, B), (space, aB), (space aB, cD) are merged
+pairs = list(itertools.product(string.ascii_lowercase, string.ascii_uppercase))
+merges = pairs + [("\u0120", a + b) for a, b in pairs]
+first = 1 + len(ByteLevel.alphabet()) + len(merges)
+fours = itertools.islice(itertools.product(pairs, pairs), vocab - first)
+words = [("\u0120" + a + b, c + d) for (a, b), (c, d) in fours]
+merges += words
+pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet()), *(a + b for a, b in merges)]
+made = Tokenizer(BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+made.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(root / "model")
+texts = [" " + a[1:] + b for a, b in words]
+loaded = AutoTokenizer.from_pretrained(root / "model")  # of the model's own class, which may read it otherwise
+rng, stream = np.random.default_rng(0), []
 with (root / "text.jsonl").open("w") as file:
-    while count < tokens:
+    while sum(map(len, stream)) < tokens:
         length = int(np.clip(rng.lognormal(np.log(min(600, longest / 4)), 1.0), min(32, longest / 4), longest))
-        ids = rng.integers(2, vocab, length)
-        file.write(json.dumps({"text": " ".join(f"w{i}" for i in ids)}) + "\\n")
-        count += length + 1
+        ids = rng.integers(first, vocab, length)
+        text = "".join(texts[i - first] for i in ids)
+        assert stream or loaded(text, add_special_tokens=False)["input_ids"] == ids.tolist()
+        file.write(json.dumps({"text": text}) + "\\n")
+        stream += [ids, [0]]
+np.save(root / "ids.npy", np.concatenate(stream))
 """
 
 FLOPS = """
@@ -116,7 +131,8 @@ from surgeon.train.flops import flops_per_token
 from surgeon.train.trainable import select
 model = load_skeleton(Path(sys.argv[1]))
 model.tie_weights()
-print(flops_per_token(model, select(model, sys.argv[2], None), int(sys.argv[3])))
+parts = json.loads(sys.argv[2])
+print(json.dumps({part: flops_per_token(model, select(model, part, None), int(sys.argv[3])) for part in parts}))
 """
 
 TRAINER = """
@@ -126,15 +142,7 @@ import numpy as np, torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 given = json.loads(sys.argv[1])
 S, rows, micro, steps, warm, cuda = (given[k] for k in ("seq_len", "rows", "micro", "steps", "warm", "cuda"))
-need = (steps * rows + 1) * S
-stream, filled = np.empty(need, dtype=np.int64), 0
-with open(given["text"]) as file:
-    for line in file:
-        ids = np.array([int(w[1:]) for w in json.loads(line)["text"].split()] + [0])[: need - filled]
-        stream[filled : filled + len(ids)] = ids
-        filled += len(ids)
-        if filled == need:
-            break
+stream = np.load(given["ids"])
 held = torch.from_numpy(stream[: steps * rows * S].reshape(-1, S))
 marks = []
 class Marks(TrainerCallback):
@@ -163,34 +171,56 @@ def ways(name: str) -> dict[str, dict[str, Any]]:
         return {way: {"train": train} for way, train in PARTS.items()}
     found: dict[str, dict[str, Any]] = {
         "surgeon": {},
-        "surgeon, concat": {"flags": ["--packing", "concat"]},
-        "surgeon, eager": {"flags": ["--no-compile"]},
+        "surgeon concat": {"flags": ["--packing", "concat"]},
+        "surgeon eager": {"flags": ["--no-compile"]},
         "Trainer": {"compile": False, "liger": False},
-        "Trainer, compile": {"compile": True, "liger": False},
+        "Trainer compile": {"compile": True, "liger": False},
     }
     if importlib.util.find_spec("liger_kernel"):
-        found["Trainer, liger"] = {"compile": False, "liger": True}
-        found["Trainer, compile, liger"] = {"compile": True, "liger": True}
+        found["Trainer liger"] = {"compile": False, "liger": True}
+        found["Trainer compile liger"] = {"compile": True, "liger": True}
     return found
 
 
-def surgeon(root: Path, own: Path, sizes: dict[str, Any], way: dict[str, Any]) -> tuple[list[str], Path]:
-    """The command, and where it leaves a line a step."""
-    tokens = sizes["steps"] * sizes["rows"] * sizes["seq_len"]
+def needs_compiler(way: dict[str, Any]) -> bool:
+    return bool(way.get("compile") or way.get("liger"))
+
+
+def surgeon(root: Path, own: Path, sizes: dict[str, Any], way: dict[str, Any]) -> list[str]:
+    """The command; `own` / out.run / metrics.jsonl has a line a step. It asks for more steps than are read."""
+    tokens = (sizes["steps"] + MORE) * sizes["rows"] * sizes["seq_len"]
     words = ["cpt", root / "model", own / "out", "--data", f"text={root / 'text.jsonl'}", "--tokens", tokens]
     words += ["--seq-len", sizes["seq_len"], "--batch-tokens", sizes["rows"] * sizes["seq_len"]]
     words += ["--micro-batch", sizes["micro"], "--train", way.get("train", "full"), "--schedule", "linear"]
     words += ["--checkpointing", "none", "--save-every", 10**6, "--keep-state", "--quiet"]
     words += ["--device", "cuda" if sizes["cuda"] else "cpu", *way.get("flags", ())]
-    return [sys.executable, "-m", "surgeon", *map(str, words)], own / "out.run" / "metrics.jsonl"
+    return [sys.executable, "-m", "surgeon", *map(str, words)]
 
 
-def of_lines(path: Path, warm: int) -> dict[str, float]:
-    """Tokens a second over the steps behind the warm-up, as `surgeon cpt` timed them: each step until its loss was
-    there."""
+def until(command: list[str], env: dict[str, str], lines: Path | None, steps: int) -> tuple[int, str, str]:
+    """(exit status, output, errors) of a command; 0 as soon as `lines` has the steps: what is written behind them,
+    20 bytes a parameter, is not what is measured."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        run = subprocess.Popen(command, env=env, stdout=output, stderr=errors, text=True)
+        while (status := run.poll()) is None:
+            if lines and lines.is_file() and lines.read_text().count("\n") >= steps:
+                run.kill()
+                run.wait()
+                status = 0
+                break
+            time.sleep(0.05)
+        output.seek(0), errors.seek(0)
+        return status, output.read(), errors.read()
+
+
+def of_lines(path: Path, warm: int, steps: int) -> dict[str, float]:
+    """Tokens a second over the steps behind the warm-up up to `steps`, as `surgeon cpt` timed them: each step until
+    its loss was there."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [line for line in lines if line["step"] >= warm]
+    lines = [line for line in lines if warm <= line["step"] <= steps]
     counts = [b["tokens"] - a["tokens"] for a, b in itertools.pairwise(lines)]
+    if lines[-1]["loss"] < 1:  # of random words: about the logarithm of their number
+        raise SystemExit(f"{path}: a loss of {lines[-1]['loss']}: the texts are not what they should be")
     seconds = [n / line["tokens_per_second"] for n, line in zip(counts, lines[1:], strict=True)]
     return {"tokens_per_s": sum(counts) / sum(seconds), "memory_bytes": lines[-1]["memory_bytes"]}
 
@@ -201,16 +231,16 @@ def once(root: Path, sizes: dict[str, Any], way: dict[str, Any]) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=root) as name:
         own = Path(name)
         if "compile" in way:
-            given = sizes | way | {"out": str(own), "model": str(root / "model"), "text": str(root / "text.jsonl")}
+            given = sizes | way | {"out": str(own), "model": str(root / "model"), "ids": str(root / "ids.npy")}
             command, lines = [sys.executable, "-c", TRAINER, json.dumps(given)], None
         else:
-            command, lines = surgeon(root, own, sizes, way)
+            command, lines = surgeon(root, own, sizes, way), own / "out.run" / "metrics.jsonl"
         started = time.perf_counter()
-        run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if run.returncode:
-            full = "OutOfMemoryError" in run.stderr or "out of memory" in run.stderr
-            return "full" if full else run.stderr[-2000:]
-        found = of_lines(lines, sizes["warm"]) if lines else json.loads(run.stdout.strip().split("\n")[-1])
+        status, output, errors = until(command, env, lines, sizes["steps"])
+        if status:
+            full = "OutOfMemoryError" in errors or "out of memory" in errors
+            return "full" if full else errors[-2000:]
+        found = of_lines(lines, sizes["warm"], sizes["steps"]) if lines else json.loads(output.strip().split("\n")[-1])
         return found | {"process_s": time.perf_counter() - started}
 
 
@@ -226,46 +256,53 @@ def measured(root: Path, sizes: dict[str, Any], way: dict[str, Any]) -> dict[str
         micro //= 2
 
 
+def make(root: Path, name: str, sizes: dict[str, Any], tiny: bool) -> dict[str, float]:
+    """Writes a model and its texts; gives FLOPs of a token by what is trained."""
+    root.mkdir()
+    config = MODELS[name] | (TINY if tiny else {})
+    tokens = ((sizes["steps"] + MORE) * sizes["rows"] + 1) * sizes["seq_len"]
+    longest = 4 * sizes["seq_len"]
+    _call([sys.executable, "-c", MAKE, str(root), json.dumps(config), str(tokens), str(longest)])
+    parts = sorted({held.get("train", "full") for held in ways(name).values()})
+    asked = [str(root / "model"), json.dumps(parts), str(sizes["seq_len"])]
+    found: dict[str, float] = json.loads(_call([sys.executable, "-c", FLOPS, *asked]))
+    return found
+
+
 def compare(work: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The result so far, after every way."""
+    """The result so far, after every way. All models are made before anything is timed, side by side."""
     result: dict[str, Any] = {"models": {}}
     seq_len, rows = (64, 4) if options.tiny else (4096, 16)
     sizes = {"seq_len": seq_len, "rows": rows, "micro": min(options.micro_batch, rows), "cuda": not options.tiny}
     sizes |= {"steps": options.warm + options.steps, "warm": options.warm}
-    for name in options.models.split(","):
-        root = work / name
-        root.mkdir()
-        config = MODELS[name] | (TINY if options.tiny else {})
-        tokens = (sizes["steps"] * rows + 1) * seq_len
-        make = [sys.executable, "-c", MAKE, str(root), json.dumps(config), str(tokens), str(4 * seq_len)]
-        _call(make)
-        chosen = {w: held for w, held in ways(name).items() if any(word in w for word in options.only.split(","))}
-        if options.tiny:  # a CPU needs a compiler, and minutes
-            chosen = {w: held for w, held in chosen.items() if not (held.get("compile") or held.get("liger"))}
-        flops = {}
-        for way, held in chosen.items():
-            asked = [str(root / "model"), held.get("train", "full"), str(seq_len)]
-            flops[way] = float(_call([sys.executable, "-c", FLOPS, *asked]))
-        rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in chosen}
-        for number in range(options.rounds):
-            for way in random.Random(f"{name}/{number}").sample(sorted(chosen), len(chosen)):
-                found = measured(root, sizes, chosen[way])
-                if "failed" not in found:
-                    found["mfu"] = flops[way] * found["tokens_per_s"] / options.peak
-                rounds[way].append(found)
-                print(name, way, found, file=sys.stderr, flush=True)
-                held = {"flops_per_token": flops, "rounds": rounds} | summary(rounds)
-                result["models"][name] = held
-                result["sizes"] = sizes
-                yield result
-        shutil.rmtree(root)
+    names = options.models.split(",")
+    with ThreadPoolExecutor(len(names)) as pool:
+        made = dict(zip(names, pool.map(lambda n: make(work / n, n, sizes, options.tiny), names), strict=True))
+    pairs = [(n, w) for n in names for w, held in ways(n).items() if not (options.tiny and needs_compiler(held))]
+    if options.only:
+        pairs = [(n, w) for w in options.only.split(",") for n in names if (n, w) in pairs]
+    flops: dict[str, dict[str, float]] = {name: {} for name in names}
+    rounds: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in names}
+    for number in range(options.rounds):
+        for name, way in pairs if options.only else random.Random(number).sample(pairs, len(pairs)):
+            held = ways(name)[way]
+            flops[name][way] = made[name][held.get("train", "full")]
+            found = measured(work / name, sizes, held)
+            if "failed" not in found:
+                found["mfu"] = flops[name][way] * found["tokens_per_s"] / options.peak
+            rounds[name].setdefault(way, []).append(found)
+            print(name, way, found, file=sys.stderr, flush=True)
+            of = {"flops_per_token": flops[name], "rounds": rounds[name]} | summary(rounds[name])
+            result["models"][name] = of
+            result["sizes"] = sizes
+            yield result
 
 
 def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians by way, and the median over the rounds of the speed as a ratio to the first way's within a round."""
     middle: dict[str, dict[str, float]] = {}
     ratios: dict[str, float] = {}
-    first = next(iter(rounds))
+    first = next((way for way in rounds if way in ("surgeon", "surgeon all")), next(iter(rounds)))
     for way, of in rounds.items():
         good = [found for found in of if "failed" not in found]
         if good:
@@ -275,7 +312,7 @@ def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             for a, b in zip(of, rounds[first], strict=False)
             if "failed" not in a and "failed" not in b
         ]
-        if pairs:
+        if pairs and way != first:
             ratios[f"{way} / {first}"] = round(median(pairs), 3)
     return {"median": middle, "ratios": ratios}
 
@@ -308,7 +345,7 @@ def versions() -> dict[str, str | None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="By commas.")
-    parser.add_argument("--only", default="", help="Ways whose name contains one of these words, by commas.")
+    parser.add_argument("--only", default="", help="Ways, by commas, in this order; all without.")
     parser.add_argument("--steps", type=int, default=20, help="Steps that are counted.")
     parser.add_argument("--warm", type=int, default=5, help="Steps before them, at least 1.")
     parser.add_argument("--micro-batch", type=int, default=4, help="Rows of a forward pass, where they fit.")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from surgeon.data.pack import IGNORED
 from surgeon.train.batch import Batch
+from surgeon.train.cross_entropy import CrossEntropy
 from surgeon.train.forward import Forward
-from surgeon.train.linear_loss import CrossEntropy
 from surgeon.train.teacher import Rows, Teacher
 
 Change = Callable[[Tensor, Tensor], Tensor]  # the teacher's logits [tokens, V] for labels [tokens] (none below 0)

@@ -26,11 +26,13 @@ class Forward:
     logits: [rows, tokens, V]. labels: int64 [rows, tokens], the next token, -100 where none counts. hidden_states: a
     tuple of the embeddings' output and every block's, [rows, tokens, H]. batch: see Batch, arranged like the logits.
     arguments: what the model is given for the batch. model. forward: this object, to run the model by oneself.
-    `extra` adds what a run supplies besides.
+    `extra` adds what a run supplies besides; compiled: the loss in the head is, as the blocks are.
     """
 
-    def __init__(self, model: Any, mode: attention.Mode, extra: Mapping[str, Any] | None = None) -> None:
-        self.model, self.mode, self.extra = model, mode, dict(extra or {})
+    def __init__(
+        self, model: Any, mode: attention.Mode, extra: Mapping[str, Any] | None = None, *, compiled: bool = False
+    ) -> None:
+        self.model, self.mode, self.extra, self.compiled = model, mode, dict(extra or {}), compiled
         module = head_of(model)
         self.head = None if module is None else Head(module)
 
@@ -54,7 +56,7 @@ class Forward:
         """The summed cross-entropy, without the logits where the model allows it."""
         if self.head is None:
             return nats_of(self.output(arguments).logits, arranged.labels)
-        with self.head.labels(arranged.labels):
+        with self.head.labels(arranged.labels, compiled=self.compiled):
             result: Tensor = self.output(arguments).logits
         return result
 

@@ -35,10 +35,10 @@ class Head:
         finally:
             self._taken = None
 
-    def labels(self, labels: Tensor) -> AbstractContextManager[None]:
+    def labels(self, labels: Tensor, *, compiled: bool = False) -> AbstractContextManager[None]:
         """Within it the model's `logits` are the loss: a scalar, float32, in nats over the labels that count."""
         flat = labels.reshape(-1)
-        return self.giving(lambda hidden, weight, bias: linear_nats(hidden, weight, bias, flat))
+        return self.giving(lambda hidden, weight, bias: linear_nats(hidden, weight, bias, flat, compiled=compiled))
 
     def _forward(self, hidden: Tensor) -> Tensor:
         if self._taken is None:

@@ -68,6 +68,11 @@ class Job:
         keys = ("model", "adapter", "data", "replay", "probes", "teacher")
         return {key: self.record[key] for key in keys if self.record.get(key) is not None}
 
+    @property
+    def compiles(self) -> bool:
+        """Whether blocks, and the loss in the head, are compiled: as the settings say, else on a GPU."""
+        return self.device.type == "cuda" if self.settings.compile is None else self.settings.compile
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The type of the arithmetic; master weights stay float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -135,23 +140,21 @@ def prepare(
 
 def _ready(job: Job) -> Job:
     """The model as it runs: attention that keeps documents apart, blocks checkpointed, sharded and compiled."""
-    with job.autocast():
-        if job.mode == "padded":
-            mode = attention.choose_padded(job.model)
-        else:
-            mode = attention.choose(job.model, job.shape.seq_len)
+    if job.mode == "padded":
+        mode = attention.choose_padded(job.model)
+    else:
+        mode = attention.choose(job.model, job.shape.seq_len, job.device, job.dtype)
     blocks.checkpoint(job.model, job.trainable, job.settings.checkpointing, job.device, memory_bytes(job))
     if job.world.size > 1:
         job.world.shard(job.model, blocks.blocks_of(job.model), job.dtype)
         named = dict(job.model.named_parameters())
         sharded = {name: named[name] for name in job.trainable.parameters}
         job = replace(job, trainable=replace(job.trainable, parameters=sharded))
-    if job.settings.compile or (job.settings.compile is None and job.device.type == "cuda"):
+    if job.compiles:
         blocks.compile_blocks(job.model)
     if job.other is not None:
-        with job.autocast():
-            code = job.settings.trust_remote_code
-            job = replace(job, teacher=load_teacher(job.other, job.model, mode, job.device, code))
+        code = job.settings.trust_remote_code
+        job = replace(job, teacher=load_teacher(job.other, job.model, mode, job.device, code))
     return replace(job, mode=mode)
 
 

@@ -5,51 +5,36 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from surgeon.train.cross_entropy import CrossEntropy
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}  # of logits at a time
 
 
 class TokenLoss(Protocol):
-    """A loss that is a sum over tokens, with its own gradient."""
+    """A loss that is a sum over tokens, with its own gradient. One with an attribute `narrow` that is true takes
+    logits in the type of the products."""
 
     def __call__(self, logits: Tensor, part: slice, need: bool) -> tuple[Tensor, Tensor | None]:
         """(the sum over the tokens of `part`, its gradient in their logits if `need`).
 
-        logits: float32 [tokens of the part, V], and may be overwritten. part: of all tokens of the call, in order.
+        logits: [tokens of the part, V], float32 without `narrow`, and may be overwritten. part: of all tokens of the
+        call, in order.
         """
 
 
-class CrossEntropy:
-    """Of the labels, over those that count, in nats."""
-
-    def __init__(self, labels: Tensor, ignored: int = -100) -> None:
-        self._labels, self._ignored = labels, ignored
-
-    def __call__(self, logits: Tensor, part: slice, need: bool) -> tuple[Tensor, Tensor | None]:
-        target = self._labels[part]
-        logits = F.log_softmax(logits, dim=-1)
-        counts = target != self._ignored
-        at = target.clamp(min=0)[:, None]
-        total = -(logits.gather(1, at)[:, 0] * counts).sum()
-        if not need:
-            return total, None
-        gradient = logits.exp_()
-        gradient.scatter_add_(1, at, gradient.new_full(at.shape, -1.0))
-        gradient *= counts[:, None]
-        return total, gradient
-
-
-def linear_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignored: int = -100) -> Tensor:
+def linear_nats(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignored: int = -100, *, compiled: bool = False
+) -> Tensor:
     """Cross-entropy of `hidden @ weight.T + bias` against labels, summed over those that count, in nats.
 
-    labels: int64 [tokens]; see `linear_loss`. torch has `F.linear_cross_entropy` from 2.13 on; see
-    benchmarks/cpt_cpu.py for the two side by side.
+    labels: int64 [tokens]; compiled: see `CrossEntropy`, and `linear_loss` for the rest. torch has
+    `F.linear_cross_entropy` from 2.13 on; see benchmarks/cpt_cpu.py for the two side by side.
     """
     if hidden.shape[0] != labels.shape[0]:
         raise ValueError(f"{tuple(hidden.shape)} hidden states and {tuple(labels.shape)} labels")
-    return linear_loss(hidden, weight, bias, CrossEntropy(labels, ignored))
+    return linear_loss(hidden, weight, bias, CrossEntropy(labels, ignored, narrow=compiled))
 
 
 def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: TokenLoss) -> Tensor:
@@ -71,9 +56,9 @@ def logits_loss(logits: Tensor, loss: TokenLoss) -> Tensor:
     return result
 
 
-def chunk_tokens(vocab: int, device: torch.device) -> int:
-    """Tokens of a chunk."""
-    return max(1, CHUNK_ELEMENTS[device.type] // vocab)
+def chunk_tokens(vocab: int, device: torch.device, *, narrow: bool = False) -> int:
+    """Tokens of a chunk; more of logits that are not held in float32 beside."""
+    return max(1, (2 if narrow else 1) * CHUNK_ELEMENTS[device.type] // vocab)
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -105,7 +90,8 @@ def _chunks(
     need: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     vocab = hidden.shape[1] if weight is None else weight.shape[0]
-    size = chunk_tokens(vocab, hidden.device)
+    as_they_are = getattr(loss, "narrow", False)
+    size = chunk_tokens(vocab, hidden.device, narrow=as_they_are and dtype != torch.float32)
     total = hidden.new_zeros((), dtype=torch.float32)
     of_hidden = torch.empty_like(hidden, dtype=dtype) if need[0] else None
     of_weight = torch.zeros_like(weight, dtype=torch.float32) if weight is not None and need[1] else None
@@ -113,29 +99,39 @@ def _chunks(
     for start in range(0, hidden.shape[0], size):
         part = slice(start, min(start + size, hidden.shape[0]))
         some = hidden[part].to(dtype)
-        value, gradient = loss(logits_of(some, weight, bias), part, any(need))
+        value, gradient = loss(logits_of(some, weight, bias, narrow=as_they_are), part, any(need))
         total += value
         if gradient is None:
             continue
         if of_bias is not None:
-            of_bias += gradient.sum(0)
+            of_bias += gradient.sum(0, dtype=torch.float32)
         narrow = gradient.to(dtype)
         if of_hidden is not None:
             of_hidden[part] = narrow if weight is None else narrow @ weight
         if of_weight is not None:
-            if dtype == torch.float32:
-                of_weight.addmm_(narrow.t(), some)
-            else:
-                of_weight += narrow.t() @ some
+            _add_product(of_weight, narrow.t(), some)
     return total, of_hidden, of_weight, of_bias
 
 
-def logits_of(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Logits in float32, a tensor of their own; products in the type of `hidden`. Without a weight, `hidden` are the
-    logits."""
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """total += one @ other, with products of half precision summed in float32; torch has that as one call on a GPU."""
+    if one.dtype == total.dtype:
+        total.addmm_(one, other)
+    elif total.device.type == "cuda":
+        torch.addmm(total, one, other, out_dtype=total.dtype, out=total)
+    else:
+        total += one @ other
+
+
+def logits_of(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, *, narrow: bool = False) -> Tensor:
+    """Logits, a tensor of their own: in float32, or, if `narrow`, in the type of `hidden` where there is no bias.
+    Products are taken in the type of `hidden`. Without a weight, `hidden` are the logits."""
     if weight is None:
-        return hidden.to(torch.float32, copy=True)
-    logits = (hidden @ weight.t()).float()
+        return hidden.to(hidden.dtype if narrow else torch.float32, copy=True)
+    logits = hidden @ weight.t()
+    if narrow and bias is None:
+        return logits
+    logits = logits.float()
     if bias is not None:
         logits += bias.float()
     return logits

@@ -38,7 +38,7 @@ class Loop:
         self.job, self.world = job, job.world
         self.parameters = job.trainable.parameters
         self.optimizer = job.optimizer()
-        self.forward = Forward(job.model, job.mode)
+        self.forward = Forward(job.model, job.mode, compiled=job.compiles)
         self.anchors = Anchors(self.parameters)
         self._frozen = FrozenRows(self.world, self.parameters, job.trainable.rows)
         self._flops = {s.seq_len: flops_per_token(job.model, job.trainable, s.seq_len) for s in job.shape.spans}

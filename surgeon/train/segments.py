@@ -10,10 +10,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -22,8 +22,22 @@ from torch import Tensor
 from surgeon.train.batch import moved
 
 NAME = "surgeon_segments"
+HALF = (torch.bfloat16, torch.float16)
 _asked = False  # whether the kernel groups heads only when asked: torch 2.13; 2.11 does so by itself
 _alone: ContextVar[bool] = ContextVar("rows_alone", default=False)
+
+
+class Call(NamedTuple):
+    """What the function was asked for: heads of queries and of keys, width of a query's head and of a value's."""
+
+    heads: int
+    key_heads: int
+    width: int
+    value_width: int
+    scaling: float | None
+
+
+_calls: ContextVar[dict[Call, None] | None] = ContextVar("calls", default=None)
 
 
 def register() -> None:
@@ -55,6 +69,37 @@ def rows_alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+@contextmanager
+def observed() -> Iterator[dict[Call, None]]:
+    """The different calls of the function within it, in order (the keys)."""
+    calls: dict[Call, None] = {}
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def kernel_holds(calls: Iterable[Call], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device's kernel gives for such calls what attention segment by segment gives in float32, on random
+    inputs; true where no kernel is called. A kernel that does not serve a call raises, which counts as no."""
+    if device.type != "cuda" or dtype not in HALF:
+        return True
+    ends = torch.tensor([0, 5, 6, 15, 32], dtype=torch.int32, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    for call in calls:
+        shapes = (call.heads, call.width), (call.key_heads, call.width), (call.key_heads, call.value_width)
+        q, k, v = (torch.randn(1, n, 32, d, device=device, generator=generator).to(dtype) for n, d in shapes)
+        try:
+            found = _varlen(q, k, v, ends, 17, call.scaling)
+        except (RuntimeError, ValueError, NotImplementedError):
+            return False
+        expected = _one_by_one(q.float(), k.float(), v.float(), ends, 0.0, call.scaling)
+        if not (found.float() - expected).abs().max() <= 2e-2 * expected.abs().max():
+            return False
+    return True
+
+
 def segment_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, **options: Any,
@@ -69,6 +114,9 @@ def segment_attention(
     if query.shape[2] != key.shape[2]:
         raise ValueError("segments have no cache")
     shared = query.shape[1] != key.shape[1]
+    calls = None if torch.compiler.is_compiling() else _calls.get()
+    if calls is not None:
+        calls[Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], scaling)] = None
     if ends is None and _alone.get() and attention_mask is None:
         whole = F.scaled_dot_product_attention(
             query, key, value, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared
@@ -79,15 +127,21 @@ def segment_attention(
     if query.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")  # rotary embeddings leave queries and keys in float32
         query, key, value = query.to(half), key.to(half), value.to(half)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    if query.device.type == "cuda" and query.dtype in HALF and not dropout:
         return _varlen(query, key, value, ends, options["max_length_q"], scaling), None
+    return _one_by_one(query, key, value, ends, dropout, scaling), None
+
+
+def _one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float, scaling: float | None
+) -> Tensor:
     outputs = []
-    bounds = ends.tolist()
-    for start, stop in itertools.pairwise(bounds):
+    shared = query.shape[1] != key.shape[1]
+    for start, stop in itertools.pairwise(ends.tolist()):
         q, k, v = (t[:, :, start:stop] for t in (query, key, value))
         one = F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared)
         outputs.append(one)
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ def test_loss_and_gradients(chunk: int, bias: bool, other: str, monkeypatch: pyt
         results += [loss.detach(), hidden.grad, weight.grad, *([offset.grad] if offset is not None else [])]
     for mine, theirs in zip(found, expected, strict=True):
         assert float((mine - theirs).abs().max() / theirs.abs().max()) <= 1e-5
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("half", [False, True])
+def test_the_compiled_loss_is_the_one_that_is_written(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chunks and a shorter one, from one graph. In half precision the gradient of the logits and its product
+    are rounded to it in both, to the one neighbour or the other."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", {"cpu": 15 * VOCAB})
+    torch._dynamo.reset()
+    counters.clear()
+    results = []
+    for compiled in (True, False):
+        hidden, weight, _, labels = inputs(False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = linear_nats(hidden, weight, None, labels, compiled=compiled)
+        loss.backward()
+        results.append((loss.detach(), hidden.grad, weight.grad))
+    assert counters["stats"]["unique_graphs"] == 1
+    for mine, theirs, bound in zip(*results, (1e-6, *[2**-7 if half else 1e-6] * 2), strict=True):
+        assert float((mine - theirs).abs().max()) <= bound * float(theirs.abs().max())
 
 
 def test_what_is_frozen_costs_no_gradient() -> None:

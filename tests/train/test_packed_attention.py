@@ -16,7 +16,7 @@ from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
 from surgeon.train.run import run_cpt
 from surgeon.train.score import score
-from surgeon.train.segments import NAME, register
+from surgeon.train.segments import NAME, Call, observed, register
 from surgeon.train.settings import CptSettings
 
 FAMILIES = (
@@ -103,7 +103,27 @@ def test_positions_that_run_on_are_found_out() -> None:
     assert float((naive - alone(model, batch)).abs().max()) > 1e-2
 
 
-def by_lengths(model: Any, seq_len: int) -> attention.Mode:
+def test_the_probe_is_in_float32_whatever_the_run_is_in() -> None:
+    """Rounding in half precision is as large as a leak in deep models."""
+    model, seen = model_of("llama"), []
+    model.lm_head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.choose(model, 32) == "mask"
+    assert set(seen) == {torch.float32}
+
+
+def test_calls_of_the_function_are_observed() -> None:
+    model = model_of("llama")
+    register()
+    model.set_attn_implementation(NAME)
+    with observed() as calls:
+        assert attention.holds(model, "segments")
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads
+    assert list(calls) == [Call(config.num_attention_heads, config.num_key_value_heads, size, size, size**-0.5)]
+
+
+def by_lengths(model: Any, seq_len: int, *_: Any) -> attention.Mode:
     """What `choose` comes to on a GPU."""
     register()
     model.set_attn_implementation(NAME)

@@ -9,6 +9,8 @@ in the old encoding; the standard error is that of a ratio of sums over document
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,49 @@ import torch
 
 from surgeon.data.source import documents, parse_corpus
 from surgeon.loading import load_model, load_tokenizer
+from surgeon.vocab.windows import start_ids
 
 DEEP = 1022  # tokens into a document: the third window of 511
 
 
-def cost(old: Any, new: Any, texts: list[list[int]]) -> tuple[float, float, int]:
-    """(nats a token, its standard error, tokens)."""
-    found = []
+@dataclass(frozen=True)
+class Cost:
+    """lost: nats a token, and its standard error; kept: the share of positions at which an old token wins."""
+
+    lost: float
+    error: float
+    kept: float
+    tokens: int
+
+
+def whole(ids: list[int], start: list[int], size: int) -> list[list[int]]:
+    """A document in windows of at most `size` tokens, each behind the start: as a probe is read."""
+    step = size - len(start)
+    return [start + ids[at : at + step] for at in range(0, len(ids), step) if len(start + ids[at : at + step]) > 1]
+
+
+def cost(old: Any, new: Any, texts: Iterable[list[list[int]]], tokens: int | None = None) -> Cost:
+    """Of documents, each a list of windows; of the first `tokens` tokens, rounded up to a window."""
+    found: list[tuple[float, int]] = []
+    kept = count = 0
+    rows = old.get_input_embeddings().weight.shape[0]
     with torch.inference_mode():
-        for ids in texts:
-            before, after = (m(torch.tensor([ids])).logits[0, :-1].double().logsumexp(1) for m in (old, new))
-            found.append((float((after - before).sum()), len(before)))
-    count = sum(n for _, n in found)
+        for windows in texts:
+            lost, read = 0.0, 0
+            for ids in windows:
+                before, after = (m(torch.tensor([ids])).logits[0, :-1].double() for m in (old, new))
+                lost += float((after.logsumexp(1) - before.logsumexp(1)).sum())
+                kept += int((after[:, rows:].amax(1) <= after[:, :rows].amax(1)).sum())
+                read += len(before)
+                if tokens is not None and count + read >= tokens:
+                    break
+            found.append((lost, read))
+            count += read
+            if tokens is not None and count >= tokens:
+                break
     mean = sum(lost for lost, _ in found) / count
-    return mean, sum((lost - mean * n) ** 2 for lost, n in found) ** 0.5 / count, count
+    error = sum((lost - mean * n) ** 2 for lost, n in found) ** 0.5 / count
+    return Cost(mean, error, kept / count, count)
 
 
 def main() -> None:
@@ -43,19 +74,19 @@ def main() -> None:
     torch.set_num_threads(1)
     old, new = (load_model(p, device=torch.device("cpu"), dtype=torch.float32) for p in (args.model, args.extended))
     tokenizer = load_tokenizer(args.model)
-    start = [tokenizer.bos_token_id]
+    start = start_ids(args.model)
     for part in ("train", "valid"):
         read = islice(documents(parse_corpus(f"{args.old}.{part}.jsonl")), args.documents)
         texts = [tokenizer(document.text, add_special_tokens=False)["input_ids"] for document in read]
-        deep = [start + ids[DEEP : DEEP + 511] for ids in texts if len(ids) > DEEP + 64]
+        deep = [[start + ids[DEEP : DEEP + 511]] for ids in texts if len(ids) > DEEP + 64]
         for name, cut in {
-            "first 256, no start": [ids[:256] for ids in texts],
-            "the same of 12 documents": [ids[:256] for ids in texts[:12]],
-            "first 256": [start + ids[:256] for ids in texts],
+            "first 256, no start": [[ids[:256]] for ids in texts],
+            "first 256": [[start + ids[:256]] for ids in texts],
             f"511 from {DEEP:,} on": deep,
+            "whole": [whole(ids, start, 512) for ids in texts],
         }.items():
-            mean, error, count = cost(old, new, cut)
-            print(f"{part}: {name}: {mean:.5f} +- {error:.5f} ({count:,} tokens)", flush=True)
+            of = cost(old, new, cut)
+            print(f"{part}: {name}: {of.lost:.5f} +- {of.error:.5f} ({of.tokens:,} tokens)", flush=True)
 
 
 if __name__ == "__main__":

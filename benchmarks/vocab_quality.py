@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from vocab_old_text import cost, whole
 from vocab_table import show, summary
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,36 +113,29 @@ def bits_per_byte(name: str, folder: Path, corpus: str, counts: list[int]) -> di
 
 
 def old_text(base: str, folder: Path, corpus: str, counts: list[int]) -> dict[str, float]:
-    """Nats a token lost, and the share of positions at which an old token wins, of old text in the old encoding.
+    """Nats a token lost (with its standard error over documents), and the share of positions at which an old token
+    wins, of old text in the old encoding, read as a probe is: whole documents, in windows behind the start.
 
     Of the first `counts` tokens of the corpus, rising; where there are several, all but the first are in the names."""
     import torch
 
     from surgeon.data.source import documents, parse_corpus
-    from surgeon.loading import load_model, load_tokenizer
+    from surgeon.loading import context_length, load_model, load_tokenizer
+    from surgeon.vocab.body import WINDOW
+    from surgeon.vocab.windows import start_ids
 
-    tokenizer = load_tokenizer(Path(base))
-    models = [load_model(Path(p), device=torch.device("cpu"), dtype=torch.float32) for p in (base, folder)]
-    rows = models[0].get_input_embeddings().weight.shape[0]
-    lost = kept = count = 0.0
+    tokenizer, start = load_tokenizer(Path(base)), start_ids(Path(base))
+    old, new = (load_model(Path(p), device=torch.device("cpu"), dtype=torch.float32) for p in (base, folder))
+    size = min(context_length(old) or WINDOW, WINDOW)
     found: dict[str, float] = {}
-    left = list(counts)
-    with torch.inference_mode():
-        for document in documents(parse_corpus(corpus)):
-            ids = tokenizer(document.text, add_special_tokens=False)["input_ids"][:256]
-            if len(ids) < 2:
-                continue
-            before, after = (m(torch.tensor([ids])).logits[0, :-1].double() for m in models)
-            lost += float((after.logsumexp(1) - before.logsumexp(1)).sum())
-            kept += float((after[:, rows:].amax(1) <= after[:, :rows].amax(1)).sum())
-            count += len(ids) - 1
-            while left and count >= left[0]:
-                also = "" if left[0] == counts[0] else f" ({left[0]} tokens)"
-                found |= {f"lost{also}": lost / count, f"kept{also}": kept / count}
-                left.pop(0)
-            if not left:
-                return found
-    raise SystemExit(f"{corpus} holds {count:.0f} tokens, and {left[0]} are to be measured")
+    for tokens in counts:
+        read = (tokenizer(d.text, add_special_tokens=False)["input_ids"] for d in documents(parse_corpus(corpus)))
+        of = cost(old, new, (whole(ids, start, size) for ids in read), tokens)
+        if of.tokens < tokens:
+            raise SystemExit(f"{corpus} holds {of.tokens} tokens, and {tokens} are to be measured")
+        also = "" if tokens == counts[0] else f" ({tokens} tokens)"
+        found |= {f"lost{also}": of.lost, f"lost +-{also}": of.error, f"kept{also}": of.kept}
+    return found
 
 
 def measured(folder: Path) -> dict[str, float]:

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.laws.fit import law_of
-from surgeon.laws.law import Array, Law, Points
+from surgeon.laws.law import CURVES, Array, Law, Points
 from surgeon.laws.saved import Fit, Range
 from surgeon.laws.share import largest_share, least_domain
 
 
 def predict(fit: Fit, parameters: float, tokens: float, share: float) -> dict[str, Any]:
     """Both losses (nats a token) of a training; `outside` says which of its values lie outside of the fitted range."""
-    found = law_of(fit.law, fit.options).predict(fit.constants, Points.at(parameters, tokens, share))
+    found = _law(fit).predict(fit.constants, Points.at(parameters, tokens, share))
     return {
         "law": fit.law, "parameters": parameters, "tokens": tokens, "share": share,
         "general": float(found["general"][0]), "domain": float(found["domain"][0]),
@@ -49,7 +49,7 @@ def bound_of(
 def optimum(fit: Fit, parameters: int, tokens: int, bound: float) -> dict[str, Any]:
     """The largest share whose predicted general loss is at most `bound` (nats a token); `share` is None where no
     share is."""
-    law = law_of(fit.law, fit.options)
+    law = _law(fit)
     if law.critical is not None:
         share = law.critical(fit.constants, parameters, tokens, bound)
     else:
@@ -62,7 +62,7 @@ def optimum_of_texts(fit: Fit, parameters: int, domain_tokens: int, bound: float
 
     bound: of the general loss; only shares within it are chosen from.
     """
-    law = law_of(fit.law, fit.options)
+    law = _law(fit)
 
     def at(curve: str, shares: Array) -> Array:
         return law.predict(fit.constants, Points.at(parameters, domain_tokens / shares, shares))[curve]
@@ -72,6 +72,20 @@ def optimum_of_texts(fit: Fit, parameters: int, domain_tokens: int, bound: float
 
     share = least_domain(lambda r: at("domain", r), allowed)
     return _answer(fit, law, parameters, None if share is None else round(domain_tokens / share), share)
+
+
+def _law(fit: Fit) -> Law:
+    """The law of a fit that has its constants, as in the middle of its runs: a file may have been changed by hand."""
+    law, span = law_of(fit.law, fit.options), fit.range
+    place = Points.at(sum(span.parameters) / 2, sum(span.tokens) / 2, sum(span.share) / 2)
+    try:
+        found = law.predict(fit.constants, place)
+        _ = [found[curve] for curve in CURVES]
+    except KeyError as missing:
+        raise SurgeonError(
+            f"the fit has no {missing.args[0]!r}, which law {fit.law} has", "constants", "fit the law anew"
+        ) from missing
+    return law
 
 
 def _answer(fit: Fit, law: Law, parameters: int, tokens: int | None, share: float | None) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def run_cpt(
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
+        if job.mode == "mask" and job.device.type == "cuda":
+            progress.say(
+                "documents are kept apart by masks: the kernel for lengths does not serve this model, and it "
+                "would be faster"
+            )
         try:
             outcome = loop.run(begin, progress)
         except KeyboardInterrupt:

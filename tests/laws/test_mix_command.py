@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,26 @@ def test_a_fit_is_a_file_that_is_never_replaced_unasked(fitted: Path, tmp_path: 
     assert sorted(p.name for p in fitted.parent.iterdir()) == ["law.json", "runs.csv"]
     assert surgeon(*words).code == 0  # without --out nothing is written
     assert sorted(p.name for p in fitted.parent.iterdir()) == ["law.json", "runs.csv"]
+
+
+def test_a_dry_run_fits_and_writes_nothing(fitted: Path, tmp_path: Path) -> None:
+    words = ("mix", "fit", str(fitted.parent / "runs.csv"), "--law", "dcpt", "--option", "starts=2", "--dry-run")
+    done = surgeon(*words, "--out", str(tmp_path / "law.json"))
+    assert done.code == 0 and "135 runs" in done.out and "would be written to" in done.out
+    assert list(tmp_path.iterdir()) == []
+    refused(surgeon(*words, "--out", str(fitted)), 1, "exists already", "--force")
+
+
+@pytest.mark.parametrize("gone", ["curve", "constant"])
+def test_a_fit_that_lacks_a_constant_is_refused(fitted: Path, tmp_path: Path, gone: str) -> None:
+    held = json.loads(fitted.read_text())
+    name = "general" if gone == "curve" else sorted(held["constants"]["general"])[0]
+    del (held["constants"] if gone == "curve" else held["constants"]["general"])[name]
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(held))
+    at = ("--parameters", "1.8B", "--tokens", "10B")
+    for words in (("predict", str(path), *at, "--share", "0.5"), ("optimum", str(path), *at, "--eps", "1")):
+        refused(surgeon("mix", *words), 1, f"the fit has no {name!r}", "fit the law anew")
 
 
 def test_a_prediction_says_what_lies_outside_of_the_runs(fitted: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from surgeon.cli.options import Debug, Json, Quiet
+from surgeon.cli.options import Debug, DryRun, Json, Quiet
 from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
 
@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--option", metavar="KEY=VALUE", help="Of the law; repeatable.", show_default=False),
         ] = None,
+        dry_run: DryRun = False,
         force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
         json: Json = False,
         quiet: Quiet = False,
@@ -69,10 +70,10 @@ def register(app: typer.Typer) -> None:
             check_free(out, force)
             check_apart(out, runs)
         found = fit_law(read_runs(runs, general, domain), law, _options(option or []))
-        if out is not None:
+        if out is not None and not dry_run:
             write_fit(out, found)
         told = {"out": None if out is None else str(out)} | found.model_dump(mode="json")
-        Output(json, quiet).emit(told, list(_lines(found, out)))
+        Output(json, quiet).emit(told, list(_lines(found, out, dry_run)))
 
 
 def _options(words: list[str]) -> dict[str, str]:
@@ -84,7 +85,7 @@ def _options(words: list[str]) -> dict[str, str]:
     return {word.partition("=")[0]: word.partition("=")[2] for word in words}
 
 
-def _lines(fit: Fit, out: Path | None) -> Iterator[str]:
+def _lines(fit: Fit, out: Path | None, dry_run: bool) -> Iterator[str]:
     """What a person reads; --json has every digit."""
     yield f"law {fit.law}, {fit.runs} runs"
     for name, constants in fit.constants.items():
@@ -100,4 +101,4 @@ def _lines(fit: Fit, out: Path | None) -> Iterator[str]:
     for name, (low, high) in fit.range.model_dump().items():
         yield f"fitted {name}: " + (f"{low:g} to {high:g}" if name == "share" else f"{low:,.0f} to {high:,.0f}")
     if out is not None:
-        yield f"written to {out}"
+        yield f"{'would be ' if dry_run else ''}written to {out}"

@@ -119,16 +119,20 @@ def _looks_ahead(model: Any) -> bool:
 
 
 def load_skeleton(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The model of a checkpoint's config.json on the meta device: its names and shapes without its weights."""
+    """The model of a checkpoint's config.json on the meta device: its names and shapes without its weights; an encoder
+    with its masked-language-model head. Tied as the configuration says."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+    kind = AutoModelForMaskedLM if is_encoder(folder) else AutoModelForCausalLM
     with quiet():
         try:
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                model = kind.from_config(config, trust_remote_code=trust_remote_code)
+            model.tie_weights()
+            return model
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, StrictDataclassError) as error:
             raise _refused("transformers cannot build the model", folder, error) from error
 

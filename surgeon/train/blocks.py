@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.trainable import Trainable, block_prefix
 
 ROOM = 0.9  # of a GPU's free memory: an estimate is one
@@ -32,6 +33,24 @@ def compile_blocks(model: Any) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     for block in blocks_of(model):
         block.compile()
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Where the compiler gives up (a machine without a C compiler, say), what to do is told instead of a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # loaded, or nothing was compiled
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        reason = str(error).split("\n")[0].split(" Set TORCHDYNAMO_VERBOSE")[0].strip()
+        raise SurgeonError(
+            f"torch cannot compile the model's blocks here: {reason}",
+            "torch.compile",
+            "give --no-compile, or install what it asks for",
+        ) from error
 
 
 def checkpoint(model: Any, trainable: Trainable, how: str, device: torch.device, need: Mapping[str, int]) -> bool:

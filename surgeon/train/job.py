@@ -16,7 +16,15 @@ from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
 from surgeon.errors import SurgeonError
-from surgeon.loading import context_length, is_encoder, load_model, load_tokenizer, resolve_device, resolve_dtype
+from surgeon.loading import (
+    context_length,
+    is_encoder,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
 from surgeon.model_ref import ModelRef, resolve
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
@@ -110,13 +118,11 @@ def prepare(
     check_encoder(settings, chosen, encoder)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
-    # what is divided among processes goes to their devices in parts
-    whole = torch.device("cpu") if dry or world.size > 1 else device
-    model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code, encoders=True)
-    if adapter is not None:
-        model = put_on(model, ref.path, adapter, trainable=True)
-    shape = resolve_shape(settings, context_length(model), device)
-    vocab = model.get_input_embeddings().weight.shape[0]
+    outline = load_skeleton(ref.path, code)
+    if adapter is None:
+        select(outline, settings.train, checkpoint.lineage, settings.group)  # refused before the weights are read
+    shape = resolve_shape(settings, context_length(outline), device)
+    vocab = outline.get_input_embeddings().weight.shape[0]
     objective, options = chosen["objective"][0]
     field = objective.trait("SCORES")  # the option that names the field of every record that holds its score
     data = corpora.read(
@@ -124,6 +130,11 @@ def prepare(
     )
     if encoder:
         check_encoder_data(settings, data)
+    # what is divided among processes goes to their devices in parts
+    whole = torch.device("cpu") if dry or world.size > 1 else device
+    model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code, encoders=True)
+    if adapter is not None:
+        model = put_on(model, ref.path, adapter, trainable=True)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
     other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
     record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))

@@ -16,7 +16,7 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
-from surgeon.train import kept, state
+from surgeon.train import blocks, kept, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
@@ -79,7 +79,8 @@ def run_cpt(
                 "would be faster"
             )
         try:
-            outcome = loop.run(begin, progress)
+            with blocks.compiling():
+                outcome = loop.run(begin, progress)
         except KeyboardInterrupt:
             progress.say(_left(settings.run_dir))
             raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,20 @@ def test_compiled_blocks_learn_the_same(tiny: Tiny, corpus: Path) -> None:
     plain, _ = cpt(model, corpus, "plain", compile=False)
     compiled, _ = cpt(model, corpus, "compiled", compile=True)
     assert compiled.final_loss == pytest.approx(plain.final_loss, rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another compiler is looked for")
+def test_without_a_compiler_it_is_said_what_to_do(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:
+    model, out = tiny("llama"), tmp_path / "out"
+    words = ["--data", str(corpus), "--tokens", "128", "--seq-len", "32", "--batch-tokens", "64", "--device", "cpu"]
+    env = dict(os.environ) | {"CXX": "/absent/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    run = subprocess.run(
+        [sys.executable, "-m", "surgeon", "cpt", str(model), str(out), *words, "--compile", "--quiet"],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    problem, where, mend = run.stderr.splitlines()
+    assert run.returncode == 1 and "cannot compile" in problem and "C++ compiler" in problem
+    assert "torch.compile" in where and "--no-compile" in mend and not out.exists()
 
 
 def test_a_group_has_its_own_rate_and_decay(tiny: Tiny, corpus: Path) -> None:

@@ -96,9 +96,18 @@ def load_model(
                 str(folder),
                 "AutoModelForMaskedLM.from_pretrained(DIR).save_pretrained(NEW) writes it as what it is",
             )
+        _soft_capped(model)
         if adapter is not None:
             model = _with_adapter(model, adapter, trainable_adapter)
     return model.to(device).eval()
+
+
+def _soft_capped(model: Any) -> None:
+    """Attention as it is written, where its logits are soft-capped (Gemma 2): `sdpa` leaves that out, without a word
+    before transformers 5.24, whose own choice this is."""
+    config = model.config.get_text_config()
+    if getattr(config, "attn_logit_softcapping", None) is not None and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
 
 
 def is_encoder(folder: Path) -> bool:

@@ -43,7 +43,9 @@ def positions_of(settings: Any, config: Mapping[str, Any]) -> Positions:
     text = settings.get_text_config()
     inner = "" if text is settings else next((k for k in settings.sub_configs if getattr(settings, k) is text), "")
     held = getattr(text, "rope_parameters", None) or {}
-    kinds = text.nested_rope_parameter_keys(held) if held else []
+    # the kinds that a class declares (5.24 has a method for it): DeepSeek-V4's entries have names of their own
+    declared = getattr(text, "_rope_type_labels", None) or getattr(text, "layer_types", None) or ()
+    kinds = [key for key in held if key in declared]
     rope = {kind: _plain(held[kind]) for kind in kinds if held[kind] is not None} if kinds else {ALL: _plain(held)}
     return Positions(
         length=getattr(text, "max_position_embeddings", None),

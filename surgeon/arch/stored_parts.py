@@ -42,14 +42,15 @@ class StoredParts:
         if len(shape) != 3:
             renamed = list(revert_weight_conversion(self.model, {name: torch.empty(shape, device="meta")}))
             return [StoredPart(self._there(found)) for found in renamed]
-        rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1)
+        # in two columns: 5.17 drops a dimension of one
+        rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1).expand(-1, -1, 2)
         found = revert_weight_conversion(self.model, {name: rows})
         if len(found) == 1 and next(iter(found.values())).shape == rows.shape:
             return [StoredPart(self._there(next(iter(found))))]
         parts = []
         for stored, part in found.items():
             first = int(part.flatten()[0])
-            cut = torch.arange(first, first + part.shape[0])[:, None]
+            cut = torch.arange(first, first + part.shape[0])[:, None].expand(-1, 2)
             if part.ndim != 2 or not torch.equal(part, cut):
                 raise SurgeonError(
                     f"{name!r} is stored in a form that is no cut by rows", self.where, "fold it with peft itself"

@@ -75,9 +75,9 @@ def optimum_of_texts(fit: Fit, parameters: int, domain_tokens: int, bound: float
 
 
 def _law(fit: Fit) -> Law:
-    """The law of a fit that has its constants, as in the middle of its runs: a file may have been changed by hand."""
+    """The law of a fit that has its constants, as its least point shows: a file may have been changed by hand."""
     law, span = law_of(fit.law, fit.options), fit.range
-    place = Points.at(sum(span.parameters) / 2, sum(span.tokens) / 2, sum(span.share) / 2)
+    place = Points.at(span.parameters[0], span.tokens[0], span.share[0])
     try:
         found = law.predict(fit.constants, place)
         _ = [found[curve] for curve in CURVES]

@@ -21,6 +21,8 @@ def model_of(model_type: str, **changes: Any) -> Any:
     sizes = {"gpt2": GPT2, "gpt_neox": NEOX, "falcon": NEOX}.get(model_type, SIZES)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(sizes | changes)), dtype=torch.float32)
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # as load_model does
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
     return model.eval()

@@ -9,7 +9,7 @@ padded: the same for an encoder, which looks ahead: it is told what is padding.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from surgeon.errors import SurgeonError
 from surgeon.train.batch import Batch, by_segment, flat
-from surgeon.train.segments import NAME, kernel_holds, observed, register, rows_alone, segment_arguments
+from surgeon.train.segments import NAME, Call, kernel_holds, observed, register, rows_alone, segment_arguments
 
 Mode = Literal["mask", "segments", "rows", "padded"]
 _PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
 # what a leak changes is hundreds of times above these (measured: 0.02 to 0.7 of the logits' scale)
 _BOUND, _HALF_BOUND = 1e-4, 2e-2
+_ATTENDING = ("full_attention", "sliding_attention")  # kinds of blocks that call the attention function
 
 
 def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Mode:
@@ -34,8 +35,6 @@ def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: 
     """
     device = device or next(model.parameters()).device
     order: tuple[Mode, ...] = ("segments", "mask") if device.type == "cuda" else ("mask", "segments")
-    if _windowed(model, seq_len):
-        order = ("mask",)
     stock = model.config._attn_implementation
     for mode in order:
         if mode == "segments":
@@ -43,7 +42,9 @@ def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: 
             model.set_attn_implementation(NAME)
         with observed() as calls:
             held = holds(model, mode)
-        if held and kernel_holds(calls, device, dtype):
+        if mode == "segments":
+            held = held and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
+        if held:
             return mode
         model.set_attn_implementation(stock)
     return "rows"
@@ -165,8 +166,17 @@ def probe(model: Any) -> Batch:
     return Batch(ids, positions, torch.full_like(ids, -100), tuple(n for row in _PROBE for n in row))
 
 
-def _windowed(model: Any, seq_len: int) -> bool:
-    """Whether some block sees less than a whole row: such windows are in the library's masks only."""
+def _windows_told(calls: Sequence[Call], model: Any, seq_len: int) -> bool:
+    """Whether the calls of a pass, a block each, bring the windows that the configuration says, where a row of
+    `seq_len` tokens is longer than they are: the probe is too short to show a window that is left out."""
+
+    def narrow(span: int | None) -> int | None:
+        return span if span is not None and span < seq_len else None
+
     config = model.config.get_text_config()
-    spans = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
-    return any(span is not None and span < seq_len for span in spans)
+    if narrow(getattr(config, "attention_chunk_size", None)) is not None:
+        return False  # in the library's masks only
+    window = narrow(getattr(config, "sliding_window", None))
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    expected = [window if kind == "sliding_attention" else None for kind in kinds if kind in _ATTENDING]
+    return window is None or [narrow(call.window) for call in calls] == expected

@@ -28,16 +28,18 @@ _alone: ContextVar[bool] = ContextVar("rows_alone", default=False)
 
 
 class Call(NamedTuple):
-    """What the function was asked for: heads of queries and of keys, width of a query's head and of a value's."""
+    """What the function was asked for: heads of queries and of keys, width of a query's head and of a value's; window:
+    how many tokens a token sees, itself among them (None: all before it)."""
 
     heads: int
     key_heads: int
     width: int
     value_width: int
     scaling: float | None
+    window: int | None = None
 
 
-_calls: ContextVar[dict[Call, None] | None] = ContextVar("calls", default=None)
+_calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 
 
 def register() -> None:
@@ -70,9 +72,9 @@ def rows_alone() -> Iterator[None]:
 
 
 @contextmanager
-def observed() -> Iterator[dict[Call, None]]:
-    """The different calls of the function within it, in order (the keys)."""
-    calls: dict[Call, None] = {}
+def observed() -> Iterator[list[Call]]:
+    """The calls of the function within it, in order."""
+    calls: list[Call] = []
     token = _calls.set(calls)
     try:
         yield calls
@@ -82,19 +84,21 @@ def observed() -> Iterator[dict[Call, None]]:
 
 def kernel_holds(calls: Iterable[Call], device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the device's kernel gives for such calls what attention segment by segment gives in float32, on random
-    inputs; true where no kernel is called. A kernel that does not serve a call raises, which counts as no."""
+    inputs; true where no kernel is called. A kernel that does not serve a call raises, which counts as no. Windows are
+    narrower than the segments here."""
     if device.type != "cuda" or dtype not in HALF:
         return True
     ends = torch.tensor([0, 5, 6, 15, 32], dtype=torch.int32, device=device)
     generator = torch.Generator(device).manual_seed(0)
-    for call in calls:
+    for call in dict.fromkeys(calls):
+        window = None if call.window is None else 5
         shapes = (call.heads, call.width), (call.key_heads, call.width), (call.key_heads, call.value_width)
         q, k, v = (torch.randn(1, n, 32, d, device=device, generator=generator).to(dtype) for n, d in shapes)
         try:
-            found = _varlen(q, k, v, ends, 17, call.scaling)
+            found = _varlen(q, k, v, ends, 17, call.scaling, window)
         except (RuntimeError, ValueError, NotImplementedError):
             return False
-        expected = _one_by_one(q.float(), k.float(), v.float(), ends, 0.0, call.scaling)
+        expected = _one_by_one(q.float(), k.float(), v.float(), ends, 0.0, call.scaling, window)
         if not (found.float() - expected).abs().max() <= 2e-2 * expected.abs().max():
             return False
     return True
@@ -113,41 +117,53 @@ def segment_attention(
         raise ValueError("this attention is not served: soft-capping or sinks")
     if query.shape[2] != key.shape[2]:
         raise ValueError("segments have no cache")
-    shared = query.shape[1] != key.shape[1]
+    window = options.get("sliding_window")
     calls = None if torch.compiler.is_compiling() else _calls.get()
     if calls is not None:
-        calls[Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], scaling)] = None
+        calls.append(Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], scaling, window))
     if ends is None and _alone.get() and attention_mask is None:
-        whole = F.scaled_dot_product_attention(
-            query, key, value, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared
-        )
-        return whole.transpose(1, 2).contiguous(), None
+        return _alone_in_rows(query, key, value, dropout, scaling, window).transpose(1, 2).contiguous(), None
     if ends is None or query.shape[0] != 1:
         raise ValueError("segments are one row, with their lengths")
     if query.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")  # rotary embeddings leave queries and keys in float32
         query, key, value = query.to(half), key.to(half), value.to(half)
     if query.device.type == "cuda" and query.dtype in HALF and not dropout:
-        return _varlen(query, key, value, ends, options["max_length_q"], scaling), None
-    return _one_by_one(query, key, value, ends, dropout, scaling), None
+        return _varlen(query, key, value, ends, options["max_length_q"], scaling, window), None
+    return _one_by_one(query, key, value, ends, dropout, scaling, window), None
 
 
 def _one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float, scaling: float | None, window: int | None
 ) -> Tensor:
     outputs = []
-    shared = query.shape[1] != key.shape[1]
     for start, stop in itertools.pairwise(ends.tolist()):
         q, k, v = (t[:, :, start:stop] for t in (query, key, value))
-        one = F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=scaling, enable_gqa=shared)
-        outputs.append(one)
+        outputs.append(_alone_in_rows(q, k, v, dropout, scaling, window))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None) -> Tensor:
+def _alone_in_rows(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, window: int | None
+) -> Tensor:
+    """Causal attention of rows that hold a text each, within a window; heads may be shared."""
+    length, band = query.shape[2], None
+    if window is not None and window < length:
+        at = torch.arange(length, device=query.device)
+        back = at[:, None] - at
+        band = (back >= 0) & (back < window)
+    return F.scaled_dot_product_attention(
+        query, key, value, band, dropout, is_causal=band is None, scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, Any] = {"window_size": (-1, 0), "scale": scaling}
+    options: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0), "scale": scaling}
     if _asked:
         options["enable_gqa"] = query.shape[1] != key.shape[1]
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))

@@ -103,10 +103,11 @@ def test_packed_logits_are_those_of_each_document_alone(stories: Path) -> None:
     assert torch.equal(labels.view(-1), batch.labels.view(-1))
 
 
+@pytest.mark.parametrize("window", [None, 512])
 @pytest.mark.parametrize("width", [64, 100])
-def test_the_kernel_is_tried(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_tried(width: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the heads that a model has. One that attends to what comes later is found out."""
-    call = segments.Call(8, 2, width, width, None)
+    call = segments.Call(8, 2, width, width, None, window)
     assert segments.kernel_holds([call], CUDA, torch.bfloat16) == (width % 8 == 0)
     own = segments._varlen
 

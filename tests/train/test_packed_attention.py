@@ -73,6 +73,44 @@ def test_attention_by_lengths_is_the_same(family: str) -> None:
     assert float((packed[0] - reference).abs().max()) <= 4e-6 * scale
 
 
+WINDOWS = {
+    "mistral": {"sliding_window": 6},
+    "mixtral": {"sliding_window": 6},
+    "starcoder2": {"sliding_window": 6},
+    "phi3": {"sliding_window": 6},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "gemma3_text": {"sliding_window": 6},
+    "olmo3": {"sliding_window": 6},
+    "cohere2": {"sliding_window": 6},
+    "exaone4": {"sliding_window": 6},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_windows_are_kept_by_lengths(family: str) -> None:
+    """On a GPU these blocks need no mask. A block's window is narrower than the documents here, not than the probe."""
+    model, batch = model_of(family, **WINDOWS[family]), packed_batch()
+    reference = alone(model, batch)
+    register()
+    model.set_attn_implementation(NAME)
+    with observed() as calls, torch.no_grad():
+        packed, _ = attention.logits(model, batch, "segments")
+    assert {call.window for call in calls} - {None} == {6}
+    assert attention._windows_told(calls, model, 32)
+    scale = max(1.0, float(reference.abs().max()))
+    assert float((packed[0] - reference).abs().max()) <= 4e-6 * scale
+    # a model whose code keeps a window to itself is found out, and so is one that a row is too short to show
+    without = [call._replace(window=None) for call in calls]
+    assert not attention._windows_told(without, model, 32) and attention._windows_told(without, model, 6)
+
+
+def test_chunks_of_attention_are_in_masks_only() -> None:
+    model = model_of("llama")
+    model.config.attention_chunk_size = 16
+    assert not attention._windows_told([], model, 32)
+
+
 def test_a_document_a_row_has_the_same_loss() -> None:
     from surgeon.train.forward import nats_of
 
@@ -120,7 +158,8 @@ def test_calls_of_the_function_are_observed() -> None:
         assert attention.holds(model, "segments")
     config = model.config
     size = config.hidden_size // config.num_attention_heads
-    assert list(calls) == [Call(config.num_attention_heads, config.num_key_value_heads, size, size, size**-0.5)]
+    call = Call(config.num_attention_heads, config.num_key_value_heads, size, size, size**-0.5)
+    assert calls == [call] * config.num_hidden_layers
 
 
 def by_lengths(model: Any, seq_len: int, *_: Any) -> attention.Mode:

@@ -43,7 +43,8 @@ def learn_pieces(
     """`add` new tokens from `documents`, read twice, in the order of what they save; the options are those of
     surgeon.vocab.learn.learn.
 
-    min_count: how often a token must occur where the extended tokenizer encodes the words of the corpus. keep: a token
+    min_count: how often a token must occur where the extended tokenizer encodes the words of the corpus; a character
+    that the old one cannot write, in whatever token: without it none of them could be cut otherwise. keep: a token
     that occurs where it encodes one of these texts is not learned, and in the end each of them encodes as before.
     A character that the old tokenizer cannot write counts as its bytes, in what is saved and in the curve. Raises
     SurgeonError where the corpus supports fewer tokens, or where a text to keep is cut otherwise without new tokens.

@@ -11,19 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from surgeon.cli.launched import launched
 from surgeon.errors import SurgeonError
 from surgeon.progress import Advance, Show
 
 
 @dataclass(frozen=True)
 class Output:
-    """How a command speaks: `as_json` one object on stdout, `quiet` nothing on stderr but errors."""
+    """How a command speaks: `as_json` one object on stdout, `quiet` nothing on stderr but errors. Of several processes
+    that a launcher started, the first one speaks."""
 
     as_json: bool = False
     quiet: bool = False
 
     def emit(self, data: Any, lines: Sequence[str] | None = None) -> None:
         """The result: JSON, or `lines` (by default one `key  value` line each)."""
+        if launched()[0]:
+            return
         if self.as_json:
             sys.stdout.write(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False) + "\n")
         elif lines is not None:
@@ -47,6 +51,8 @@ class Output:
 
     def print(self, renderable: Any) -> None:
         """A rich renderable on stdout."""
+        if launched()[0]:
+            return
         from rich.console import Console
 
         console = Console(highlight=False)

@@ -12,6 +12,7 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from surgeon.cli.launched import launched
 from surgeon.cli.output import print_error
 from surgeon.errors import SurgeonError
 
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 PATIENCE = timedelta(seconds=10)  # a process that refuses the same thing does so within seconds
-_NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")
 
 
 def say(error: SurgeonError) -> None:
     """The three lines on stderr; in a process of several that is not the first, only if the first one does not say
     the very same within PATIENCE. Where all of them refuse, their process group is taken down in order, because one
     that still talks when the interpreter ends aborts its process."""
-    rank, size = _launched()
+    rank, size = launched()
     if size == 1:
         print_error(error)
         return
@@ -42,14 +42,6 @@ def say(error: SurgeonError) -> None:
         sys.stderr.flush()
     if None not in told:
         _leave()
-
-
-def _launched() -> tuple[int, int]:
-    """Number of this process, and how many there are; (0, 1) where no launcher says so."""
-    found = [os.environ.get(key, "") for key in _NUMBERS]
-    if not os.environ.get("MASTER_ADDR") or not all(word.isdecimal() for word in found):
-        return 0, 1
-    return int(found[0]), int(found[1])
 
 
 def _told(rank: int, size: int, error: SurgeonError) -> list[str | None]:

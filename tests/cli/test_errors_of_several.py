@@ -54,3 +54,10 @@ def test_what_one_refuses_is_said_by_that_one(here: Path, stories: Path) -> None
     assert len([line for line in said if line.startswith("error: ")]) >= 1, text
     assert any("missing" in line for line in said), text
     assert codes[-1] != "0"
+
+
+def test_what_is_done_is_said_once(here: Path, stories: Path) -> None:
+    done = torchrun(PROGRAM, json.dumps([cpt(stories, "--lr", "1e-3", "--json")]), processes=2, cwd=here)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == 1 and said[0]["operation"] == "cpt" and said[0]["steps"] == 4

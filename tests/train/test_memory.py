@@ -16,6 +16,7 @@ def test_on_a_cpu_it_is_that_of_the_process() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_it_holds_the_largest_tensor() -> None:
     device = torch.device("cuda")
     torch.cuda.reset_peak_memory_stats(device)

@@ -50,32 +50,10 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cpt_gpu_models import DEEP, MODELS, TINY
+from cpt_gpu_programs import FLOPS, MAKE, TRAINER
 from expand import machine
 
-QWEN: dict[str, Any] = {
-    "model_type": "qwen2", "vocab_size": 151936, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, "use_sliding_window": False,
-}  # fmt: skip
-LLAMA: dict[str, Any] = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
-    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "tie_word_embeddings": True,
-    "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                     "original_max_position_embeddings": 8192},
-}  # fmt: skip
-MODELS: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": QWEN
-    | {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
-    "llama-3.2-1b": LLAMA,
-    "qwen2.5-1.5b": QWEN
-    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
-    "llama-3.2-1b-20-blocks": LLAMA | {"num_hidden_layers": 20},
-}
-DEEP = "llama-3.2-1b-20-blocks"
-TINY: dict[str, Any] = {
-    "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 8,
-}  # fmt: skip
 MORE = 3  # steps behind those that are read
 # (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
 PARTS = {
@@ -83,86 +61,6 @@ PARTS = {
     "surgeon 4 spread": r"layers\.(4|9|14|19)\.",
     "surgeon upper 4": r"layers\.(16|17|18|19)\.",
 }
-
-MAKE = """
-import itertools, json, string, sys, numpy as np, torch
-from pathlib import Path
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-root, config, tokens, longest = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-kind, vocab = config.pop("model_type"), config["vocab_size"]
-torch.manual_seed(0)
-config = AutoConfig.for_model(kind, **config, bos_token_id=None, eos_token_id=0, pad_token_id=None)
-with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-model.save_pretrained(root / "model")
-# words of four letters behind a space, one token each: (a, B), (space, aB), (space aB, cD) are merged
-pairs = list(itertools.product(string.ascii_lowercase, string.ascii_uppercase))
-merges = pairs + [("\u0120", a + b) for a, b in pairs]
-first = 1 + len(ByteLevel.alphabet()) + len(merges)
-fours = itertools.islice(itertools.product(pairs, pairs), vocab - first)
-words = [("\u0120" + a + b, c + d) for (a, b), (c, d) in fours]
-merges += words
-pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet()), *(a + b for a, b in merges)]
-made = Tokenizer(BPE({piece: i for i, piece in enumerate(pieces)}, merges))
-made.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
-PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(root / "model")
-texts = [" " + a[1:] + b for a, b in words]
-loaded = AutoTokenizer.from_pretrained(root / "model")  # of the model's own class, which may read it otherwise
-rng, stream = np.random.default_rng(0), []
-with (root / "text.jsonl").open("w") as file:
-    while sum(map(len, stream)) < tokens:
-        length = int(np.clip(rng.lognormal(np.log(min(600, longest / 4)), 1.0), min(32, longest / 4), longest))
-        ids = rng.integers(first, vocab, length)
-        text = "".join(texts[i - first] for i in ids)
-        assert stream or loaded(text, add_special_tokens=False)["input_ids"] == ids.tolist()
-        file.write(json.dumps({"text": text}) + "\\n")
-        stream += [ids, [0]]
-np.save(root / "ids.npy", np.concatenate(stream))
-"""
-
-FLOPS = """
-import json, sys
-from pathlib import Path
-from surgeon.loading import load_skeleton
-from surgeon.train.flops import flops_per_token
-from surgeon.train.trainable import select
-model = load_skeleton(Path(sys.argv[1]))
-model.tie_weights()
-parts = json.loads(sys.argv[2])
-print(json.dumps({part: flops_per_token(model, select(model, part, None), int(sys.argv[3])) for part in parts}))
-"""
-
-TRAINER = """
-import json, sys, time
-from pathlib import Path
-import numpy as np, torch
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
-given = json.loads(sys.argv[1])
-S, rows, micro, steps, warm, cuda = (given[k] for k in ("seq_len", "rows", "micro", "steps", "warm", "cuda"))
-stream = np.load(given["ids"])
-held = torch.from_numpy(stream[: steps * rows * S].reshape(-1, S))
-marks = []
-class Marks(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step in (warm, steps):
-            if cuda:
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-arguments = TrainingArguments(
-    given["out"], per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, max_steps=steps,
-    learning_rate=1e-4, optim="adamw_torch_fused", adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, bf16=cuda,
-    save_strategy="no", report_to="none", use_cpu=not cuda, disable_tqdm=True, torch_compile=given["compile"],
-    use_liger_kernel=given["liger"])
-model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32, attn_implementation="sdpa")
-data = [{"input_ids": row, "labels": row} for row in held]
-Trainer(model, arguments, train_dataset=data, data_collator=default_data_collator, callbacks=[Marks()]).train()
-memory = torch.cuda.max_memory_allocated() if cuda else 0
-found = {"tokens_per_s": (steps - warm) * rows * S / (marks[1] - marks[0]), "memory_bytes": memory}
-print(json.dumps(found))
-"""
 
 
 def ways(name: str) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ def test_texts_of_which_no_token_is_made_are_refused(tokenizer: PreTrainedTokeni
     path = corpus_of(tmp_path, ["none of this", "not in time"])
     with pytest.raises(SurgeonError, match="makes no token of the texts") as error:
         tokenise(parse_corpus(str(path)), tokenizer)
-    assert str(path) in error.value.where and "PreTrainedTokenizerFast" in error.value.problem
+    assert str(path) in error.value.where and type(tokenizer).__name__ in error.value.problem
 
 
 def test_one_text_without_tokens_among_others_is_a_text(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ def test_soft_caps_of_attention_are_computed(tmp_path: Path) -> None:
     model.set_attn_implementation("eager")
     expected = model(input_ids=ids, use_cache=False).logits
     assert torch.equal(found, expected)
-    model.set_attn_implementation("eager")
     for block in model.model.layers:
         block.self_attn.attn_logit_softcapping = None
     assert float((model(input_ids=ids, use_cache=False).logits - expected).abs().max()) > 1e-2

@@ -37,17 +37,20 @@ def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: 
     order: tuple[Mode, ...] = ("segments", "mask") if device.type == "cuda" else ("mask", "segments")
     stock = model.config._attn_implementation
     for mode in order:
-        if mode == "segments":
-            register()
-            model.set_attn_implementation(NAME)
-        with observed() as calls:
-            held = holds(model, mode)
-        if mode == "segments":
-            held = held and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
-        if held:
+        if by_lengths(model, seq_len, device, dtype) if mode == "segments" else holds(model, mode):
             return mode
         model.set_attn_implementation(stock)
     return "rows"
+
+
+def by_lengths(model: Any, seq_len: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Set the model's attention to that by the lengths of segments; whether it holds, with the windows of the model's
+    blocks in rows of `seq_len` tokens and the kernel of the device."""
+    register()
+    model.set_attn_implementation(NAME)
+    with observed() as calls:
+        held = holds(model, "segments")
+    return held and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
 
 
 def choose_padded(model: Any) -> Mode:

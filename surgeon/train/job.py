@@ -165,7 +165,9 @@ def _ready(job: Job) -> Job:
         blocks.compile_blocks(job.model)
     if job.other is not None:
         code = job.settings.trust_remote_code
-        job = replace(job, teacher=load_teacher(job.other, job.model, mode, job.device, code))
+        job = replace(
+            job, teacher=load_teacher(job.other, job.model, mode, job.shape.seq_len, job.device, job.dtype, code)
+        )
     return replace(job, mode=mode)
 
 

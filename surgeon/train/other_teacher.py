@@ -53,8 +53,9 @@ def named_teacher(settings: CptSettings, objective: Method, tokenizer: Any) -> O
 
 
 def load_teacher(
-    other: OtherModel, student: Any, mode: attention.Mode, device: torch.device, trust_remote_code: bool
-) -> Teacher:
+    other: OtherModel, student: Any, mode: attention.Mode, seq_len: int, device: torch.device, dtype: torch.dtype,
+    trust_remote_code: bool,
+) -> Teacher:  # fmt: skip
     """The model, in float32 and without gradients, with the student's way of keeping documents apart.
 
     Every process has a whole one. Raises UsageError where its logits are not the student's, or it cannot keep
@@ -70,9 +71,10 @@ def load_teacher(
             "both need as many rows",
         )
     if mode == "segments":
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-    if mode != "rows" and not attention.holds(model, mode):
+        held = attention.by_lengths(model, seq_len, device, dtype)
+    else:
+        held = mode == "rows" or attention.holds(model, mode)
+    if not held:
         raise UsageError(
             f"the teacher cannot keep documents apart as the model does ({mode})",
             f"{FLAG} {other.ref.name}",

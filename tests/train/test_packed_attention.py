@@ -10,10 +10,14 @@ import pytest
 import torch
 from tiny_models import model_of
 
+from surgeon.checkpoint.index import Checkpoint
 from surgeon.data.items import Item
 from surgeon.data.pack import IGNORED, Window
+from surgeon.errors import UsageError
+from surgeon.model_ref import resolve
 from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
+from surgeon.train.other_teacher import OtherModel, load_teacher
 from surgeon.train.run import run_cpt
 from surgeon.train.score import score
 from surgeon.train.segments import NAME, Call, observed, register
@@ -201,3 +205,18 @@ def test_rows_without_lengths_are_refused_where_they_might_be_packed() -> None:
             assert torch.allclose(model(input_ids=ids, use_cache=False).logits, reference, atol=1e-5)
         with pytest.raises(ValueError, match="with their lengths"):
             model(input_ids=ids, use_cache=False)
+
+
+@pytest.mark.parametrize(("seq_len", "served"), [(32, False), (16, True)])
+def test_a_teacher_is_held_to_its_own_windows(seq_len: int, served: bool, tmp_path: Path) -> None:
+    """It attends as the student does; rows longer than what its blocks see by lengths are refused."""
+    model = model_of("llama")
+    model.config.attention_chunk_size = 16
+    model.save_pretrained(tmp_path)
+    other = OtherModel(resolve(str(tmp_path)), Checkpoint.open(tmp_path))
+    given = (other, model_of("llama"), "segments", seq_len, torch.device("cpu"), torch.float32, False)
+    if served:
+        assert load_teacher(*given).forward.mode == "segments"
+    else:
+        with pytest.raises(UsageError, match="cannot keep documents apart as the model does"):
+            load_teacher(*given)

@@ -47,7 +47,50 @@ class DirectFile:
 
     def write(self, position: int, nbytes: int) -> None:
         """These bytes of the file, out of what was put into the last `piece`."""
-        data = self._buffer[position - self._start : position - self._start + nbytes]
+        self._put(position, self._buffer[position - self._start : position - self._start + nbytes])
+
+    def copy(self, source: int, source_at: int, position: int, nbytes: int) -> None:
+        """Bytes of an open file; the target reads as zero there, so holes stay holes.
+
+        Where the bytes lie within a page as they will in the target, the disk takes them out of the source's pages in
+        the cache, which saves copying them there too; else, and where that is refused, by way of the buffer.
+        """
+        alike = (position - source_at) % PAGE == 0 and self._direct is not None
+        size = len(self._buffer) - PAGE
+        for start, stop in extents(source, source_at, source_at + nbytes):
+            at = start
+            if alike:  # what is not in the cache is asked for in time: single pages would be read as they are met
+                os.posix_fadvise(source, start, stop - start, os.POSIX_FADV_WILLNEED)
+            while at < stop:
+                count = min(size - at % PAGE, stop - at)
+                if alike and self._put_mapped(source, at, position + at - source_at, count):
+                    at += count
+                    continue
+                data = self.piece(position + at - source_at, count)
+                got = os.preadv(source, [data], at)
+                if got == 0:
+                    raise ends_inside(source)
+                self.write(position + at - source_at, got)
+                at += got
+
+    def _put_mapped(self, source: int, at: int, position: int, nbytes: int) -> bool:
+        """False where the system does not take them out of the source's pages; reading them says why. The pages are
+        never touched here: a source that becomes shorter meanwhile is an error of the write, not a signal."""
+        before = at % PAGE
+        try:
+            mapped = mmap.mmap(source, before + nbytes, access=mmap.ACCESS_READ, offset=at - before)
+        except (OSError, ValueError):  # no mappings of it; ValueError: the file ends before
+            return False
+        try:
+            self._put(position, memoryview(mapped)[before:])
+        except OSError as error:  # not closed by hand: parts of it are in the traceback
+            if error.errno != errno.EFAULT:
+                raise
+            return False
+        return True
+
+    def _put(self, position: int, data: memoryview) -> None:
+        nbytes = data.nbytes
         first = min(-position % PAGE, nbytes)
         last = max(first, nbytes - (position + nbytes) % PAGE)
         if last - first < _LEAST:
@@ -55,18 +98,6 @@ class DirectFile:
         self._through_cache(position, data[:first])
         self._past_cache(position + first, data[first:last])
         self._through_cache(position + last, data[last:])
-
-    def copy(self, source: int, source_at: int, position: int, nbytes: int) -> None:
-        """Bytes of an open file, by way of the buffer; the target reads as zero there, so holes stay holes."""
-        for start, stop in extents(source, source_at, source_at + nbytes):
-            at = start
-            while at < stop:
-                data = self.piece(position + at - source_at, min(stop - at, len(self._buffer) - PAGE))
-                got = os.preadv(source, [data], at)
-                if got == 0:
-                    raise ends_inside(source)
-                self.write(position + at - source_at, got)
-                at += got
 
     def _past_cache(self, position: int, data: memoryview) -> None:
         while data.nbytes and self._direct is not None:

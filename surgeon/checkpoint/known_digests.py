@@ -22,7 +22,7 @@ from pathlib import Path
 from surgeon.checkpoint.tree_digest import TREE, WeightDigest, weight_digests
 
 LARGE = 64 << 20
-_KEPT = 512  # files; the oldest go first
+_KEPT, _SLACK = 512, 64  # files; the oldest go first, when there are so many more: asking each for its age takes time
 TICK_NS = 25_000_000  # more than two ticks of the slowest clock (100 Hz)
 _FORMAT = 2
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -86,8 +86,10 @@ def remember(mark: Stamp, digest: WeightDigest, before_ns: int, linked: bool = F
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(value), encoding="utf-8")
         temporary.replace(path)
-        for old in sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime_ns)[:-_KEPT]:
-            old.unlink()
+        kept = list(path.parent.glob("*.json"))
+        if len(kept) > _KEPT + _SLACK:
+            for old in sorted(kept, key=lambda p: p.stat().st_mtime_ns)[:-_KEPT]:
+                old.unlink()
 
 
 def cache_home() -> Path:

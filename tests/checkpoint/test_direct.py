@@ -15,6 +15,7 @@ import pytest
 from surgeon.checkpoint import direct
 from surgeon.checkpoint.direct import DirectFile
 from surgeon.checkpoint.header import PAGE
+from surgeon.errors import SurgeonError
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -94,3 +95,92 @@ def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="full"):
             file.write(0, 1 << 20)
+
+
+@pytest.mark.parametrize("shift", [0, PAGE, -PAGE, 1, 512])
+def test_a_copy_is_the_source_s_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    """From and to odd places, over a hole, in pieces smaller than the whole."""
+    monkeypatch.setattr(direct, "_LEAST", PAGE)
+    size, at, end = 64 * PAGE, 2 * PAGE + 77, 61 * PAGE + 5
+    data = bytearray(random.Random(1).randbytes(size))
+    data[20 * PAGE : 40 * PAGE] = bytes(20 * PAGE)
+    source, path = folder / "source", folder / "file"
+    with source.open("wb") as file:
+        file.write(data[: 20 * PAGE])
+        file.seek(40 * PAGE)
+        file.write(data[40 * PAGE :])
+    path.write_bytes(b"")
+    os.truncate(path, size + PAGE)
+    with source.open("rb", buffering=0) as file, DirectFile(path, DirectFile.buffer(7 * PAGE)) as target:
+        target.copy(file.fileno(), at, at + shift, end - at)
+    expected = bytearray(size + PAGE)
+    expected[at + shift : end + shift] = data[at:end]
+    assert path.read_bytes() == expected
+
+
+def source_and_target(folder: Path) -> tuple[Path, Path, bytes]:
+    data = random.Random(2).randbytes(1 << 20)
+    source, path = folder / "source", folder / "file"
+    source.write_bytes(data)
+    path.write_bytes(b"")
+    os.truncate(path, len(data))
+    return source, path, data
+
+
+def test_what_lies_alike_within_a_page_is_not_read_by_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path, data = source_and_target(tmp_path)
+    with source.open("rb", buffering=0) as file, DirectFile(path, DirectFile.buffer(1 << 18)) as target:
+        if target._direct is None:
+            pytest.skip("this file system has no direct writing")
+        monkeypatch.setattr(os, "preadv", None)
+        target.copy(file.fileno(), 0, 0, len(data))
+    assert path.read_bytes() == data
+
+
+def test_a_source_that_cannot_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path, data = source_and_target(tmp_path)
+
+    def refused(*args: object, **more: object) -> None:
+        raise OSError(errno.ENODEV, "no mappings")
+
+    memory = DirectFile.buffer(1 << 18)
+    monkeypatch.setattr("mmap.mmap", refused)
+    with source.open("rb", buffering=0) as file, DirectFile(path, memory) as target:
+        target.copy(file.fileno(), 0, 0, len(data))
+    assert path.read_bytes() == data
+
+
+def test_a_source_that_becomes_shorter_while_it_is_mapped_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path, data = source_and_target(tmp_path)
+    put = DirectFile._put
+
+    def cut(file: DirectFile, position: int, piece: memoryview) -> None:
+        os.truncate(source, PAGE)
+        put(file, position, piece)
+
+    monkeypatch.setattr(DirectFile, "_put", cut)
+    with (
+        source.open("rb", buffering=0) as file,
+        DirectFile(path, DirectFile.buffer(1 << 18)) as target,
+        pytest.raises(SurgeonError, match="ends inside a tensor"),
+    ):
+        target.copy(file.fileno(), 0, 0, len(data))
+
+
+def test_a_disk_that_is_full_is_said_of_a_copy_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path, data = source_and_target(tmp_path)
+
+    def full(handle: int, data: memoryview, position: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        source.open("rb", buffering=0) as file,
+        DirectFile(path, DirectFile.buffer(1 << 18)) as target,
+        pytest.raises(OSError, match="full"),
+    ):
+        target.copy(file.fileno(), 0, 0, len(data))

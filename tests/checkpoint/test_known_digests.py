@@ -81,6 +81,18 @@ def test_a_second_name_changes_the_inode_and_can_be_remembered(shard: Path, monk
     assert known_weight_digests([shard, shard.with_name("second")]) == [digest, digest]
 
 
+def test_the_oldest_of_many_go(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_digests, "_KEPT", 3)
+    monkeypatch.setattr(known_digests, "_SLACK", 2)
+    places = [shard.with_name(f"copy{n}") for n in range(6)]
+    for place in places:
+        shutil.copy(shard, place)
+        known_weight_digests([place])
+        time.sleep(0.01)  # times of files are as coarse as the system's clock
+    (folder,) = shard.parents[1].glob("cache/surgeon/digests")
+    assert sorted(folder.iterdir()) == sorted(known_digests._path(stamp(place)) for place in places[-3:])
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
 def test_a_damaged_memory_is_not_used(shard: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (expected,) = known_weight_digests([shard])

@@ -50,9 +50,10 @@ class Effort(NamedTuple):
     join: int
 
 
-# both read 0.3 million tokens; one matrix for both is trained less on the text, for what is fitted fast there is
-# better at the start and worse after training
-TIED, UNTIED = Effort(4096, 100, 0.05, 0), Effort(2048, 200, 0.2, 2)
+# one matrix for both is trained less on the text, for what is fitted fast there is better at the start and worse after
+# training; but not where old text does not hear it
+TIED, UNHEARD, UNTIED = Effort(4096, 100, 0.05, 0), Effort(4096, 200, 0.2, 2), Effort(2048, 200, 0.2, 2)
+_UNHEARD = 0.1  # of the budget
 
 
 def distill_hull(
@@ -88,27 +89,31 @@ def distill_hull(
        Every 10 steps, up to 6 tenths of them, the `join` old rows towards which that sum falls most steeply join the
        combination of each new row. Input rows of their own are trained beside them, on the loss of the target text
        alone, at `relative_lr` root mean squares of the old ones (0: they stay as distilled).
-    max_windows, steps, lr, join: TIED where the matrices are tied, else UNTIED, for what is not given.
+    max_windows, steps, lr, join, for what is not given: UNTIED where the matrices are not tied; where they are,
+    UNHEARD if old text loses less than a tenth of the budget to the rows of 2 (they are of another script), else TIED.
     The fit reads one half of the probe. What extend-vocab then measures of the other half decides: a share of the mean
     takes away what is left above the budget.
 
     Why it is the default where a text and a probe are given: on a small model, tied and untied, it starts better than
     weighted pieces within the same budget and is still ahead after training (benchmarks/README.md, Inits). Only output
     rows can win over an old one, so only they have to be convex; free input rows leave old text as it is. It costs a
-    pass forwards and backwards over max_windows windows and steps * tokens_per_step tokens (0.3 million by default,
-    whatever the number of new tokens) and one forwards over the windows in old tokens, and a product of new and old
-    rows every 10 steps; `weighted_pieces` trains nothing.
+    pass forwards and backwards over max_windows windows and steps * tokens_per_step tokens (0.3 to 0.4 million by
+    default, whatever the number of new tokens) and one forwards over the windows in old tokens, and a product of new
+    and old rows every 10 steps; `weighted_pieces` trains nothing.
     Source: Token Distillation, arXiv 2505.20133, section 3; the hull of Constrained Word2Vec, arXiv 2407.05841; the
     fit under a budget is ours.
     """
     if probe is None or old_loss_budget is None:
         raise UsageError("the init 'distill_hull' holds old text to a budget", "--probe", "add --probe CORPUS")
-    usual = TIED if tied else UNTIED
-    max_windows = usual.max_windows if max_windows is None else max_windows
-    steps, lr = usual.steps if steps is None else steps, usual.lr if lr is None else lr
-    join = usual.join if join is None else join
-    counts = (steps, quiet, join, relative_lr)
-    if min(max_old_rows, tokens_per_step, max_tokens) < 1 or min(counts) < 0 or seq_len < 2 or not lr > 0:
+    if max_windows is None:
+        max_windows = (TIED if tied else UNTIED).max_windows
+    counts = [quiet, relative_lr, *(number for number in (steps, join) if number is not None)]
+    if (
+        min(max_old_rows, tokens_per_step, max_tokens) < 1
+        or min(counts) < 0
+        or seq_len < 2
+        or not (lr is None or lr > 0)
+    ):
         raise UsageError("a count or the learning rate is too small", "--option", "see `surgeon methods init`")
     first_ND, last_ND = distill(
         new, body, tied, pair_seed, progress, num_snippets=num_snippets, max_windows=max_windows
@@ -119,10 +124,13 @@ def distill_hull(
     rng = np.random.Generator(np.random.Philox(pair_seed))
     old_VD = body.head.weight
     near = project_hull(last_ND, old_VD.cpu(), new.usable, progress, iterations=max_old_rows)
-    with gradients(old_VD.device) as gradient_of, progress.task("fitting convex weights", steps, "steps") as advance:
+    with gradients(old_VD.device) as gradient_of:
         old = _old_text(body, new, probe)
-        rounds = range(_ROUND, int(_JOINING * steps) + 1, _ROUND)
         start_rows = _start(near, new, _quietest(old, new, quiet))
+        usual = effort(tied, old, Simplex(start_rows, new.usable, old_VD, body.head.bias), old_loss_budget)
+        steps, lr = usual.steps if steps is None else steps, usual.lr if lr is None else lr
+        join = usual.join if join is None else join
+        rounds = range(_ROUND, int(_JOINING * steps) + 1, _ROUND)
         last = Simplex(start_rows, new.usable, old_VD, body.head.bias, room=join * len(rounds))
         steep_ND = torch.zeros(len(new), old_VD.shape[1], device=old_VD.device)
         first = None if tied else first_ND.to(old_VD).requires_grad_()
@@ -136,7 +144,10 @@ def distill_hull(
         history: list[tuple[float, float]] = []
         texts = draws(len(rows_RS), max(1, tokens_per_step // seq_len), steps, rng)
         positions = draws(len(old.hidden), max(1, min(_POSITIONS_A_STEP, len(old.hidden) // 4)), steps, rng)
-        with extended(body.model, new.ids, str(body.path)) as model:
+        with (
+            extended(body.model, new.ids, str(body.path)) as model,
+            progress.task("fitting convex weights", steps, "steps") as advance,
+        ):
             for t, (picked, at) in enumerate(zip(texts, positions, strict=True)):
                 if join and t in rounds:
                     last.join(steep_ND, join, _NEWCOMER)
@@ -163,6 +174,16 @@ def distill_hull(
     _say(history, progress)
     given = last.combination()
     return (given if first is None else first.detach().to("cpu", torch.float64)), given
+
+
+def effort(tied: bool, old: OldModel, start: Simplex, budget: float) -> Effort:
+    """What is not given, by what the rows that the fit starts from cost the probe. Called as `_old_text` is."""
+    if not tied:
+        return UNTIED
+    every = torch.arange(len(old.hidden), device=old.hidden.device)
+    bias = start.biases()
+    lost = old_text_loss(old, every, start.rows().detach(), None if bias is None else bias.detach())
+    return UNHEARD if lost.value < _UNHEARD * budget else TIED
 
 
 def _length(new: NewTokens, start: Sequence[int], enough: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from surgeon.adapters.experts import expert_sources
 from surgeon.adapters.peft_format import PREFIX, Adapter, Touched, open_adapter, rank_and_scaling, read_adapter
-from surgeon.adapters.refusals import check_adapter
+from surgeon.adapters.refusals import RANDOM_START, check_adapter
 from surgeon.adapters.start_file import BASE_CHANGED, start_factors
 from surgeon.adapters.start_file import FOLDER as START_FOLDER
 from surgeon.adapters.targets import module_name
@@ -72,6 +72,13 @@ def applied(checkpoint: Checkpoint, family: Family, folder: Path, role: str = "a
     adapter = read_adapter(folder, {*stored, head, *(experts.modules if experts else ())})
     if experts is not None:
         adapter = experts.without(adapter)
+    elif adapter.shared and not adapter.touched:
+        raise SurgeonError(
+            f"the adapter holds only {adapter.shared[0]!r}, which many modules share: what each of them makes of it "
+            "is not in the file",
+            str(folder),
+            "use the adapter with peft, or merge it there with the whole model in memory",
+        )
     on = _On(checkpoint, family, adapter, role, start_factors(adapter.checkpoint))
     sources: dict[str, Source] = dict(experts.sources) if experts else {}
     tied_head: Source | None = None
@@ -176,11 +183,11 @@ def _through_peft(on: _On, touched: Touched) -> bool:
 
 def _merged_by_peft(on: _On, touched: Touched, weight: str, leaf: str, base: Source | None = None) -> Source:
     init = str(on.config.get("init_lora_weights", ""))
-    if init.startswith(("corda", "lora_ga", "loftq")):
+    if init.startswith(("corda", "lora_ga", "loftq", RANDOM_START)):
         raise SurgeonError(
             f"the adapter was started by {init!r}, which changed the model's own weights, and its start is not there",
             on.where,
-            "restore surgeon/adapter-start.safetensors beside it, or convert it with peft where it was made",
+            "restore its surgeon/start, or convert it with peft where it was made",
         )
     bias = weight.removesuffix("weight") + "bias"
     names = [*touched.factors.values(), *touched.others.values(), *on.adapter.shared]

@@ -53,7 +53,8 @@ def model_start(
             ) from error
         _check_modules(kind, wrapped, chosen, str(checkpoint.path))
         state = get_peft_model_state_dict(wrapped)
-        held = {name: t.detach().float().cpu().contiguous() for name, t in sorted(state.items())}
+        # copies: some kinds have one basis for all modules, and a file holds each tensor for itself
+        held = {name: t.detach().to("cpu", torch.float32, copy=True).contiguous() for name, t in sorted(state.items())}
         _check_ranks(kind, held, str(checkpoint.path))
         _check_magnitudes(held, str(checkpoint.path))
         advance(1)

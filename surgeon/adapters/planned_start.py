@@ -18,7 +18,8 @@ ROWS = ".token_adapter.trainable_tokens_delta"
 def planned_start(
     checkpoint: Checkpoint, family: Family, config: Any, rows: Mapping[str, list[int]]
 ) -> list[OutTensor]:
-    """A uniform as PEFT has it, B zero, new rows as they are in the model; all float32.
+    """A uniform and B zero as PEFT has them, for an embedding A zero and B normal, new rows as they are in the model;
+    all float32.
 
     PEFT wraps the model on the meta device, so that nothing is allocated, and says what its file would hold.
     """
@@ -29,7 +30,9 @@ def planned_start(
             source = _rows(checkpoint, family, name, rows)
         elif "lora_A" in name:
             source = Apply("kernel:kaiming_uniform")
-        elif "lora_B" in name:
+        elif "lora_embedding_B" in name:
+            source = Apply("kernel:standard_normal")
+        elif "lora_B" in name or "lora_embedding_A" in name:
             source = Zeros()
         else:
             raise SurgeonError(f"PEFT adds {name!r}, which has no planned start", str(checkpoint.path), "report this")

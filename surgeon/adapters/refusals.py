@@ -18,6 +18,7 @@ _NOT_WEIGHTS = {
     "layer_replication": "PEFT's copies of layers share weights: its own merge gives wrong logits (expand-layers "
     "makes real copies)",
 }
+RANDOM_START = "pissa_niter"  # the beginning of init_lora_weights
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "XLORA")
 
 
@@ -44,6 +45,12 @@ def check_choice(config: Any, kind: Kind, family: Family, chosen: Chosen, where:
             f"the matrices of {family.name} are stored [in, out], and PEFT's OLoRA takes them for [out, in]",
             where,
             "use --kind pissa",
+        )
+    if str(getattr(config, "init_lora_weights", "")).startswith(RANDOM_START):
+        raise SurgeonError(
+            "PEFT draws a randomised decomposition anew where it opens the folder: the model is another one then",
+            where,
+            "use --kind pissa, whose decomposition is the full one",
         )
     if kind.peft_type == "LORA" and chosen.experts:
         _check_experts(kind, where)

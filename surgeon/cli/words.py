@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from surgeon.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,21 @@ def example_text(examples: Sequence[str], verbs: Sequence[str] = ()) -> str:
 
 
 def spread(words: list[str]) -> list[str]:
-    """`--data A B` as `--data A --data B`, once the command's positional arguments have been given."""
+    """`--data A B` as `--data A --data B`, once the command's positional arguments have been given.
+
+    Raises UsageError on an option of one value that is given twice: the first would be lost.
+    """
     if not words or words[0] not in SHAPES:
         return words
     shape = SHAPES[words[0]]
+    names = Counter(word.partition("=")[0] for word in words[1:] if word.startswith("--"))
+    for name, count in names.items():
+        if count > 1 and name not in shape.several | shape.switches:
+            raise UsageError(
+                f"{name} is given {count} times and takes one value",
+                " ".join(["surgeon", *words]),
+                "give it once (where it is a list, with commas: 1,5)",
+            )
     result, seen, current, expects = [words[0]], 0, "", False
     for word in words[1:]:
         if word.startswith("-") and len(word) > 1:

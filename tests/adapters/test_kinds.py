@@ -29,6 +29,8 @@ PEFT_TYPES: dict[str, dict[str, Any]] = {
     "ROAD": {"group_size": 8},
     "DELORA": {"r": 4},
 }
+# one basis for all modules, or a choice between several: not to be merged one matrix at a time
+TOGETHER = ("RANDLORA", "LILY")
 SMALL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4, "alpha": 8},
     "dora": {"rank": 4, "alpha": 8},
@@ -139,6 +141,47 @@ def test_whatever_peft_has_is_attached_and_folded(name: str, tmp_path: Path) -> 
     moved = put_on(plain(model), model, adapter, trainable=True)
     assert close(logits(moved), base)
     trained(moved)
+    moved.save_pretrained(tmp_path / "later")
+    computed = logits(moved)
+    assert float((computed - base).abs().max()) > 1e-2
+    fold(model, tmp_path / "later", tmp_path / "folded")
+    assert close(logits(plain(tmp_path / "folded")), computed)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_peft_cannot_merge_by_itself_is_attached_and_not_folded(name: str, tmp_path: Path) -> None:
+    model = tiny.build("llama_bias", tmp_path / "model")
+    option = {"type": name, "config": '{"r": 4}'}
+    adapter = attach(model, tmp_path / "adapter", kind="peft", option=option)
+    base = logits(plain(model))
+    assert close(logits(with_peft(model, adapter)), base)
+    moved = put_on(plain(model), model, adapter, trainable=True)
+    assert close(logits(moved), base)
+    with pytest.raises(SurgeonError, match=f"PEFT does not merge {name} into a matrix by itself"):
+        fold(model, adapter, tmp_path / "folded")
+    assert not (tmp_path / "folded").exists()
+
+
+def test_an_adapter_that_is_one_vector_for_all_modules_is_not_folded_to_nothing(tmp_path: Path) -> None:
+    model = tiny.build("llama_bias", tmp_path / "model")
+    adapter = attach(model, tmp_path / "adapter", kind="peft", option={"type": "UNILORA", "config": '{"r": 4}'})
+    assert not torch.equal(logits(with_peft(model, adapter)), logits(plain(model)))
+    with pytest.raises(SurgeonError, match="which many modules share"):
+        fold(model, adapter, tmp_path / "folded")
+
+
+@pytest.mark.parametrize("targets", ["embedding", "embedding,head", "all-linear,embedding"])
+def test_a_lora_on_the_embedding(targets: str, tmp_path: Path) -> None:
+    """Untied: there A is the embedding's side and starts at zero, and B is normal."""
+    model = tiny.build("llama", tmp_path / "model")
+    adapter = attach(model, tmp_path / "adapter", rank=4, targets=targets)
+    base = logits(plain(model))
+    assert torch.equal(logits(with_peft(model, adapter)), base)
+    start = load_file(adapter / "adapter_model.safetensors")
+    inner = {name.split(".")[-1]: t for name, t in start.items() if "lora_embedding" in name}
+    assert not inner["lora_embedding_A"].any()
+    assert inner["lora_embedding_B"].std() == pytest.approx(1, abs=0.15)
+    moved = trained(put_on(plain(model), model, adapter, trainable=True))
     moved.save_pretrained(tmp_path / "later")
     computed = logits(moved)
     assert float((computed - base).abs().max()) > 1e-2

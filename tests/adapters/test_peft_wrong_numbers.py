@@ -100,6 +100,24 @@ def test_olora_on_transposed_matrices(tmp_path: Path) -> None:
         attach(model, tmp_path / "out", kind="olora", rank=4, targets="mlp.up")
 
 
+def test_a_randomised_decomposition_of_pissa(tmp_path: Path) -> None:
+    """Drawn anew where the folder is opened, and taken out of the weights in place of the one that was trained."""
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny.build("llama", tmp_path / "model")
+    config = LoraConfig(r=4, init_lora_weights="pissa_niter_1", target_modules=["q_proj", "down_proj"])
+    made = get_peft_model(plain(model), config).eval()
+    assert apart(logits(made), logits(plain(model))) < 1e-4
+    made.save_pretrained(tmp_path / "adapter")
+    torch.manual_seed(1)
+    assert apart(logits(with_peft(model, tmp_path / "adapter")), logits(made)) > 0.1
+    with pytest.raises(SurgeonError, match="draws a randomised decomposition anew"):
+        option = {"type": "LORA", "config": '{"init_lora_weights": "pissa_niter_1"}'}
+        attach(model, tmp_path / "out", kind="peft", option=option)
+    with pytest.raises(SurgeonError, match=r"its start is not there"):
+        fold(model, tmp_path / "adapter", tmp_path / "out")
+
+
 def test_dora_on_an_identity_block(stories: Path, tmp_path: Path) -> None:
     """Rows of zeros have no direction: PEFT divides by their length."""
     from peft import LoraConfig, get_peft_model

@@ -11,12 +11,10 @@ def pissa(
     alpha: float = 32.0,
     scaling: Scaling = "standard",
     dropout: float = 0.0,
-    niter: int | None = None,
 ) -> Kind:
     """s B A starts as the best approximation of W of this rank, and the model keeps W - s B A; their sum is W up to
-    the rounding of float32. niter: iterations of a randomised decomposition instead of the full one.
+    the rounding of float32. The full decomposition: PEFT draws a randomised one anew where it opens the folder.
 
     Source: Meng et al. 2024 (arXiv 2404.02948), section 3, as PEFT has it.
     """
-    init = "pissa" if niter is None else f"pissa_niter_{niter}"
-    return Kind("LORA", lora_keys(rank, alpha, scaling, dropout) | {"init_lora_weights": init}, changes_base=True)
+    return Kind("LORA", lora_keys(rank, alpha, scaling, dropout) | {"init_lora_weights": "pissa"}, changes_base=True)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgeon.errors import SurgeonError
+
 COMPUTE = "stored"
 ROWWISE = False
 
@@ -25,8 +27,23 @@ def peft_merge(
 
     inputs: [weight, bias if the module has one, and the adapter's tensors by `names`, as its file calls them]. layer:
     linear, conv1d (stored [in, out]) or embedding. Arithmetic in float64, but where PEFT starts from a decomposition
-    of the weight (pissa, olora, osf): that is in float32.
+    of the weight (pissa, olora, osf): that is in float32. Raises SurgeonError for a kind that PEFT does not merge, or
+    whose modules need one another.
     """
+    try:
+        return _merged(inputs, config, module, names, leaf, layer)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise SurgeonError(
+            f"PEFT does not merge {config['peft_type']} into a matrix by itself: {said}",
+            module,
+            "use the adapter with peft, or merge it there with the whole model in memory",
+        ) from error
+
+
+def _merged(
+    inputs: list[Tensor], config: dict[str, Any], module: str, names: list[str], leaf: str, layer: str
+) -> Tensor:
     from peft import get_peft_model, set_peft_model_state_dict
 
     with_bias = len(inputs) - len(names) == 2

@@ -92,7 +92,8 @@ def command(
     optional = [f for f in settings.model_fields if f not in positional]
     several = frozenset(_flag(f) for f in optional if list_item(_type(settings, f)))
     truths = [f for f in optional if _type(settings, f) is bool]
-    SHAPES[name] = Shape(len(positional), several, SWITCHES.union(*((_flag(f), _no_flag(f)) for f in truths)))
+    once = frozenset(_flag(f) for f in optional if not _is_several(_type(settings, f)) and f not in truths)
+    SHAPES[name] = Shape(len(positional), several, SWITCHES.union(*((_flag(f), _no_flag(f)) for f in truths)), once)
     app.command(name, help=about, epilog=example_text(examples, verb_lines(name)))(call)
 
 
@@ -109,15 +110,18 @@ def _annotation(
     if kind is bool:
         return Annotated[bool | None, typer.Option(f"{_flag(name)}/{_no_flag(name)}", help=_help(field),
                          show_default=False, rich_help_panel=panel)]  # fmt: skip
-    item = list_item(kind)
-    several = typing.get_origin(kind) is dict or (item is not None and item not in (int, float))
-    what = list[str] | None if several else str | None
+    what = list[str] | None if _is_several(kind) else str | None
     return Annotated[
         what,
         typer.Option(
             _flag(name), metavar=_metavar(kind), help=_help(field), show_default=False, rich_help_panel=panel
         ),
     ]
+
+
+def _is_several(kind: Any) -> bool:
+    """Whether the option may be given several times: lists, and KEY=VALUE."""
+    return typing.get_origin(kind) is dict or list_item(kind) is not None
 
 
 def _flag(name: str) -> str:
@@ -157,7 +161,9 @@ def _help(field: FieldInfo) -> str:
 
 
 def _words(settings: type[BaseModel], name: str, value: Any) -> Any:
-    """Repeated KEY=VALUE words as a mapping; everything else as it is."""
+    """Repeated KEY=VALUE words as a mapping, numbers of several words as one with commas; everything else as it is."""
+    if isinstance(value, list) and list_item(_type(settings, name)) in (int, float):
+        return ",".join(value)
     if typing.get_origin(_type(settings, name)) is not dict or not isinstance(value, list):
         return value
     pairs = {}

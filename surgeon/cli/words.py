@@ -12,11 +12,12 @@ from surgeon.errors import UsageError
 @dataclass(frozen=True)
 class Shape:
     """positional: how many arguments stand for themselves. several: options that take several values. switches:
-    those that take none."""
+    those that take none. once: those that take one, and are given once."""
 
     positional: int
     several: frozenset[str]
     switches: frozenset[str]
+    once: frozenset[str]
 
 
 SHAPES: dict[str, Shape] = {}
@@ -45,11 +46,11 @@ def spread(words: list[str]) -> list[str]:
     shape = SHAPES[words[0]]
     names = Counter(word.partition("=")[0] for word in words[1:] if word.startswith("--"))
     for name, count in names.items():
-        if count > 1 and name not in shape.several | shape.switches:
+        if count > 1 and name in shape.once:
             raise UsageError(
                 f"{name} is given {count} times and takes one value",
                 " ".join(["surgeon", *words]),
-                "give it once (where it is a list, with commas: 1,5)",
+                "give it once",
             )
     result, seen, current, expects = [words[0]], 0, "", False
     for word in words[1:]:

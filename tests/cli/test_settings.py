@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from surgeon.cli.app import main
 from surgeon.cli.words import SHAPES, SWITCHES, Shape, spread
 from surgeon.errors import UsageError
 from surgeon.settings import key_value, resolve
@@ -38,7 +42,7 @@ def test_unknown_and_ill_typed() -> None:
 
 
 def test_several_values_after_one_option() -> None:
-    SHAPES["example"] = Shape(2, frozenset({"--data"}), SWITCHES | {"--resume"})
+    SHAPES["example"] = Shape(2, frozenset({"--data"}), SWITCHES | {"--resume"}, frozenset({"--lr"}))
     try:
         assert spread(["example", "A", "B", "--data", "x", "y", "--lr", "1", "--data", "z"]) == (
             ["example", "A", "B", "--data", "x", "--data", "y", "--lr", "1", "--data", "z"]
@@ -52,5 +56,17 @@ def test_several_values_after_one_option() -> None:
             ["example", "A", "--resume", "B", "--data", "x", "--data", "y", "--resume"]
         )
         assert spread(["example", "A", "B", "--data=x", "y"]) == ["example", "A", "B", "--data=x", "y"]
+        with pytest.raises(UsageError, match="--lr is given 2 times"):
+            spread(["example", "A", "B", "--lr", "1", "--data", "x", "--lr=2"])
     finally:
         del SHAPES["example"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--at", "1", "--at", "5"], ["--at", "1", "5"], ["--at", "1,5"], ["--at=1", "--at=5"]]
+)
+def test_numbers_may_be_given_one_by_one(words: list[str], stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["expand-layers", str(stories), "out", *words, "--print-config", "--json"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["at"]["value"] == [1, 5]

@@ -127,7 +127,9 @@ def distill_hull(
     with gradients(old_VD.device) as gradient_of:
         old = _old_text(body, new, probe)
         start_rows = _start(near, new, _quietest(old, new, quiet))
-        usual = effort(tied, old, Simplex(start_rows, new.usable, old_VD, body.head.bias), old_loss_budget)
+        heard = _lost(old, Simplex(start_rows, new.usable, old_VD, body.head.bias))
+        progress.say(f"old text loses {heard:.5f} nats a token to the rows that the fit starts from")
+        usual = effort(tied, heard, old_loss_budget)
         steps, lr = usual.steps if steps is None else steps, usual.lr if lr is None else lr
         join = usual.join if join is None else join
         rounds = range(_ROUND, int(_JOINING * steps) + 1, _ROUND)
@@ -176,14 +178,17 @@ def distill_hull(
     return (given if first is None else first.detach().to("cpu", torch.float64)), given
 
 
-def effort(tied: bool, old: OldModel, start: Simplex, budget: float) -> Effort:
-    """What is not given, by what the rows that the fit starts from cost the probe. Called as `_old_text` is."""
+def effort(tied: bool, heard: float, budget: float) -> Effort:
+    """What is not given. heard: nats a token that the probe loses to the rows that the fit starts from."""
     if not tied:
         return UNTIED
-    every = torch.arange(len(old.hidden), device=old.hidden.device)
-    bias = start.biases()
-    lost = old_text_loss(old, every, start.rows().detach(), None if bias is None else bias.detach())
-    return UNHEARD if lost.value < _UNHEARD * budget else TIED
+    return UNHEARD if heard < _UNHEARD * budget else TIED
+
+
+def _lost(old: OldModel, rows: Simplex) -> float:
+    """Nats a token, over all positions held. Called as `_old_text` is."""
+    every, bias = torch.arange(len(old.hidden), device=old.hidden.device), rows.biases()
+    return old_text_loss(old, every, rows.rows().detach(), None if bias is None else bias.detach()).value
 
 
 def _length(new: NewTokens, start: Sequence[int], enough: int) -> int:

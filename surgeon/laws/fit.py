@@ -29,7 +29,7 @@ def fit_law(runs: Runs, name: str, options: Mapping[str, Any]) -> Fit:
     law = law_of(name, options)
     if len(runs) < law.constants:
         raise SurgeonError(
-            f"law {name} has {law.constants} constants a curve, and there are {len(runs)} runs",
+            f"law {name} has {law.constants} constants a curve; runs given: {len(runs)}",
             "the runs",
             f"give at least {law.constants}, better twice as many",
         )

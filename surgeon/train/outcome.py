@@ -12,6 +12,6 @@ class Outcome:
 
     tokens: int = 0
     final_loss: float | None = None
-    tokens_per_second: float = 0.0
+    tokens_per_second: float | None = None
     mfu: float | None = None
     evals: list[dict[str, Any]] = field(default_factory=list)

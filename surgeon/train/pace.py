@@ -99,12 +99,12 @@ class Pace:
         line, self._held = self._held | values, {}
         self._write(line)
 
-    def mean(self) -> tuple[float, float | None]:
-        """(tokens a second, utilisation) over the steps of this process."""
+    def mean(self) -> tuple[float | None, float | None]:
+        """(tokens a second, utilisation) over the steps of this process; None where it had nothing left to do."""
         if not self._counted:
-            return 0.0, None
+            return None, None
         speed = self._speed(self._counted / self._busy, self._work / self._counted)
-        return speed["tokens_per_second"] or 0.0, speed["mfu"]
+        return speed["tokens_per_second"], speed["mfu"]
 
     def _settle(self, coming: _Coming) -> dict[str, Any]:
         done, (loss, norm) = coming.done, coming.numbers()

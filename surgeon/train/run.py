@@ -36,7 +36,7 @@ class CptResult(Result):
 
     steps: int
     tokens: int
-    tokens_per_second: float
+    tokens_per_second: float | None
     mfu: float | None
     final_loss: float | None
     eval: list[dict[str, Any]]

@@ -137,5 +137,5 @@ def test_fewer_runs_than_constants_are_refused() -> None:
     runs = grid(tokens=(1,))
     points = Points(runs.points.parameters[:8], runs.points.tokens[:8], runs.points.share[:8])
     few = Runs(points, {curve: values[:8] for curve, values in runs.losses.items()}, {})
-    with pytest.raises(SurgeonError, match="9 constants a curve, and there are 8 runs"):
+    with pytest.raises(SurgeonError, match="9 constants a curve; runs given: 8"):
         fit_law(few, "dcpt", {})

@@ -117,7 +117,8 @@ def test_killed_while_one_is_written_and_resumed_is_the_same_bytes(
     complete = [p for p in kept(out).iterdir() if not p.name.startswith(".")]
     assert len(complete) == min(die_at - 1, 3) and all(verify(p)["holds"] for p in complete)
 
-    run_cpt(CptSettings(**options, out=str(out), resume=True))
+    done = run_cpt(CptSettings(**options, out=str(out), resume=True))
+    assert (done.tokens_per_second is None) == (die_at == 5)  # nothing was left to do, at no speed
     assert tree(kept(out)) == tree(kept(tmp_path / "whole"))
     assert not [p for p in kept(out).iterdir() if p.name.startswith(".")]
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon.checkpoint.config_json import dump_json, read_as
 from surgeon.checkpoint.digest import file_digests
+from surgeon.checkpoint.journal import check_whole
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import weight_digests
 
@@ -164,7 +165,8 @@ class Lineage(_Strict):
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """The lineage of a checkpoint, or None where there is no surgeon.json."""
+    """The lineage of a checkpoint, or None where there is no surgeon.json. Refuses one between two states."""
+    check_whole(folder)
     path = folder / LINEAGE_FILE
     if not path.is_file():
         return None

@@ -92,6 +92,13 @@ class Checkpoint:
         others = dict(zip(names, file_digests(self.path / n for n in names), strict=True))
         return json_digest(dict(zip((shard.name for shard in self.shards), weights, strict=True)) | others)
 
+    @cached_property
+    def index_metadata(self) -> dict[str, Any]:
+        """What the index says beside its map; empty where there is none."""
+        path = self.path / INDEX
+        found = read_json_object(path).get("metadata") if path.is_file() else None
+        return found if isinstance(found, dict) else {}
+
     @property
     def num_bytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())

@@ -67,14 +67,26 @@ class ConfigBefore(_Strict):
     absent: list[str] = Field(default_factory=list)
 
 
+class FilesBefore(_Strict):
+    """How the weights lay in their files before a step: their bytes, the length of each shard's header, its tensors as
+    runs of places in the order of all names, wide types first, and what the index said beside its map."""
+
+    nbytes: int
+    headers: list[int]
+    tensors: list[list[tuple[int, int]]]
+    index: dict[str, Any] = Field(default_factory=dict)
+
+
 class BlockMap(_Strict):
     """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions. `probe`: what
-    their sources were chosen by, where the model was probed. `before`: of the configuration, for the way back."""
+    their sources were chosen by, where the model was probed. `before` and `files`: of the configuration and of the
+    files, for the way back."""
 
     source: list[int]
     new: list[NewBlock] = Field(default_factory=list)
     probe: BlockProbe | None = None
     before: ConfigBefore | None = None
+    files: FilesBefore | None = None
 
 
 class NewRow(_Strict):

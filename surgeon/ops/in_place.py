@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,15 @@ from surgeon.checkpoint.journal import FILES, HEADERS, Journal, ShardChange, Ste
 from surgeon.checkpoint.lineage import LINEAGE_FILE, dump_lineage
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import composed, weight_digests
-from surgeon.checkpoint.writer import Layout, shard_names
+from surgeon.checkpoint.writer import METADATA, Layout, shard_names
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.execute import lineage_of, measured, parameters, write_shards
+from surgeon.ops.layout import index_metadata
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.plan import Copy, Plan
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
-
-_METADATA = {"format": "pt"}
 
 
 def request_of(operation: str, settings: BaseModel) -> list[str]:
@@ -82,7 +81,7 @@ def execute_in_place(
         added = replace(plan, tensors=tuple(t for t in plan.tensors if t.name in set(names)), shards=(), link=False)
         written = write_shards(added, stage / FILES, inputs, threads, progress, fresh)
         digests = _digests(plan, inputs[source.role], stage, changes, fresh)
-        files = _small_files(plan, stage, changes, fresh)
+        files = _small_files(plan, inputs, stage, changes, fresh)
         digests |= dict(zip(files, file_digests(stage / FILES / name for name in files), strict=True))
         metrics = f"{SURGEON_DIR}/{METRICS_PREFIX}"
         carried = [n for n in plan.carried if n not in digests and not n.startswith(metrics)]
@@ -140,7 +139,7 @@ def _shards(plan: Plan, checkpoint: Checkpoint, stage: Path) -> tuple[list[Shard
             fresh.append((file, entries))
             continue
         old = header_bytes(path)
-        new = encode_header(entries, _METADATA, len(old))
+        new = encode_header(entries, METADATA, len(old))
         new = at_least(new, len(old))
         same = [t.name for t in group] == [o.name for o in origins]
         header = "" if same else f"{len(changes)}.bin"
@@ -183,7 +182,9 @@ def _digests(
     return found | {p.name: d.digest for p, d in zip(paths, weight_digests(paths), strict=True)}
 
 
-def _small_files(plan: Plan, stage: Path, changes: list[ShardChange], fresh: Layout) -> list[str]:
+def _small_files(
+    plan: Plan, inputs: Mapping[str, Checkpoint], stage: Path, changes: list[ShardChange], fresh: Layout
+) -> list[str]:
     """config.json, the index and what else the plan writes, in the stage; gives their names."""
     texts = {CONFIG: dump_json(dict(plan.config))} | dict(plan.files)
     shards = dict(zip([c.new for c in changes], plan.shards, strict=False)) | {
@@ -191,7 +192,8 @@ def _small_files(plan: Plan, stage: Path, changes: list[ShardChange], fresh: Lay
     }
     if len(shards) > 1:
         weight_map = {name: shard for shard, names in shards.items() for name in names}
-        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+        metadata = index_metadata(plan, inputs) or {"total_size": plan.nbytes}
+        index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
         texts[INDEX] = dump_json(index)
     for name, text in texts.items():
         (stage / FILES / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from test_identity import expanded, outputs
 from test_kept_shards import sharded  # noqa: F401 - a fixture
 
 from surgeon.checkpoint.header import read_header
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.index import INDEX, Checkpoint
 from surgeon.checkpoint.insert_range import can_insert
 from surgeon.checkpoint.journal import STAGE, WEIGHTS, is_between
 from surgeon.errors import SurgeonError, UsageError
@@ -64,7 +64,8 @@ def test_it_is_the_model_that_a_new_folder_would_hold(
     other = expanded(source, place / "other", at=[0, 2, 2])
     result = in_place(place / "model", at=[0, 2, 2])
     assert same(place / "model", other)
-    assert (place / "model" / "config.json").read_bytes() == (other / "config.json").read_bytes()
+    for name in ["config.json", *([INDEX] if kind == "sharded" else [])]:
+        assert (place / "model" / name).read_bytes() == (other / name).read_bytes()
     assert verify(place / "model")["holds"] and not (place / "model" / STAGE).exists()
     assert result["verified"]["in_place"]  # type: ignore[index]
     kept = {s.stat().st_ino for s in Checkpoint.open(place / "model").shards}

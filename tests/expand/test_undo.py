@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_identity import expanded
+from test_identity import expanded, load_model
 from test_kept_shards import files, sharded  # noqa: F401 - a fixture
 from tiny import FAMILIES
 
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.index import INDEX, Checkpoint
+from surgeon.checkpoint.writer import save_tensors
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
 from surgeon.ops.result import Result
 from surgeon.verify import verify
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+from run_cli import surgeon
 
 Tiny = Callable[..., Path]
 
@@ -32,13 +38,7 @@ def undone(model: Path, out: Path, **options: Any) -> Result:
 
 def same_files(model: Path, out: Path) -> None:
     """Every file of the model is there again, and nothing but the lineage is new."""
-    index = "model.safetensors.index.json"  # transformers writes the number of parameters into it, too
-    before = {n: d for n, d in files(model).items() if n != index}
-    after = {n: d for n, d in files(out).items() if n not in ("surgeon.json", index)}
-    assert before == after
-    if (model / index).exists():
-        maps = [json.loads((folder / index).read_text())["weight_map"] for folder in (model, out)]
-        assert maps[0] == maps[1]
+    assert {n: d for n, d in files(out).items() if n != "surgeon.json"} == files(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,6 +57,61 @@ def test_shards_come_back_too(sharded: Path, tmp_path: Path, link: bool) -> None
     assert len(Checkpoint.open(deep).shards) > len(Checkpoint.open(sharded).shards)
     assert undone(deep, tmp_path / "out", link=link).verified["original"] is True
     same_files(sharded, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{}, {"shard_bytes": 2_000_000}])
+def test_the_index_of_the_deeper_model_counts_its_parameters(
+    sharded: Path,  # noqa: F811
+    tmp_path: Path,
+    options: dict[str, Any],
+) -> None:
+    """As save_pretrained of transformers counts them, which wrote the input's index; other keys stay."""
+    model = tmp_path / "model"
+    shutil.copytree(sharded, model)
+    index = json.loads((model / INDEX).read_text())
+    assert index["metadata"]["total_parameters"] > 0
+    index["metadata"] = {"by": "a person", **index["metadata"]}
+    (model / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    deep = expanded(model, tmp_path / "deep", at=[1, 5], **options)
+    found = json.loads((deep / INDEX).read_text())["metadata"]
+    assert list(found) == list(index["metadata"])
+    assert found["total_parameters"] == load_model(deep, "float32").num_parameters()
+    assert found["total_size"] == Checkpoint.open(deep).num_bytes and found["by"] == "a person"
+    undone(deep, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / INDEX).read_text())["metadata"] == index["metadata"]
+
+
+def test_trained_new_blocks_go_without_a_trace(stories: Path, tmp_path: Path) -> None:
+    """The trained model is written by other code, with a header of its own length and its own order of tensors."""
+    deep, trained, out = (tmp_path / name for name in ("deep", "trained", "out"))
+    expanded(stories, deep, at=[1, 4])
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(deep), str(trained), "--data", corpus, "--tokens", "1k", "--train", "new-blocks", "--quiet"]
+    assert surgeon(*words).code == 0
+    assert undone(trained, out).verified["original"] is True
+    for file in files(stories):
+        assert (out / file).read_bytes() == (stories / file).read_bytes()
+    assert verify(out, function=True)["holds"]
+
+
+@pytest.mark.parametrize("kind", ["sharded", "deep"])
+def test_files_come_back_from_weights_that_were_written_anew(
+    stories: Path,
+    sharded: Path,  # noqa: F811
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """As trainings and other tools write them: filled by size, in the order of names."""
+    model = sharded if kind == "sharded" else expanded(stories, tmp_path / "model", at=[0])
+    deep = expanded(model, tmp_path / "deep", at=[1, 5])
+    held = {n: t for shard in Checkpoint.open(deep).shards for n, t in load_file(shard).items()}
+    for path in [*deep.glob("*.safetensors"), *deep.glob(INDEX)]:
+        path.unlink()
+    save_tensors(deep, sorted(held.items()))
+    assert undone(deep, tmp_path / "out").verified["original"] is True
+    assert {n: d for n, d in files(tmp_path / "out").items() if n != "surgeon.json"} == {
+        n: d for n, d in files(model).items() if n != "surgeon.json"
+    }
 
 
 def test_twice_deeper_and_back(tiny: Tiny, tmp_path: Path) -> None:

@@ -44,11 +44,10 @@ def last_expansion(lineage: Lineage | None, depth: int) -> Expansion | None:
     return None
 
 
-def original_digest(lineage: Lineage) -> str | None:
-    """Of an undo: the digest that the model before the expansion had."""
+def undone_expansion(lineage: Lineage) -> Expansion | None:
+    """Of an undo: the expansion that it took back."""
     parent = lineage.parents[0].lineage
-    found = None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
-    return found.step.parents[0].digest if found is not None and found.step.parents else None
+    return None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
 
 
 def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpoint, family: Family) -> Plan:

@@ -158,14 +158,7 @@ def test_training_of_old_blocks_stays_and_is_said(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_a_vocabulary_that_grew_in_between_stays(stories: Path, tmp_path: Path) -> None:
-    from surgeon.vocab.plan import plan_extend_vocab
-    from surgeon.vocab.settings import ExtendVocabSettings
-
-    deep = expanded(stories, tmp_path / "deep", add=1)
-    (tmp_path / "tokens.txt").write_text("hippopotamus\n")
-    wide = tmp_path / "wide"
-    settings = ExtendVocabSettings(model=str(deep), out=wide, tokens=tmp_path / "tokens.txt")
-    execute(plan_extend_vocab(settings), wide)
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
     assert undone(wide, tmp_path / "out").verified["original"] is False
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 5 and config["vocab_size"] > 512
@@ -173,6 +166,90 @@ def test_a_vocabulary_that_grew_in_between_stays(stories: Path, tmp_path: Path) 
     original = load_file(stories / "model.safetensors")
     assert tensors.keys() == original.keys()
     assert torch.equal(tensors["model.embed_tokens.weight"][:512], original["model.embed_tokens.weight"])
+
+
+def extended(model: Path, out: Path) -> Path:
+    from surgeon.vocab.plan import plan_extend_vocab
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    (out.parent / "tokens.txt").write_text("hippopotamus\n")
+    execute(plan_extend_vocab(ExtendVocabSettings(model=str(model), out=out, tokens=out.parent / "tokens.txt")), out)
+    return out
+
+
+def promised(out: Path, **options: Any) -> dict[str, tuple[bool, str]]:
+    """The checks of the promise, without those of the bytes."""
+    found = verify(out, function=True, **options)["checks"]
+    return {c["check"]: (c["holds"], c["detail"]) for c in found if not c["check"].startswith("bytes of")}
+
+
+DEEPER = "every tensor is the deeper model's"
+CONFIG = "config.json is the deeper model's with its new blocks taken out"
+BEFORE = "its tensors are those from before the expansion"
+
+
+def test_the_promise_is_kept_though_tokens_came_in_between(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    wide = extended(expanded(model, tmp_path / "deep", add=1), tmp_path / "wide")
+    undone(wide, tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert found.keys() == {DEEPER, CONFIG, BEFORE} and all(holds for holds, _ in found.values())
+    assert "the first 512" in found[BEFORE][1]
+    shutil.rmtree(model)  # what can still be said is said
+    assert promised(tmp_path / "out").keys() == {DEEPER, CONFIG}
+    wide.rename(tmp_path / "elsewhere")
+    with pytest.raises(SurgeonError, match="is not where it was"):
+        promised(tmp_path / "out")
+    assert promised(tmp_path / "out", parent=tmp_path / "elsewhere").keys() == {DEEPER, CONFIG}
+
+
+@pytest.mark.parametrize("row", [7, 511])
+def test_a_row_or_a_tensor_that_changed_in_between_is_found(stories: Path, tmp_path: Path, row: int) -> None:
+    """By something that left no lineage, in the deeper model that undo then took as it was."""
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    stored = Checkpoint.open(wide).tensors["model.embed_tokens.weight"]
+    held = np.memmap(stored.path, np.float32, "r+", stored.start, stored.shape)
+    held[row, 3] += 1
+    held.flush()
+    undone(wide, tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert found[DEEPER][0] and not found[BEFORE][0] and "first model.embed_tokens.weight" in found[BEFORE][1]
+
+
+def test_what_undo_did_not_take_as_it_was_is_found(stories: Path, tmp_path: Path) -> None:
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    undone(wide, tmp_path / "out")
+    change(tmp_path / "out", ("layers.2.mlp.up_proj",))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    found = promised(tmp_path / "out")
+    assert not found[DEEPER][0] and not found[CONFIG][0] and not found[BEFORE][0]
+
+
+def test_a_training_of_old_tensors_in_between_is_no_broken_promise(stories: Path, tmp_path: Path) -> None:
+    deep = expanded(stories, tmp_path / "deep", add=1)
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(deep), str(tmp_path / "trained"), "--data", corpus, "--tokens", "1k", "--quiet"]
+    assert surgeon(*words).code == 0
+    undone(tmp_path / "trained", tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert all(holds for holds, _ in found.values()) and "not promised, as cpt came in between" in found[BEFORE][1]
+
+
+def test_an_undo_that_laid_its_files_out_otherwise_keeps_its_promise(stories: Path, tmp_path: Path) -> None:
+    """An expansion of an earlier version did not record how the files lay."""
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    deep = expanded(model, tmp_path / "deep", at=[1])
+    record = json.loads((deep / "surgeon.json").read_text())
+    del record["blocks"]["files"]
+    (deep / "surgeon.json").write_text(json.dumps(record))
+    undone(deep, tmp_path / "out", shard_bytes=500_000)
+    found = promised(tmp_path / "out")
+    assert all(holds for holds, _ in found.values()) and "laid out otherwise" in found[BEFORE][1]
+    shutil.rmtree(model)
+    assert promised(tmp_path / "out")[f"{BEFORE}, as the expansion wrote them"][0]
 
 
 def test_an_undone_model_still_merges_onto_its_base(stories: Path, tmp_path: Path) -> None:

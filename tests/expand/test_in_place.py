@@ -88,6 +88,21 @@ def test_twice_and_back_in_another_folder(stories: Path, place: Path) -> None:
     assert same(place / "back", place / "a")
 
 
+@pytest.mark.parametrize("kind", ["single", "sharded"])
+def test_undo_gives_the_original_bytes(
+    stories: Path,
+    sharded: Path,  # noqa: F811
+    place: Path,
+    kind: str,
+) -> None:
+    source, model, back = stories if kind == "single" else sharded, place / "model", place / "back"
+    shutil.copytree(source, model)
+    in_place(model, at=[0, 2])
+    done = perform("expand-layers", ExpandSettings(model=str(model), out=back, undo=True))
+    assert done["verified"]["original"] and verify(back, function=True)["holds"]
+    assert {n: b for n, b in tree(back).items() if n != "surgeon.json"} == tree(source)
+
+
 KILL = """
 import os, signal, sys
 from pathlib import Path

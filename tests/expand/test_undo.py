@@ -237,6 +237,16 @@ def test_a_training_of_old_tensors_in_between_is_no_broken_promise(stories: Path
     assert all(holds for holds, _ in found.values()) and "not promised, as cpt came in between" in found[BEFORE][1]
 
 
+def test_a_training_of_what_was_added_keeps_the_promise(stories: Path, tmp_path: Path) -> None:
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(wide), str(tmp_path / "trained"), "--data", corpus, "--tokens", "1k", "--quiet"]
+    assert surgeon(*words, "--train", "new-blocks+new-rows").code == 0
+    undone(tmp_path / "trained", tmp_path / "out")
+    holds, detail = promised(tmp_path / "out")[BEFORE]
+    assert holds and "the first 512" in detail and "not promised" not in detail
+
+
 def test_an_undo_that_laid_its_files_out_otherwise_keeps_its_promise(stories: Path, tmp_path: Path) -> None:
     """An expansion of an earlier version did not record how the files lay."""
     model = tmp_path / "model"

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgeon.checkpoint.journal import check_whole
 from surgeon.errors import SurgeonError
 
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
@@ -44,6 +45,7 @@ def _local(text: str) -> ModelRef:
     path = Path(text)
     if not path.is_dir():
         raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
+    check_whole(path)
     return ModelRef(path.absolute().name, path)
 
 

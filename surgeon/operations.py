@@ -119,12 +119,14 @@ def perform(
 
     out = Path(getattr(settings, "out"))  # noqa: B009 - every planned operation's settings have it
     if getattr(settings, "in_place", False):
-        from surgeon.ops.in_place import execute_in_place, resume_in_place
+        from surgeon.ops.in_place import execute_in_place, request_of, resume_in_place
 
-        finished = resume_in_place(out)
+        request = request_of(name, settings)
+        finished = resume_in_place(out, request)
         if finished is not None:
             return finished
-        done = execute_in_place(chosen.call(settings, progress), threads=threads, progress=progress).to_json()
+        plan = chosen.call(settings, progress)
+        done = execute_in_place(plan, request, threads=threads, progress=progress).to_json()
         return done | _since(started)
     from surgeon.checkpoint.commit import check_no_run, check_out
 

@@ -30,7 +30,8 @@ def verify(
     """{"out", "operation", "holds", "checks": [{"check", "holds", "detail"}]}.
 
     Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
-    promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), preserved rows, hull
+    promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), the model from before
+    or, where other steps came in between, its tensors (expand-layers --undo), preserved rows, hull
     certificates and, on `data`, that old text is left alone (extend-vocab), frequencies by the formula and
     finite logits at new positions (extend-context), the same bytes when it is planned again (merge, average,
     fold-adapter).
@@ -84,7 +85,9 @@ def _function(
 ) -> list[dict[str, Any]]:
     match lineage.operation:
         case "expand-layers" if lineage.settings.get("undo"):
-            return _undone(out, lineage)
+            from surgeon.verify_undo import verify_undo
+
+            return [_check(*c) for c in verify_undo(out, lineage, parent)]
         case "expand-layers":
             from surgeon.verify_expansion import verify_expansion
 
@@ -106,15 +109,6 @@ def _function(
     raise SurgeonError(
         f"{lineage.operation} makes no promise about the function", str(out), "verify its bytes without --function"
     )
-
-
-def _undone(out: Path, lineage: Lineage) -> list[dict[str, Any]]:
-    """Taking new blocks out gives back what was there before, if nothing but them was trained."""
-    from surgeon.expand.undo import original_digest
-
-    found, wanted = Checkpoint.open(out).read_digest(), original_digest(lineage)
-    detail = f"{found[:19]}, before the expansion {(wanted or 'unknown')[:19]}"
-    return [_check("it is the model from before the expansion, byte for byte", found == wanted, detail)]
 
 
 def _longer(parent: Path, out: Path, lineage: Lineage) -> list[dict[str, Any]]:

@@ -46,7 +46,9 @@ def verify_expansion(
     need = int(_BESIDE * _FLOAT32 * sum(t.nbytes // num_bytes(t.dtype, ()) for t in after.tensors.values()))
     if need <= available:
         if not texts:
-            raise UsageError("a probe text is needed", "--data", "give --data CORPUS")
+            raise UsageError(
+                "a probe text is needed", "--data", "give --data CORPUS, or --memory 1k to check on a tiny model"
+            )
         return checks + _real(parent, out, texts, progress)
     reason = f"{need:,} bytes in float32 do not fit into {available:,}"
     return [*checks, _tiny(before, lineage, reason)]
@@ -88,9 +90,20 @@ def _expected(name: str, stored: object, family: Family, lineage: Lineage, old: 
 
 
 def _real(parent: Path, out: Path, texts: Sequence[str], progress: Progress) -> list[Check]:
+    from surgeon.loading import load_tokenizer
     from surgeon.measure.function import same_function
 
-    report = same_function(parent, out, texts, progress=progress)
+    try:
+        tokenizer = load_tokenizer(parent)
+    except SurgeonError as error:
+        raise SurgeonError(
+            error.problem,
+            error.where,
+            f"put the tokenizer there, or check on a tiny model, which needs none: "
+            f"surgeon verify {out} --function --memory 1k",
+        ) from error
+    probe = [tokenizer(text)["input_ids"] for text in texts if text]
+    report = same_function(parent, out, probe, progress=progress)
     checks: list[Check] = []
     for dtype, c in report.dtypes.items():
         detail = f"{report.positions} positions, largest difference {c.max_abs_difference:g}"

@@ -10,7 +10,7 @@ from typing import Any
 from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.digest import file_digests, json_digest
 from surgeon.checkpoint.header import StoredTensor, read_header
-from surgeon.checkpoint.journal import is_between
+from surgeon.checkpoint.journal import check_whole
 from surgeon.checkpoint.known_digests import known_weight_digests
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import TOKENIZER_FILES
@@ -38,12 +38,7 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise SurgeonError("there is no such folder", str(folder), "give the path of a checkpoint folder")
-        if is_between(folder):
-            raise SurgeonError(
-                "a change of this checkpoint in its place was interrupted",
-                str(folder),
-                f"finish it: surgeon expand-layers {folder} {folder} --in-place",
-            )
+        check_whole(folder)
         if (folder / ADAPTER_WEIGHTS).is_file() and not (folder / CONFIG).is_file():
             return cls._adapter(folder)
         config = read_json_object(folder / CONFIG)
@@ -96,6 +91,13 @@ class Checkpoint:
         names += [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
         others = dict(zip(names, file_digests(self.path / n for n in names), strict=True))
         return json_digest(dict(zip((shard.name for shard in self.shards), weights, strict=True)) | others)
+
+    @cached_property
+    def index_metadata(self) -> dict[str, Any]:
+        """What the index says beside its map; empty where there is none."""
+        path = self.path / INDEX
+        found = read_json_object(path).get("metadata") if path.is_file() else None
+        return found if isinstance(found, dict) else {}
 
     @property
     def num_bytes(self) -> int:

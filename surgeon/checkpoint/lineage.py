@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon.checkpoint.config_json import dump_json, read_as
 from surgeon.checkpoint.digest import file_digests
+from surgeon.checkpoint.journal import check_whole
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import weight_digests
 
@@ -66,14 +67,26 @@ class ConfigBefore(_Strict):
     absent: list[str] = Field(default_factory=list)
 
 
+class FilesBefore(_Strict):
+    """How the weights lay in their files before a step: their bytes, the length of each shard's header, its tensors as
+    runs of places in the order of all names, wide types first, and what the index said beside its map."""
+
+    nbytes: int
+    headers: list[int]
+    tensors: list[list[tuple[int, int]]]
+    index: dict[str, Any] = Field(default_factory=dict)
+
+
 class BlockMap(_Strict):
     """`source[i]`: which block of the parent block i came from. `new`: the blocks that are additions. `probe`: what
-    their sources were chosen by, where the model was probed. `before`: of the configuration, for the way back."""
+    their sources were chosen by, where the model was probed. `before` and `files`: of the configuration and of the
+    files, for the way back."""
 
     source: list[int]
     new: list[NewBlock] = Field(default_factory=list)
     probe: BlockProbe | None = None
     before: ConfigBefore | None = None
+    files: FilesBefore | None = None
 
 
 class NewRow(_Strict):
@@ -164,7 +177,8 @@ class Lineage(_Strict):
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """The lineage of a checkpoint, or None where there is no surgeon.json."""
+    """The lineage of a checkpoint, or None where there is no surgeon.json. Refuses one between two states."""
+    check_whole(folder)
     path = folder / LINEAGE_FILE
     if not path.is_file():
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.copy_file import copy_range, link_file, shares_data, start_writeback, write_at
@@ -14,6 +15,7 @@ from surgeon.checkpoint.direct import DirectFile
 from surgeon.checkpoint.header import (
     DTYPE_BYTES,
     StoredTensor,
+    at_least,
     encode_header,
     header_bytes,
     num_bytes,
@@ -22,7 +24,7 @@ from surgeon.checkpoint.header import (
 from surgeon.checkpoint.index import INDEX, SINGLE
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype code, shape
-_METADATA = {"format": "pt"}
+METADATA = {"format": "pt"}
 _LONG, _CHUNK = 1 << 20, 1 << 22  # bytes of a run that goes past the page cache, and of what it takes at a time
 _RUN = 1 << 26  # a run grows up to about this, so that several threads have something to do until the end
 
@@ -32,12 +34,15 @@ class Layout:
     """Which shard holds which tensors, in which order.
 
     whole: shard -> the file of an input that it is the same as, header included. like: shard -> the length of the
-    header of the input's file that its data comes from (see encode_header).
+    header of the input's file that its data comes from (see encode_header). lengths: shard -> the length of its
+    header, where it is to be that of another file. index: what the index says beside its map (empty: total_size).
     """
 
     shards: tuple[tuple[str, tuple[Entry, ...]], ...]
     whole: Mapping[str, Path] = field(default_factory=dict)
     like: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -51,7 +56,9 @@ class Layout:
     def header(self, shard: str) -> bytes:
         if shard in self.whole:
             return header_bytes(self.whole[shard])
-        return encode_header(dict(self.shards)[shard], _METADATA, self.like.get(shard))
+        if shard in self.lengths:
+            return at_least(encode_header(dict(self.shards)[shard], METADATA), self.lengths[shard])
+        return encode_header(dict(self.shards)[shard], METADATA, self.like.get(shard))
 
 
 @dataclass(frozen=True)
@@ -199,8 +206,8 @@ class Writer:
         names = [shard for shard, _ in self.layout.shards]
         if self.has_index:
             weight_map = {name: shard for shard, entries in self.layout.shards for name, _, _ in entries}
-            total = self.layout.data_bytes(names)
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            metadata = dict(self.layout.index) or {"total_size": self.layout.data_bytes(names)}
+            index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
             (self.folder / INDEX).write_text(dump_json(index), encoding="utf-8")
         for shard, entries in self.layout.shards:
             held, _ = read_header(self.folder / shard)

@@ -22,7 +22,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.fill import Filled, Gap, gaps
 from surgeon.expand.layout import Layout, lay_out_blocks
 from surgeon.expand.selection import Selection
-from surgeon.expand.shards import kept_shards
+from surgeon.expand.shards import files_of, kept_shards
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
 
@@ -137,7 +137,9 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
             kind="surgery",
             settings=plain,
             seed=settings.seed,
-            blocks=BlockMap(source=[p.source for p in placed], new=new, probe=probe, before=before),
+            blocks=BlockMap(
+                source=[p.source for p in placed], new=new, probe=probe, before=before, files=files_of(checkpoint)
+            ),
             initial=initial,
         ),
         files={} if probe is None else _plot(probe, selected),

@@ -4,9 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from surgeon.checkpoint.header import DTYPE_BYTES, StoredTensor, header_bytes
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import FilesBefore
 from surgeon.checkpoint.writer import lay_out
-from surgeon.ops.plan import DEFAULT_SHARD_BYTES, OutTensor
+from surgeon.ops.plan import DEFAULT_SHARD_BYTES, OutTensor, runs
+
+
+def files_of(checkpoint: Checkpoint) -> FilesBefore:
+    """How the weights lie in their files, for the way back."""
+    place = {t.name: number for number, t in enumerate(sorted(checkpoint.tensors.values(), key=_by_name))}
+    return FilesBefore(
+        nbytes=checkpoint.num_bytes,
+        headers=[len(header_bytes(shard)) for shard in checkpoint.shards],
+        tensors=[list(runs([place[name] for name in names])) for names in _in_file_order(checkpoint)],
+        index=checkpoint.index_metadata,
+    )
+
+
+def shards_before(before: FilesBefore, tensors: Sequence[OutTensor]) -> tuple[tuple[str, ...], ...]:
+    """The shards that these tensors were in; empty where they are not as many as then."""
+    names = [t.name for t in sorted(tensors, key=_by_name)]
+    shards = [[place for start, stop in held for place in range(start, stop)] for held in before.tensors]
+    if sorted(place for held in shards for place in held) != list(range(len(names))):
+        return ()
+    return tuple(tuple(names[place] for place in held) for held in shards)
+
+
+def _by_name(tensor: StoredTensor | OutTensor) -> tuple[int, str]:
+    """The order in which the safetensors library writes tensors, so that a file of its has few runs."""
+    return -DTYPE_BYTES[tensor.dtype], tensor.name
+
+
+def _in_file_order(checkpoint: Checkpoint) -> list[list[str]]:
+    """The names of each shard's tensors in the order of their data."""
+    ordered = sorted(checkpoint.tensors.values(), key=lambda t: (t.start, t.name))
+    return [[t.name for t in ordered if t.path == shard] for shard in checkpoint.shards]
 
 
 def kept_shards(
@@ -18,14 +51,7 @@ def kept_shards(
 
     kept: name in the input -> name in the output.
     """
-    old = [
-        [
-            kept[t.name]
-            for t in sorted(checkpoint.tensors.values(), key=lambda t: (t.start, t.name))
-            if t.path == shard and t.name in kept
-        ]
-        for shard in checkpoint.shards
-    ]
+    old = [[kept[name] for name in names if name in kept] for names in _in_file_order(checkpoint)]
     old = [names for names in old if names]
     known = set(kept.values())
     new = [tensor for tensor in tensors if tensor.name not in known]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import BlockMap, Lineage
 from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.expand.shards import kept_shards
+from surgeon.expand.shards import kept_shards, shards_before
 from surgeon.model_ref import ModelRef
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan
 
@@ -44,11 +44,10 @@ def last_expansion(lineage: Lineage | None, depth: int) -> Expansion | None:
     return None
 
 
-def original_digest(lineage: Lineage) -> str | None:
-    """Of an undo: the digest that the model before the expansion had."""
+def undone_expansion(lineage: Lineage) -> Expansion | None:
+    """Of an undo: the expansion that it took back."""
     parent = lineage.parents[0].lineage
-    found = None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
-    return found.step.parents[0].digest if found is not None and found.step.parents else None
+    return None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
 
 
 def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpoint, family: Family) -> Plan:
@@ -63,9 +62,7 @@ def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpo
     if found is None:
         raise SurgeonError("the lineage knows of no expansion to undo", where, "give a model that expand-layers made")
     kept = [block for block in range(family.depth) if block not in found.added]
-    names = {name: name for name in family.outside()}
-    for number, block in enumerate(kept):
-        names |= {name: family.rename(name, number) for name in family.blocks[block]}
+    names = kept_names(family, kept)
     stored = checkpoint.tensors
     tensors = [OutTensor(new, stored[old].dtype, stored[old].shape, Copy("model", old)) for old, new in names.items()]
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)
@@ -75,7 +72,7 @@ def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpo
         seed=settings.seed,
         inputs=(Input("model", reference.path, lambda: checkpoint.digest, reference.name),),
         tensors=tuple(tensors),
-        config=_config_before(checkpoint.config, found.step, where),
+        config=config_before(checkpoint.config, found.step, where),
         lineage=Lineage(
             operation="expand-layers",
             kind="surgery",
@@ -85,13 +82,38 @@ def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpo
         ),
         carried=dict.fromkeys(sidecars(reference.path), "model"),
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
-        shards=() if settings.shard_bytes is not None else kept_shards(checkpoint, tensors, names, settings.link),
         link=settings.link,
         restores=found.step.parents[0].digest if found.step.parents else "",
+        **_files_before(settings, found.step, checkpoint, tensors, names),
     )
 
 
-def _config_before(config: Mapping[str, Any], step: Lineage, where: str) -> dict[str, Any]:
+def kept_names(family: Family, kept: Sequence[int]) -> dict[str, str]:
+    """Name -> name without the other blocks, of every tensor outside the blocks and in the kept ones."""
+    names = {name: name for name in family.outside()}
+    for number, block in enumerate(kept):
+        names |= {name: family.rename(name, number) for name in family.blocks[block]}
+    return names
+
+
+def _files_before(
+    settings: ExpandSettings,
+    step: Lineage,
+    checkpoint: Checkpoint,
+    tensors: Sequence[OutTensor],
+    names: Mapping[str, str],
+) -> dict[str, Any]:
+    """What of a plan says how the weights lie in files: as they did before the expansion, where that is known and they
+    are as large as then, whatever steps in between (a training) made of their files; else as they lie now."""
+    before = step.blocks.files if step.blocks is not None else None
+    if settings.shard_bytes is not None:
+        return {}
+    if before is None or sum(t.nbytes for t in tensors) != before.nbytes or not shards_before(before, tensors):
+        return {"shards": kept_shards(checkpoint, tensors, names, settings.link)}
+    return {"shards": shards_before(before, tensors), "headers": tuple(before.headers), "index": before.index}
+
+
+def config_before(config: Mapping[str, Any], step: Lineage, where: str) -> dict[str, Any]:
     """The configuration with what the expansion changed put back; what later steps changed stays."""
     assert step.blocks is not None
     if step.blocks.before is None:

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.header import PAGE, at_least, encode_header, header_bytes, num_bytes
 from surgeon.checkpoint.index import CONFIG, INDEX, SINGLE, Checkpoint
 from surgeon.checkpoint.insert_range import can_insert
-from surgeon.checkpoint.journal import HEADERS, Journal, ShardChange, Step, begin, finish, is_between, prepared
+from surgeon.checkpoint.journal import FILES, HEADERS, Journal, ShardChange, Step, begin, prepared, resume
 from surgeon.checkpoint.lineage import LINEAGE_FILE, dump_lineage
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import composed, weight_digests
-from surgeon.checkpoint.writer import Layout, shard_names
+from surgeon.checkpoint.writer import METADATA, Layout, shard_names
 from surgeon.errors import SurgeonError
 from surgeon.ops.check import check
 from surgeon.ops.execute import lineage_of, measured, parameters, write_shards
+from surgeon.ops.layout import index_metadata
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.plan import Copy, Plan
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
 
-_METADATA = {"format": "pt"}
+
+def request_of(operation: str, settings: BaseModel) -> list[str]:
+    """The operation and its options, as they are typed: what decides whether a command is the interrupted one again,
+    and what a person is told to give once more."""
+    words = [operation]
+    for name, value in settings.model_dump(mode="json", exclude={"model", "out"}, exclude_defaults=True).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list):
+            words += [flag, ",".join(map(str, value))]
+        elif isinstance(value, dict):
+            for key, held in value.items():
+                words += [flag, f"{key}={held if isinstance(held, str) else json.dumps(held)}"]
+        else:
+            words += [flag, str(value)]
+    return words
 
 
-def resume_in_place(folder: Path) -> dict[str, Any] | None:
-    """Finish an interrupted change of the folder; None where there is none."""
-    if not is_between(folder):
+def resume_in_place(folder: Path, request: Sequence[str]) -> dict[str, Any] | None:
+    """Finish an interrupted change of the folder; None where there is none. Raises SurgeonError where it was another
+    request that was interrupted."""
+    if not resume(folder, request):
         return None
-    finish(folder)
-    return {"out": str(folder), "operation": "expand-layers", "finished": "an interrupted change in place"}
+    return {"out": str(folder), "operation": request[0], "finished": "an interrupted change in place"}
 
 
 def execute_in_place(
-    plan: Plan, *, threads: int | None = None, progress: Progress = SILENT, step: Step = lambda _: None
-) -> Result:
+    plan: Plan, request: Sequence[str], *, threads: int | None = None, progress: Progress = SILENT,
+    step: Step = lambda _: None,
+) -> Result:  # fmt: skip
     """Carry out a plan whose kept tensors stay in their shards and in their order (see plan.shards). What has to be
     written is the new tensors, the headers that name others, and the small files; no byte of an old tensor moves.
 
     Refused where the file system cannot insert room into a file, where a shard has a second name (a change would be
-    seen there too), or is a link. After a kill the checkpoint is the old one, or `finish` makes it the new one.
+    seen there too), or is a link. After a kill the checkpoint is the old or the new one, or is refused wherever it is
+    opened, until the same request (see request_of) makes it the new one.
     """
     started = time.perf_counter()
     check(plan)
@@ -56,18 +79,18 @@ def execute_in_place(
         changes, fresh = _shards(plan, inputs[source.role], stage)
         names = [name for entry in fresh.shards for name, _, _ in entry[1]]
         added = replace(plan, tensors=tuple(t for t in plan.tensors if t.name in set(names)), shards=(), link=False)
-        written = write_shards(added, stage / "files", inputs, threads, progress, fresh)
+        written = write_shards(added, stage / FILES, inputs, threads, progress, fresh)
         digests = _digests(plan, inputs[source.role], stage, changes, fresh)
-        files = _small_files(plan, stage, changes, fresh)
-        digests |= dict(zip(files, file_digests(stage / "files" / name for name in files), strict=True))
+        files = _small_files(plan, inputs, stage, changes, fresh)
+        digests |= dict(zip(files, file_digests(stage / FILES / name for name in files), strict=True))
         metrics = f"{SURGEON_DIR}/{METRICS_PREFIX}"
         carried = [n for n in plan.carried if n not in digests and not n.startswith(metrics)]
         digests |= dict(zip(carried, file_digests(folder / n for n in carried), strict=True))
         text = dump_lineage(lineage_of(plan, folder, inputs, dict(sorted(digests.items()))))
-        (stage / "files" / LINEAGE_FILE).write_text(text, encoding="utf-8")
+        (stage / FILES / LINEAGE_FILE).write_text(text, encoding="utf-8")
         new = [shard for shard, _ in fresh.shards]
-        removed = [INDEX] if (folder / INDEX).is_file() and INDEX not in files else []
-        begin(folder, Journal(changes, [*new, *files, LINEAGE_FILE], removed), step)
+        aside = [INDEX] if (folder / INDEX).is_file() else []
+        begin(folder, Journal(list(request), changes, [*new, *files, LINEAGE_FILE], aside), step)
     held = Checkpoint.open(folder)
     assert {n: t.shape for n, t in held.tensors.items()} == {t.name: t.shape for t in plan.tensors}
     return Result(
@@ -116,7 +139,7 @@ def _shards(plan: Plan, checkpoint: Checkpoint, stage: Path) -> tuple[list[Shard
             fresh.append((file, entries))
             continue
         old = header_bytes(path)
-        new = encode_header(entries, _METADATA, len(old))
+        new = encode_header(entries, METADATA, len(old))
         new = at_least(new, len(old))
         same = [t.name for t in group] == [o.name for o in origins]
         header = "" if same else f"{len(changes)}.bin"
@@ -129,6 +152,12 @@ def _shards(plan: Plan, checkpoint: Checkpoint, stage: Path) -> tuple[list[Shard
         raise SurgeonError(
             "the old tensors do not stay in their shards", str(checkpoint.path), "leave out --in-place for this one"
         )
+    own = {shard.name for shard in checkpoint.shards}
+    for file in files:
+        if file not in own and (checkpoint.path / file).exists():
+            raise SurgeonError(
+                f"{file} is there already and is not the checkpoint's", str(checkpoint.path), "move it elsewhere"
+            )
     return changes, Layout(tuple(fresh))
 
 
@@ -149,11 +178,13 @@ def _digests(
         stored = stage / HEADERS / change.header
         header = stored.read_bytes() if change.header else header_bytes(checkpoint.path / change.old)
         found[change.new] = composed(header, [known[name] for name in names])
-    paths = [stage / "files" / shard for shard, _ in fresh.shards]
+    paths = [stage / FILES / shard for shard, _ in fresh.shards]
     return found | {p.name: d.digest for p, d in zip(paths, weight_digests(paths), strict=True)}
 
 
-def _small_files(plan: Plan, stage: Path, changes: list[ShardChange], fresh: Layout) -> list[str]:
+def _small_files(
+    plan: Plan, inputs: Mapping[str, Checkpoint], stage: Path, changes: list[ShardChange], fresh: Layout
+) -> list[str]:
     """config.json, the index and what else the plan writes, in the stage; gives their names."""
     texts = {CONFIG: dump_json(dict(plan.config))} | dict(plan.files)
     shards = dict(zip([c.new for c in changes], plan.shards, strict=False)) | {
@@ -161,9 +192,10 @@ def _small_files(plan: Plan, stage: Path, changes: list[ShardChange], fresh: Lay
     }
     if len(shards) > 1:
         weight_map = {name: shard for shard, names in shards.items() for name in names}
-        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+        metadata = index_metadata(plan, inputs) or {"total_size": plan.nbytes}
+        index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
         texts[INDEX] = dump_json(index)
     for name, text in texts.items():
-        (stage / "files" / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / "files" / name).write_text(text, encoding="utf-8")
+        (stage / FILES / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / FILES / name).write_text(text, encoding="utf-8")
     return list(texts)

@@ -120,6 +120,8 @@ class Plan:
     shards: the names of each shard's tensors in order, where the shards are those of the input (empty: shards are
     filled up to shard_bytes). link: a shard that is the same as the input's file becomes a second name of it; this
     does not decide its bytes. restores: the digest of a checkpoint that the output may turn out to be, which is said.
+    headers: the lengths of the shards' headers, where they are to be those of that checkpoint; index: what its index
+    said beside its map.
     told: role -> lineage of an input whose folder has none, as a person told it.
     """
 
@@ -139,6 +141,8 @@ class Plan:
     shards: tuple[tuple[str, ...], ...] = ()
     link: bool = False
     restores: str = ""
+    headers: tuple[int, ...] = ()
+    index: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Lineage] = field(default_factory=dict)
 
     @property
@@ -244,6 +248,10 @@ def to_json(plan: Plan) -> dict[str, Any]:
         value |= {"shards": [list(names) for names in plan.shards], "link": plan.link}
     if plan.restores:
         value["restores"] = plan.restores
+    if plan.headers:
+        value["headers"] = list(plan.headers)
+    if plan.index:
+        value["index"] = dict(plan.index)
     if plan.told:
         value["told"] = {r: told.model_dump(mode="json", exclude_defaults=True) for r, told in plan.told.items()}
     return value
@@ -270,6 +278,8 @@ def from_json(value: Mapping[str, Any]) -> Plan:
         shards=tuple(map(tuple, value.get("shards", ()))),
         link=value.get("link", False),
         restores=value.get("restores", ""),
+        headers=tuple(value.get("headers", ())),
+        index=value.get("index", {}),
         told={role: Lineage.model_validate(told) for role, told in value.get("told", {}).items()},
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_identity import expanded
+from test_identity import expanded, load_model
 from test_kept_shards import files, sharded  # noqa: F401 - a fixture
 from tiny import FAMILIES
 
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.index import INDEX, Checkpoint
+from surgeon.checkpoint.writer import save_tensors
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
 from surgeon.ops.result import Result
 from surgeon.verify import verify
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+from run_cli import surgeon
 
 Tiny = Callable[..., Path]
 
@@ -32,13 +38,7 @@ def undone(model: Path, out: Path, **options: Any) -> Result:
 
 def same_files(model: Path, out: Path) -> None:
     """Every file of the model is there again, and nothing but the lineage is new."""
-    index = "model.safetensors.index.json"  # transformers writes the number of parameters into it, too
-    before = {n: d for n, d in files(model).items() if n != index}
-    after = {n: d for n, d in files(out).items() if n not in ("surgeon.json", index)}
-    assert before == after
-    if (model / index).exists():
-        maps = [json.loads((folder / index).read_text())["weight_map"] for folder in (model, out)]
-        assert maps[0] == maps[1]
+    assert {n: d for n, d in files(out).items() if n != "surgeon.json"} == files(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,6 +57,61 @@ def test_shards_come_back_too(sharded: Path, tmp_path: Path, link: bool) -> None
     assert len(Checkpoint.open(deep).shards) > len(Checkpoint.open(sharded).shards)
     assert undone(deep, tmp_path / "out", link=link).verified["original"] is True
     same_files(sharded, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{}, {"shard_bytes": 2_000_000}])
+def test_the_index_of_the_deeper_model_counts_its_parameters(
+    sharded: Path,  # noqa: F811
+    tmp_path: Path,
+    options: dict[str, Any],
+) -> None:
+    """As save_pretrained of transformers counts them, which wrote the input's index; other keys stay."""
+    model = tmp_path / "model"
+    shutil.copytree(sharded, model)
+    index = json.loads((model / INDEX).read_text())
+    assert index["metadata"]["total_parameters"] > 0
+    index["metadata"] = {"by": "a person", **index["metadata"]}
+    (model / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    deep = expanded(model, tmp_path / "deep", at=[1, 5], **options)
+    found = json.loads((deep / INDEX).read_text())["metadata"]
+    assert list(found) == list(index["metadata"])
+    assert found["total_parameters"] == load_model(deep, "float32").num_parameters()
+    assert found["total_size"] == Checkpoint.open(deep).num_bytes and found["by"] == "a person"
+    undone(deep, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / INDEX).read_text())["metadata"] == index["metadata"]
+
+
+def test_trained_new_blocks_go_without_a_trace(stories: Path, tmp_path: Path) -> None:
+    """The trained model is written by other code, with a header of its own length and its own order of tensors."""
+    deep, trained, out = (tmp_path / name for name in ("deep", "trained", "out"))
+    expanded(stories, deep, at=[1, 4])
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(deep), str(trained), "--data", corpus, "--tokens", "1k", "--train", "new-blocks", "--quiet"]
+    assert surgeon(*words).code == 0
+    assert undone(trained, out).verified["original"] is True
+    for file in files(stories):
+        assert (out / file).read_bytes() == (stories / file).read_bytes()
+    assert verify(out, function=True)["holds"]
+
+
+@pytest.mark.parametrize("kind", ["sharded", "deep"])
+def test_files_come_back_from_weights_that_were_written_anew(
+    stories: Path,
+    sharded: Path,  # noqa: F811
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """As trainings and other tools write them: filled by size, in the order of names."""
+    model = sharded if kind == "sharded" else expanded(stories, tmp_path / "model", at=[0])
+    deep = expanded(model, tmp_path / "deep", at=[1, 5])
+    held = {n: t for shard in Checkpoint.open(deep).shards for n, t in load_file(shard).items()}
+    for path in [*deep.glob("*.safetensors"), *deep.glob(INDEX)]:
+        path.unlink()
+    save_tensors(deep, sorted(held.items()))
+    assert undone(deep, tmp_path / "out").verified["original"] is True
+    assert {n: d for n, d in files(tmp_path / "out").items() if n != "surgeon.json"} == {
+        n: d for n, d in files(model).items() if n != "surgeon.json"
+    }
 
 
 def test_twice_deeper_and_back(tiny: Tiny, tmp_path: Path) -> None:
@@ -103,14 +158,7 @@ def test_training_of_old_blocks_stays_and_is_said(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_a_vocabulary_that_grew_in_between_stays(stories: Path, tmp_path: Path) -> None:
-    from surgeon.vocab.plan import plan_extend_vocab
-    from surgeon.vocab.settings import ExtendVocabSettings
-
-    deep = expanded(stories, tmp_path / "deep", add=1)
-    (tmp_path / "tokens.txt").write_text("hippopotamus\n")
-    wide = tmp_path / "wide"
-    settings = ExtendVocabSettings(model=str(deep), out=wide, tokens=tmp_path / "tokens.txt")
-    execute(plan_extend_vocab(settings), wide)
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
     assert undone(wide, tmp_path / "out").verified["original"] is False
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 5 and config["vocab_size"] > 512
@@ -118,6 +166,100 @@ def test_a_vocabulary_that_grew_in_between_stays(stories: Path, tmp_path: Path) 
     original = load_file(stories / "model.safetensors")
     assert tensors.keys() == original.keys()
     assert torch.equal(tensors["model.embed_tokens.weight"][:512], original["model.embed_tokens.weight"])
+
+
+def extended(model: Path, out: Path) -> Path:
+    from surgeon.vocab.plan import plan_extend_vocab
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    (out.parent / "tokens.txt").write_text("hippopotamus\n")
+    execute(plan_extend_vocab(ExtendVocabSettings(model=str(model), out=out, tokens=out.parent / "tokens.txt")), out)
+    return out
+
+
+def promised(out: Path, **options: Any) -> dict[str, tuple[bool, str]]:
+    """The checks of the promise, without those of the bytes."""
+    found = verify(out, function=True, **options)["checks"]
+    return {c["check"]: (c["holds"], c["detail"]) for c in found if not c["check"].startswith("bytes of")}
+
+
+DEEPER = "every tensor is the deeper model's"
+CONFIG = "config.json is the deeper model's with its new blocks taken out"
+BEFORE = "its tensors are those from before the expansion"
+
+
+def test_the_promise_is_kept_though_tokens_came_in_between(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    wide = extended(expanded(model, tmp_path / "deep", add=1), tmp_path / "wide")
+    undone(wide, tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert found.keys() == {DEEPER, CONFIG, BEFORE} and all(holds for holds, _ in found.values())
+    assert "the first 512" in found[BEFORE][1]
+    shutil.rmtree(model)  # what can still be said is said
+    assert promised(tmp_path / "out").keys() == {DEEPER, CONFIG}
+    wide.rename(tmp_path / "elsewhere")
+    with pytest.raises(SurgeonError, match="is not where it was"):
+        promised(tmp_path / "out")
+    assert promised(tmp_path / "out", parent=tmp_path / "elsewhere").keys() == {DEEPER, CONFIG}
+
+
+@pytest.mark.parametrize("row", [7, 511])
+def test_a_row_or_a_tensor_that_changed_in_between_is_found(stories: Path, tmp_path: Path, row: int) -> None:
+    """By something that left no lineage, in the deeper model that undo then took as it was."""
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    stored = Checkpoint.open(wide).tensors["model.embed_tokens.weight"]
+    held = np.memmap(stored.path, np.float32, "r+", stored.start, stored.shape)
+    held[row, 3] += 1
+    held.flush()
+    undone(wide, tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert found[DEEPER][0] and not found[BEFORE][0] and "first model.embed_tokens.weight" in found[BEFORE][1]
+
+
+def test_what_undo_did_not_take_as_it_was_is_found(stories: Path, tmp_path: Path) -> None:
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    undone(wide, tmp_path / "out")
+    change(tmp_path / "out", ("layers.2.mlp.up_proj",))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    found = promised(tmp_path / "out")
+    assert not found[DEEPER][0] and not found[CONFIG][0] and not found[BEFORE][0]
+
+
+def test_a_training_of_old_tensors_in_between_is_no_broken_promise(stories: Path, tmp_path: Path) -> None:
+    deep = expanded(stories, tmp_path / "deep", add=1)
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(deep), str(tmp_path / "trained"), "--data", corpus, "--tokens", "1k", "--quiet"]
+    assert surgeon(*words).code == 0
+    undone(tmp_path / "trained", tmp_path / "out")
+    found = promised(tmp_path / "out")
+    assert all(holds for holds, _ in found.values()) and "not promised, as cpt came in between" in found[BEFORE][1]
+
+
+def test_a_training_of_what_was_added_keeps_the_promise(stories: Path, tmp_path: Path) -> None:
+    wide = extended(expanded(stories, tmp_path / "deep", add=1), tmp_path / "wide")
+    corpus = str(stories.parent / "general.valid.jsonl")
+    words = ["cpt", str(wide), str(tmp_path / "trained"), "--data", corpus, "--tokens", "1k", "--quiet"]
+    assert surgeon(*words, "--train", "new-blocks+new-rows").code == 0
+    undone(tmp_path / "trained", tmp_path / "out")
+    holds, detail = promised(tmp_path / "out")[BEFORE]
+    assert holds and "the first 512" in detail and "not promised" not in detail
+
+
+def test_an_undo_that_laid_its_files_out_otherwise_keeps_its_promise(stories: Path, tmp_path: Path) -> None:
+    """An expansion of an earlier version did not record how the files lay."""
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    deep = expanded(model, tmp_path / "deep", at=[1])
+    record = json.loads((deep / "surgeon.json").read_text())
+    del record["blocks"]["files"]
+    (deep / "surgeon.json").write_text(json.dumps(record))
+    undone(deep, tmp_path / "out", shard_bytes=500_000)
+    found = promised(tmp_path / "out")
+    assert all(holds for holds, _ in found.values()) and "laid out otherwise" in found[BEFORE][1]
+    shutil.rmtree(model)
+    assert promised(tmp_path / "out")[f"{BEFORE}, as the expansion wrote them"][0]
 
 
 def test_an_undone_model_still_merges_onto_its_base(stories: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.tree_digest import weight_digest
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.verify import verify
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+from run_cli import surgeon
 
 Tiny = Callable[..., Path]
 SMALL = 1_000  # bytes: nothing fits
@@ -47,6 +51,16 @@ def test_the_real_weights_are_used_where_they_fit(stories: Path, tmp_path: Path)
     assert TINY not in found and found["same logits in bfloat16"]["holds"]
     with pytest.raises(UsageError, match="probe text is needed"):
         checks(out)
+
+
+def test_without_a_tokenizer_it_is_said_how_to_check(tiny: Tiny, stories: Path, tmp_path: Path) -> None:
+    out = expanded(tiny("llama"), tmp_path / "out", at=[1])
+    with pytest.raises(SurgeonError, match="tokenizer cannot be loaded") as refused:
+        checks(out, data=[str(stories.parent / "general.valid.jsonl")])
+    command = f"surgeon verify {out} --function --memory 1k"
+    assert refused.value.hint.endswith(command)
+    done = surgeon(*command.split()[1:])
+    assert done.code == 0 and "tiny model" in done.out
 
 
 @pytest.mark.parametrize("memory", [SMALL, None])

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from surgeon.arch.catalogue import declaration_of
-from surgeon.arch.declaration import WRITING_ROLES, Declaration
+from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 
@@ -69,8 +69,16 @@ class Family:
 
     @property
     def post_norms(self) -> Mapping[str, float]:
-        """Part -> the stored gain at which the norm gives zero and so silences its branch; empty if pre-norm."""
+        """Part -> the stored gain at which the norm gives zero and so silences its branch; empty if pre-norm, or if
+        only some branches end in a norm (`branches` says which)."""
         return self.declaration.post_norms
+
+    def branches(self, block: int) -> Branches:
+        """How the branches of this block end."""
+        declared = self.declaration
+        if declared.branches:
+            return declared.branches[block]
+        return Branches(declared.post_norms, () if declared.post_norms else self.residual_writers)
 
     @property
     def residual_writers(self) -> tuple[str, ...]:
@@ -134,7 +142,15 @@ class Family:
 
     def is_residual_writer(self, part: str) -> bool:
         """Whether the part's output is added to the residual stream."""
-        return self.part_role(part) in WRITING_ROLES
+        return self.writer(part) is not None
+
+    def writer(self, part: str) -> str | None:
+        """The pattern among `residual_writers` that this part is of, None for another part."""
+        return next(
+            (name for name, (pattern, role) in zip(self.declaration.parts, self._patterns, strict=True)
+             if role in WRITING_ROLES and pattern.fullmatch(part)),
+            None,
+        )  # fmt: skip
 
     def block_tensor(self, block: int, part: str, leaf: str = "weight") -> str:
         """The name that this part's tensor has in a block of this number, whether the checkpoint has it or not."""

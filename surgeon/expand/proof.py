@@ -23,7 +23,7 @@ from surgeon.errors import SurgeonError
 from surgeon.expand.fill import Filled
 from surgeon.expand.fills.auto import auto
 from surgeon.expand.layout import Placed
-from surgeon.expand.post_norms import find_post_norms
+from surgeon.expand.post_norms import find_post_norms, with_post_norms
 from surgeon.expand.shrink import probe_ids, shrink
 from surgeon.ops.plan import Apply, Zeros
 
@@ -43,11 +43,12 @@ def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed], fill
         _same_parts(family, small, where)
         before = _outputs(Path(folder) / "tiny", where)
         if family.declaration.derived:
-            gains = find_post_norms(Path(folder) / "tiny", small, before["float32"][0])
-            small = replace(small, declaration=replace(small.declaration, post_norms=gains))
+            found = find_post_norms(Path(folder) / "tiny", small)
+            family = replace(family, declaration=with_post_norms(family.declaration, found))
+            small = replace(small, declaration=with_post_norms(small.declaration, found))
         deeper = _expanded(Path(folder) / "tiny", small, placed, fill, Path(folder) / "deeper")
         _same_outputs(before, _outputs(deeper, where), family.name, where)
-    return replace(family, declaration=replace(family.declaration, post_norms=small.declaration.post_norms))
+    return family
 
 
 def _tiny(checkpoint: Checkpoint, family: Family, folder: Path, where: str) -> Family:

@@ -24,4 +24,3 @@ def norm_gain(family: Family, block: int, *, lr_multiplier: float = LR_MULTIPLIE
         )
     sources = identity_start(family, block)
     return Filled(sources, silence_norms(sources, family, ends.post_norms, lr_multiplier))
-

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from surgeon.arch.catalogue import declaration_of
+from surgeon.arch.catalogue import declaration_of, quantised
 from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
+from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 
 LEAVES = ("weight", "bias")
+# element types that nobody computes in: those of quantised weights, of masks and of tables
+CODES = tuple(dtype for dtype in DTYPE_BYTES if dtype not in (*FLOATS, "C64"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +184,20 @@ class Family:
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
-    """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none."""
-    return family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+    """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none, or the
+    one that holds codes."""
+    family = family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+    for name, stored in checkpoint.tensors.items():
+        if stored.dtype in CODES and _is_multiplied(family, name, stored.dtype):
+            raise quantised(f"{checkpoint.path}: {name} is {stored.dtype}")
+    return family
+
+
+def _is_multiplied(family: Family, name: str, dtype: str) -> bool:
+    """Whether it is a parameter: masks, positions and the tables of a router are whole numbers by right."""
+    role = family.role(name)
+    by_name = role not in ("other", "moe.router") or family.unit(name).leaf == "weight"
+    return role != "buffer" and (by_name or dtype.startswith("F8"))
 
 
 def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str = "config.json") -> Family:

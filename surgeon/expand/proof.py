@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.arch.config_blocks import remap_blocks
 from surgeon.arch.configuration import settings_of
 from surgeon.arch.family import Family, family_of
+from surgeon.arch.meta import names_in_memory
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.expand.fill import Filled
@@ -57,7 +58,7 @@ def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed], fill
 def _tiny(checkpoint: Checkpoint, family: Family, folder: Path, where: str) -> Family:
     """Save a tiny random model of the same configuration, in the layout of the checkpoint, and open it."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
     try:
@@ -73,6 +74,12 @@ def _tiny(checkpoint: Checkpoint, family: Family, folder: Path, where: str) -> F
                 tensor.copy_(noise * 0.2) if tensor.ndim > 1 and "conv" not in name else tensor.add_(noise * 0.1)
     model.save_pretrained(folder)
     small = family_of(Checkpoint.open(folder))
+    renamed = names_in_memory(model, sorted(set(family.names) - set(small.names)))
+    if renamed:  # the checkpoint has names that transformers reads and would not write
+        state = load_file(folder / "model.safetensors")
+        state = {renamed.get(name, name): tensor for name, tensor in state.items()}
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+        small = family_of(Checkpoint.open(folder))
     if _kinds(small, 0) != _kinds(family, 0) and any("experts" in part for part in family.declaration.parts):
         # the checkpoint holds the experts of a block as one tensor, as the model does in memory
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

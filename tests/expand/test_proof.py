@@ -170,6 +170,21 @@ def test_norms_are_found_block_by_block_and_branch_by_branch(tiny: Tiny) -> None
     assert find_post_norms(tiny("axk1"), family_of(Checkpoint.open(tiny("axk1")))) == [dense, *[experts] * 3]
 
 
+def test_names_that_transformers_reads_and_would_not_write_are_proved_too(tiny: Tiny, tmp_path: Path) -> None:
+    """OLMo hybrid as its converter writes it: the norm behind attention has the name that it has in memory."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny("olmo_hybrid"), tmp_path / "m")
+    held = load_file(model / "model.safetensors")
+    norm = "model.layers.3.post_attention_layernorm.weight"
+    held[norm] = held.pop("model.layers.3.feedforward_layer_norm.weight")
+    save_file(held, model / "model.safetensors", {"format": "pt"})
+    deeper = expanded(model, tmp_path / "out", at=[0, 3])
+    assert torch.equal(outputs(tiny("olmo_hybrid"))[0], outputs(deeper)[0])
+    new = load_file(deeper / "model.safetensors")
+    assert not new[norm.replace(".3.", ".5.")].any() and torch.equal(new[norm.replace(".3.", ".4.")], held[norm])
+
+
 def test_auto_silences_each_branch_where_it_ends(tiny: Tiny, tmp_path: Path) -> None:
     plan = plan_expand(ExpandSettings(model=str(tiny("axk1")), out=tmp_path / "out", at=[0, 2]))
     zeros = {t.name for t in plan.tensors if t.source == Zeros()}

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.arch.declaration import Branches, Declaration
 from surgeon.arch.family import Family
+from surgeon.arch.roles import role_by_name
 
 if TYPE_CHECKING:
     import torch
+
+    from surgeon.expand.stack import Stack
 
 GAINS = (0.0, -1.0)  # of a norm that multiplies by its gain, and of one that multiplies by 1 + gain
 
@@ -80,41 +83,70 @@ class _Model:
         self.family = family
         self.ids = probe_ids()
         self.parts = [{family.writer(part) or part for part in family.parts(b)} for b in range(family.depth)]
-        self.entering = Stack(self._loaded({}), family).run(self.ids).entering
+        plain = Stack(self._loaded({}), family)
+        self.entering = plain.run(self.ids).entering
+        self.in_memory = _norms_in_memory(plain.model)
+        self.stacks: dict[str | None, Stack] = {}
 
     def is_wide(self, part: str) -> bool:
-        """Whether the part is as wide as what passes through the blocks."""
+        """Whether the part is a norm of what passes through the blocks."""
         name = next((self.family.block_tensor(b, part) for b, held in enumerate(self.parts) if part in held), "")
-        return name in self.stored and self.stored[name].shape == self.entering[0].shape[-1:]
+        return name in self.in_memory and self.stored[name].shape == self.entering[0].shape[-1:]
 
     def leaving(self, norm: str, gain: float, writer: str | None) -> list[torch.Tensor]:
         """What leaves every block, float32 [2, 24, D], where `norm` is silenced by `gain` in all channels but the
         first and all writers but `writer` give zero."""
+        stack = self._only(writer)
+        parameters = dict(stack.model.named_parameters())
+        changed = [name for b in self.family.blocks for name in b if self.family.unit(name).part == norm]
+        for name in changed:
+            parameters[self.in_memory[name]].data[1:] = gain
+        passage = stack.run(self.ids)
+        for name in changed:
+            parameters[self.in_memory[name]].data.copy_(self.stored[name])
+        # of what a block returns the first; OpenAI's GPT returns a list
+        return [left[0] if isinstance(left, (tuple, list)) else left for left in passage.left]
+
+    def _only(self, writer: str | None) -> Stack:
+        """The model in which no other writer gives anything."""
         import torch
 
         from surgeon.expand.stack import Stack
 
-        replaced = {}
-        for name in (name for block in self.family.blocks for name in block):
-            part = self.family.unit(name).part
-            if part == norm:
-                replaced[name] = torch.full_like(self.stored[name], gain)
-                replaced[name][0] = self.stored[name][0]
-            elif self.family.writer(part) not in (None, writer):
-                replaced[name] = torch.zeros_like(self.stored[name])
-        stack = Stack(self._loaded(replaced), self.family)
-        for block, hidden in zip(stack.blocks, self.entering, strict=True):
-            block.register_forward_pre_hook(_entered_by(hidden), with_kwargs=True)
-        passage = stack.run(self.ids)
-        return [passage.leaving(block) for block in range(self.family.depth)]
+        if writer not in self.stacks:
+            names = [name for block in self.family.blocks for name in block]
+            silent = [n for n in names if self.family.writer(self.family.unit(n).part) not in (None, writer)]
+            stack = Stack(self._loaded({n: torch.zeros_like(self.stored[n]) for n in silent}), self.family)
+            for block, hidden in zip(stack.blocks, self.entering, strict=True):
+                block.register_forward_pre_hook(_entered_by(hidden), with_kwargs=True)
+            self.stacks[writer] = stack
+        return self.stacks[writer]
 
     def _loaded(self, replaced: Mapping[str, torch.Tensor]) -> Any:
         import torch
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+        # a model may take the very tensors that it is given, and its norms will be changed
+        state = {name: tensor.clone() for name, tensor in {**self.stored, **replaced}.items()}
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)].from_pretrained(
-            None, config=self.config, state_dict={**self.stored, **replaced}, dtype=torch.float32
+            None, config=self.config, state_dict=state, dtype=torch.float32
         )
+
+
+def _norms_in_memory(model: Any) -> dict[str, str]:
+    """The name in the checkpoint -> the one in memory: as transformers' own conversion of their numbers tells, or the
+    same, which it reads as well."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+
+    names = [name for name, p in model.named_parameters() if p.ndim == 1 and role_by_name(_module(name)) == "norm"]
+    numbers = {name: torch.tensor([number]) for number, name in enumerate(names)}
+    written = revert_weight_conversion(model, numbers)
+    return {name: name for name in names} | {stored: names[int(number)] for stored, number in written.items()}
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight").removesuffix(".bias")
 
 
 def _entered_by(hidden: torch.Tensor) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_identity import POST_NORM, expanded, fused, outputs
+from test_identity import BY_COST, POST_NORM, expanded, fused, outputs
 from tiny import FAMILIES, NOT_EXACT, UNDECLARED
 
 from surgeon.arch import catalogue, generic
@@ -103,6 +103,13 @@ def test_what_is_derived_is_what_is_declared(tiny: Tiny, family: str, monkeypatc
         if unit.block is not None:
             assert derived.is_residual_writer(unit.part) == declared.is_residual_writer(unit.part), name
             assert derived.role(name) in (declared.role(name), "other"), name
+
+
+@pytest.mark.parametrize("family", BY_COST)
+def test_a_declaration_says_of_norms_what_a_tiny_model_shows(tiny: Tiny, family: str) -> None:
+    found = family_of(Checkpoint.open(tiny(family)))
+    shown = with_post_norms(found.declaration, find_post_norms(tiny(family), found))
+    assert shown == found.declaration
 
 
 @pytest.mark.usefixtures("nothing_declared")

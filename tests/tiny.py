@@ -255,6 +255,11 @@ UNDECLARED: dict[str, tuple[str, dict[str, Any]]] = {
         | _TIED,
     ),
     "phimoe": ("phimoe", _LOCAL),
+    # a norm behind both branches of one kind of block and behind none of the other; behind the experts only
+    "olmo_hybrid": ("olmo_hybrid", _DELTA | {"layer_types": [_LINEAR] * 3 + [_FULL]}),
+    "axk1": ("axk1", _ROUTED | _LATENT),
+    "bitnet": ("bitnet", {}),
+    "persimmon": ("persimmon", {}),
 }
 NOT_EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "diffllama": ("diffllama", {}),
@@ -264,7 +269,17 @@ NOT_EXACT: dict[str, tuple[str, dict[str, Any]]] = {
         "jamba",
         {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "num_experts": 2},
     ),
+    # of its first block only: it has a norm less than the others
+    "modernbert-decoder": ("modernbert-decoder", {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2}),
     "openai-gpt": ("openai-gpt", {"n_layer": 4, "n_head": 4, "n_embd": WIDTH, "n_positions": 128} | _TIED),
+}
+# refused for what its configuration says, as every block mixes several residual streams
+STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseek_v4": (
+        "deepseek_v4",
+        {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16}
+        | {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4, "q_lora_rank": 16, "o_lora_rank": 16},
+    ),
 }
 # keys of the common configuration that a class knows by other names, and would take for its own
 _ABSENT = {
@@ -295,7 +310,7 @@ def configuration(family: str, **config: Any) -> Any:
     import transformers
 
     values = dict(_COMMON)
-    by_type = BY_TYPE | UNDECLARED | NOT_EXACT
+    by_type = BY_TYPE | UNDECLARED | NOT_EXACT | STREAMS
     if family in by_type:
         model_type, own = by_type[family]
         values = {k: v for k, v in values.items() if k not in _ABSENT.get(model_type, ())}

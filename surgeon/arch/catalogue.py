@@ -59,11 +59,7 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
         reason, hint = REFUSED[model_type]
         raise SurgeonError(f"models of type {model_type!r} are not operated on: {reason}", where, hint)
     if config.get("quantization_config"):
-        raise SurgeonError(
-            "the weights are quantised, and surgery needs plain ones",
-            f"{where}: quantization_config",
-            "give the model in bfloat16, float16 or float32 (transformers: load with dequantize, then save)",
-        )
+        raise quantised(f"{where}: quantization_config")
     known = declarations()
     if model_type not in known:
         from surgeon.arch.generic import derive
@@ -78,3 +74,12 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
                 did_you_mean(architecture, declared.architectures),
             )
     return declared
+
+
+def quantised(where: str) -> SurgeonError:
+    """The refusal of weights that are codes. where: what says so."""
+    return SurgeonError(
+        "the weights are quantised, and surgery needs plain ones",
+        where,
+        "give the model in bfloat16, float16 or float32 (transformers: load with dequantize, then save)",
+    )

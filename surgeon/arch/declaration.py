@@ -55,11 +55,21 @@ WRITING_ROLES = ("attention.o", "mixer.out", "mlp.down", "moe.expert.down", "moe
 
 
 @dataclass(frozen=True)
+class Branches:
+    """How the branches of one block end. post_norms: part -> the stored gain at which the norm silences its branches.
+    bare: the writers (part patterns) whose output is added to the residual stream as it is."""
+
+    post_norms: Mapping[str, float]
+    bare: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Declaration:
     """One model_type of transformers.
 
     tied: what the configuration class takes for tie_word_embeddings where config.json does not say.
-    post_norms: part -> the gain at which the norm gives zero (0, or -1 where the model multiplies by 1 + gain).
+    post_norms: part -> the gain at which the norm gives zero (0, or -1 where the model multiplies by 1 + gain), of
+    norms behind every branch of every block. branches: by block, where some branches end in a norm and others do not.
     derived_lists: per-block lists that the configuration class derives from the block's index where absent.
     index_lists: keys that hold block numbers. boundaries: keys that hold a number of leading blocks; its list key
     (in `derived_lists`) takes precedence in transformers. sparse_step: "every n-th block has experts".
@@ -87,6 +97,7 @@ class Declaration:
     tied: bool = False
     transposed: bool = False
     post_norms: Mapping[str, float] = field(default_factory=dict)
+    branches: tuple[Branches, ...] = ()
     derived_lists: tuple[str, ...] = ()
     index_lists: tuple[str, ...] = ()
     boundaries: Mapping[str, str] = field(default_factory=dict)

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from surgeon.arch.catalogue import declaration_of
-from surgeon.arch.declaration import WRITING_ROLES, Declaration
+from surgeon.arch.catalogue import declaration_of, quantised
+from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
+from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 
 LEAVES = ("weight", "bias")
+# element types that nobody computes in: those of quantised weights, of masks and of tables
+CODES = tuple(dtype for dtype in DTYPE_BYTES if dtype not in (*FLOATS, "C64"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,16 @@ class Family:
 
     @property
     def post_norms(self) -> Mapping[str, float]:
-        """Part -> the stored gain at which the norm gives zero and so silences its branch; empty if pre-norm."""
+        """Part -> the stored gain at which the norm gives zero and so silences its branch; empty if pre-norm, or if
+        only some branches end in a norm (`branches` says which)."""
         return self.declaration.post_norms
+
+    def branches(self, block: int) -> Branches:
+        """How the branches of this block end."""
+        declared = self.declaration
+        if declared.branches:
+            return declared.branches[block]
+        return Branches(declared.post_norms, () if declared.post_norms else self.residual_writers)
 
     @property
     def residual_writers(self) -> tuple[str, ...]:
@@ -134,7 +145,15 @@ class Family:
 
     def is_residual_writer(self, part: str) -> bool:
         """Whether the part's output is added to the residual stream."""
-        return self.part_role(part) in WRITING_ROLES
+        return self.writer(part) is not None
+
+    def writer(self, part: str) -> str | None:
+        """The pattern among `residual_writers` that this part is of, None for another part."""
+        return next(
+            (name for name, (pattern, role) in zip(self.declaration.parts, self._patterns, strict=True)
+             if role in WRITING_ROLES and pattern.fullmatch(part)),
+            None,
+        )  # fmt: skip
 
     def block_tensor(self, block: int, part: str, leaf: str = "weight") -> str:
         """The name that this part's tensor has in a block of this number, whether the checkpoint has it or not."""
@@ -165,8 +184,20 @@ class Family:
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
-    """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none."""
-    return family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+    """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none, or the
+    one that holds codes."""
+    family = family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
+    for name, stored in checkpoint.tensors.items():
+        if stored.dtype in CODES and _is_multiplied(family, name, stored.dtype):
+            raise quantised(f"{checkpoint.path}: {name} is {stored.dtype}")
+    return family
+
+
+def _is_multiplied(family: Family, name: str, dtype: str) -> bool:
+    """Whether it is a parameter: masks, positions and the tables of a router are whole numbers by right."""
+    role = family.role(name)
+    by_name = role not in ("other", "moe.router") or family.unit(name).leaf == "weight"
+    return role != "buffer" and (by_name or dtype.startswith("F8"))
 
 
 def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str = "config.json") -> Family:

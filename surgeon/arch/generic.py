@@ -28,11 +28,12 @@ DEPENDS_ON_NUMBER = {
     "num_kv_shared_layers": "its last blocks share keys and values with earlier ones",
     "hidden_size_per_layer_input": "its embeddings have columns for every block",
     "scale_attn_by_inverse_layer_idx": "attention is divided by the block's number, which a copy does not keep",
+    "hc_mult": "each mixes several residual streams (hyper-connections), and so does a copy that adds nothing to them",
     "ple_layer_ids": "its embeddings are added at numbered blocks",
 }
 # parts of a configuration that are no model beside the language model
 _NO_TOWERS = ("attn_config", "ffn_config", "per_layer_config")
-_HEADS = ("lm_head", "embed_out", "output")
+_HEADS = ("lm_head", "embed_out", "output", "head")
 _EMBEDDING_LIKE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings)$")
 
 

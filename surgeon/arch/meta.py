@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from surgeon.arch.configuration import settings_of
@@ -14,14 +14,20 @@ def check_config(config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]],
     """Refuse a configuration that transformers refuses, and tensors that are not those of the model it describes.
 
     The expected names are the ones that save_pretrained would write: where transformers keeps experts in one
-    tensor, its own conversion splits them again (on the meta device, so that nothing is allocated).
+    tensor, its own conversion splits them again (on the meta device, so that nothing is allocated). A name that a
+    tensor has in memory is taken as well where the conversion writes another one: transformers reads both.
     """
     family = family_of_names(config, tensors, where)
-    expected = model_tensors(config, where)
-    if any(name not in expected for name in tensors if not _may_be_absent(name, family)):
-        in_memory = model_tensors(config, where, in_memory=True)
+    model = _meta_model(config, where)
+    expected = _stored_shapes(model)
+    foreign = [name for name in tensors if name not in expected and not _may_be_absent(name, family)]
+    if foreign:
+        in_memory = _shapes(model.state_dict())
         if all(name in in_memory for name in tensors if not _may_be_absent(name, family)):
             expected = in_memory  # a checkpoint may hold the experts of a block as one tensor, as transformers does
+        else:
+            for stored, name in names_in_memory(model, foreign).items():
+                expected[name] = expected.pop(stored)
     if not family.base:
         expected = {name.removeprefix(family.declaration.base): shape for name, shape in expected.items()}
     if family.tied:
@@ -46,15 +52,32 @@ def model_tensors(
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes that transformers writes for a causal language model of this configuration, or those that it
     has in memory (and reads as well)."""
+    model = _meta_model(config, where)
+    return _shapes(model.state_dict()) if in_memory else _stored_shapes(model)
+
+
+def names_in_memory(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """The name that transformers writes -> the one of `names` that the same whole tensor has in memory."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = model.state_dict()
+    found = {}
+    for name in names:
+        written = revert_weight_conversion(model, {name: state[name]}) if name in state else {}
+        if len(written) == 1 and next(iter(written.values())).shape == state[name].shape:
+            found[next(iter(written))] = name
+    return {stored: name for stored, name in found.items() if stored != name}
+
+
+def _meta_model(config: dict[str, Any], where: str) -> Any:
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
-    from transformers.core_model_loading import revert_weight_conversion
 
     try:
         settings = settings_of(config)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
+            return AutoModelForCausalLM.from_config(settings)
     except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise SurgeonError(
@@ -62,7 +85,15 @@ def model_tensors(
             where,
             "compare it with the config.json of the model's source",
         ) from error
-    state = model.state_dict() if in_memory else revert_weight_conversion(model, model.state_dict())
+
+
+def _stored_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return _shapes(revert_weight_conversion(model, model.state_dict()))
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

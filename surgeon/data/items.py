@@ -13,6 +13,7 @@ from surgeon.data.pack import IGNORED
 from surgeon.data.source import Corpus, Document, documents
 from surgeon.data.template import render
 from surgeon.data.tokens import answer_tokens, encode, specials
+from surgeon.errors import SurgeonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,18 @@ class Window(NamedTuple):
 def windows(items: Sequence[Item], context: int) -> Iterator[Window]:
     """The windows of documents. Those longer than `context` are read in windows that overlap by half of it and all
     begin with the start, so that every scored token is scored exactly once, sees at least half a context of what
-    comes before it, and stands behind the start that models are trained to find there."""
+    comes before it, and stands behind the start that models are trained to find there. Raises SurgeonError where a
+    context has no room for that: the start and its overlap with the window before would fill it."""
     for number, item in enumerate(items):
         length, begin, first = len(item.ids), 0, 1
+        least = max(2, 2 * item.num_start + 1)
+        if context < min(least, length):
+            raise SurgeonError(
+                f"windows of {context} tokens are too short: they overlap by half and begin with the start of a text "
+                f"({item.num_start} tokens)",
+                f"context {context}",
+                f"give a context of {least} tokens or more",
+            )
         start = item.ids[: item.num_start]
         while first < length:
             ids = item.ids[:context] if begin == 0 else np.concatenate([start, item.ids[begin:]])[:context]

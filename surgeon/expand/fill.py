@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from surgeon.arch.family import Family
 from surgeon.expand.layout import Placed
-from surgeon.ops.plan import Apply, Copy, Source
+from surgeon.ops.plan import Apply, Copy, Source, Zeros
+
+LR_MULTIPLIER = 10.0  # of a silenced gain, which alone gets a gradient at first
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,21 @@ def identity_start(family: Family, block: int) -> dict[str, Source]:
         if value is not None:
             sources[name] = Apply("kernel:constant", options={"value": value})
     return sources
+
+
+def silence_norms(
+    sources: dict[str, Source], family: Family, gains: Mapping[str, float], lr_multiplier: float = LR_MULTIPLIER
+) -> dict[str, float]:
+    """Give the norms of these parts the gains that silence them, in place, and return the multipliers to record."""
+    for name in sources:
+        gain = gains.get(family.unit(name).part)
+        if gain is not None:
+            sources[name] = Zeros() if gain == 0 else Apply("kernel:constant", options={"value": gain})
+    return dict.fromkeys(gains, lr_multiplier)
+
+
+def silence_writers(sources: dict[str, Source], family: Family, writers: Collection[str]) -> None:
+    """Zero the parts of these patterns, weights and biases, in place."""
+    for name in sources:
+        if family.writer(family.unit(name).part) in writers:
+            sources[name] = Zeros()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from surgeon import model_ref, registry
 from surgeon.arch.config_blocks import remap_blocks
+from surgeon.arch.declared import check_declared, is_declared
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import Checkpoint
@@ -79,6 +80,7 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         from surgeon.expand.undo import plan_undo
 
         return plan_undo(settings, reference, checkpoint, family)
+    _check_whole(checkpoint, family)
     selected, probe = _select(settings, checkpoint, family, progress)
     placed = lay_out_blocks(family.depth, selected, settings.layout)
     if len(placed) > MOST * family.depth:
@@ -150,6 +152,18 @@ def plan_expand(settings: ExpandSettings, progress: Progress = SILENT) -> Plan:
         else kept_shards(checkpoint, tensors, kept, settings.link or settings.in_place),
         link=settings.link,
     )
+
+
+def _check_whole(checkpoint: Checkpoint, family: Family) -> None:
+    """The input is what its config.json describes: the check of the output would name its tensors by other numbers."""
+    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    where = str(checkpoint.path)
+    if is_declared(checkpoint.config) and not family.declaration.derived:
+        check_declared(checkpoint.config, shapes, where)
+        return
+    from surgeon.arch.meta import check_config
+
+    check_config(checkpoint.config, shapes, where)
 
 
 def _kept(checkpoint: Checkpoint, target: str, name: str, source: Source | None = None) -> OutTensor:

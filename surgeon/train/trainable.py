@@ -75,7 +75,7 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
     rows: dict[str, Tensor] = {}
     multipliers: dict[str, float] = {}
     if what == BOTH:
-        chosen, multipliers = _new_blocks(named, prefix, added_blocks(lineage))
+        chosen, multipliers = _new_blocks(model, named, prefix, added_blocks(lineage))
         rows = _new_rows(model, named, added_rows(lineage))
         chosen |= set(rows)
     elif what.startswith(ROLE):
@@ -87,7 +87,7 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
         if not hasattr(model, "peft_config"):
             raise UsageError("there is no adapter to train", "--train adapter", "write the model as MODEL+ADAPTER")
     elif what == "new-blocks":
-        chosen, multipliers = _new_blocks(named, prefix, added_blocks(lineage))
+        chosen, multipliers = _new_blocks(model, named, prefix, added_blocks(lineage))
     elif what == "new-rows":
         rows = _new_rows(model, named, added_rows(lineage))
         chosen = set(rows)
@@ -171,7 +171,7 @@ def added_rows(lineage: Lineage | None) -> list[int]:
 
 
 def _new_blocks(
-    named: Mapping[str, nn.Parameter], prefix: str, blocks: Mapping[int, NewBlock]
+    model: Any, named: Mapping[str, nn.Parameter], prefix: str, blocks: Mapping[int, NewBlock]
 ) -> tuple[set[str], dict[str, float]]:
     chosen: set[str] = set()
     multipliers: dict[str, float] = {}
@@ -182,13 +182,27 @@ def _new_blocks(
         chosen |= inside
         for part, factor in new.lr_multipliers.items():
             start = f"{prefix}{number}.{part}"
-            hit = [n for n in inside if n == start or n.startswith(start + ".")]
+            hit = [n for n in inside if n == start or n.startswith(start + ".")] or _stored_as(
+                model, named, inside, start
+            )
             if not hit:
                 raise SurgeonError(
                     f"the model has no part {part!r}", f"block {number}", "the lineage is of another model"
                 )
             multipliers |= dict.fromkeys(hit, factor)
     return chosen, multipliers
+
+
+def _stored_as(model: Any, named: Mapping[str, nn.Parameter], inside: set[str], part: str) -> list[str]:
+    """The vectors of a block that lie in a checkpoint under the name of this part: transformers renames some."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    found = []
+    for name in sorted(name for name in inside if named[name].ndim == 1):
+        held = torch.empty(named[name].shape, device="meta")
+        if any(stored.startswith(f"{part}.") for stored in revert_weight_conversion(model, {name: held})):
+            found.append(name)
+    return found
 
 
 def _new_rows(model: Any, named: Mapping[str, nn.Parameter], new: list[int]) -> dict[str, Tensor]:

@@ -95,6 +95,18 @@ def test_attention_scaled_by_the_number_of_the_block_is_refused(tiny: Tiny, reor
     assert "scale_attn_by_inverse_layer_idx" in caught.value.where
 
 
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("bloom", "apply_residual_connection_post_layernorm"), ("mamba2", "rescale_prenorm_residual")],
+)
+def test_blocks_that_change_what_they_add_to_or_with_the_depth_are_refused(tiny: Tiny, family: str, key: str) -> None:
+    config, found = opened(tiny(family, **{key: True}))
+    with pytest.raises(SurgeonError, match="blocks cannot be copied") as caught:
+        remap_blocks(config, SOURCE, found)
+    assert caught.value.where == f"config.json: {key}" and caught.value.hint
+    assert remap_blocks(config | {key: False}, SOURCE, found)[found.depth_key] == len(SOURCE)
+
+
 def test_an_unknown_list_as_long_as_the_model_is_deep_is_refused(tiny: Tiny) -> None:
     config, family = opened(tiny("llama"))
     with pytest.raises(SurgeonError, match="head_counts"):

@@ -192,3 +192,45 @@ def test_declarations_and_plans_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def coded(folder: Path, to: Path, dtype: str, ending: str) -> Path:
+    """A copy in which the tensors of this name hold codes."""
+    import torch
+
+    element = getattr(torch, dtype)
+    return renamed(folder, to, lambda held: {n: t.to(element) if n.endswith(ending) else t for n, t in held.items()})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int32", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize(
+    ("family", "ending"),
+    [
+        ("llama", "down_proj.weight"),
+        ("gpt2", "c_attn.weight"),
+        ("gptj", "q_proj.weight"),
+        ("qwen3_moe", "gate.weight"),
+    ],
+)
+def test_weights_that_are_codes_are_refused_though_no_configuration_says_so(
+    tiny: Tiny, tmp_path: Path, dtype: str, family: str, ending: str
+) -> None:
+    folder = coded(tiny(family), tmp_path / "m", dtype, ending)
+    with pytest.raises(SurgeonError, match="the weights are quantised, and surgery needs plain ones") as caught:
+        family_of(Checkpoint.open(folder))
+    assert ending in caught.value.where and caught.value.hint
+
+
+def test_masks_positions_and_tables_may_be_whole_numbers(tiny: Tiny, tmp_path: Path) -> None:
+    import torch
+
+    def masked(tensors: dict[str, Any]) -> dict[str, Any]:
+        mask = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+        return tensors | {f"transformer.h.{block}.attn.bias": mask.clone() for block in range(4)}
+
+    for family in ("gpt2", "gptj"):  # declared, and derived from its names
+        checkpoint = Checkpoint.open(renamed(tiny(family), tmp_path / family, masked))
+        assert family_of(checkpoint).role("transformer.h.0.attn.bias") in ("buffer", "other")
+    table = coded(tiny("deepseek_v4"), tmp_path / "v4", "int64", ".tid2eid")
+    checkpoint = Checkpoint.open(table)
+    assert family_of(checkpoint).depth == 4 and "I64" in {t.dtype for t in checkpoint.tensors.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pydantic
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from surgeon.arch.family import family_of
 from surgeon.checkpoint.index import Checkpoint
@@ -173,6 +174,22 @@ def test_a_scaled_gpt2_is_refused_and_leaves_nothing(tiny: Tiny, tmp_path: Path)
     with pytest.raises(SurgeonError, match="number"):
         plan_expand(settings(tiny("gpt2", scale_attn_by_inverse_layer_idx=True), tmp_path / "out", add=1))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "starcoder2", "afmoe"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_wrong_tensor_is_named_as_it_is_in_the_input(tiny: Tiny, tmp_path: Path, family: str, cut: bool) -> None:
+    """Block 2 of the input would be block 3 of the output, and the input has an intact block 3 as well."""
+    model = shutil.copytree(tiny(family), tmp_path / "m")
+    held = load_file(model / "model.safetensors")
+    name = next(n for n in held if n.startswith("model.layers.2.") and n.endswith(("gate_proj.weight", "c_fc.weight")))
+    whole = held.pop(name)
+    save_file(held | ({name: whole[:-1].contiguous()} if cut else {}), model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SurgeonError) as caught:
+        plan_expand(settings(model, tmp_path / "out", at=[1]))
+    said = str(caught.value)
+    assert "model.layers.2." in said or "block 2 of its class" in said
+    assert "layers.3." not in said and str(model) in caught.value.where
 
 
 def test_a_model_with_an_adapter_is_refused(tiny: Tiny, tmp_path: Path) -> None:

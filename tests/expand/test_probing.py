@@ -159,6 +159,8 @@ def test_intervals_are_those_of_a_mean(tmp_path: Path) -> None:
         ({"add": 1, "probe": "absent.jsonl"}, SurgeonError, "no such corpus"),
         ({"add": 1, "probe": "CORPUS", "option": {"level": "1.5"}}, UsageError, "level='1.5' is not valid"),
         ({"add": 1, "probe": "CORPUS", "option": {"tokens": "0"}}, UsageError, "tokens='0' is not valid"),
+        ({"add": 1, "probe": "CORPUS", "option": {"context": "1"}}, SurgeonError, "windows of 1 tokens are too short"),
+        ({"add": 1, "probe": "CORPUS", "option": {"context": "2"}}, SurgeonError, "windows of 2 tokens are too short"),
         ({"add": 1, "select": "uniform", "probe": "CORPUS"}, UsageError, "does not probe the model"),
     ],
 )
@@ -171,6 +173,15 @@ def test_what_cannot_be_probed_is_refused(
     given = {"select": "importance"} | {k: places.get(str(v), v) for k, v in settings.items()}
     with pytest.raises(kind, match=message):
         plan_expand(ExpandSettings(model=str(stories), out=tmp_path / "out", **given))
+
+
+def test_the_least_context_that_a_refusal_names_works(stories: Path, tmp_path: Path) -> None:
+    corpus = str(stories.parent / "general.valid.jsonl")
+    given = {"add": 1, "select": "importance", "probe": corpus}
+    with pytest.raises(SurgeonError) as caught:
+        plan_expand(ExpandSettings(model=str(stories), out=tmp_path / "o", option={"context": 2}, **given))
+    assert caught.value.hint == "give a context of 3 tokens or more"
+    plan_expand(ExpandSettings(model=str(stories), out=tmp_path / "o", option={"context": 3, "tokens": 500}, **given))
 
 
 def test_a_model_with_nan_is_refused(tiny: Tiny, stories: Path, tmp_path: Path) -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_identity import POST_NORM, expanded, fused, outputs
+from test_identity import BY_COST, POST_NORM, expanded, fused, outputs
 from tiny import FAMILIES, NOT_EXACT, UNDECLARED
 
 from surgeon.arch import catalogue, generic
 from surgeon.arch.configuration import settings_of
+from surgeon.arch.declaration import Branches
 from surgeon.arch.family import family_of
 from surgeon.arch.roles import role_by_name
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.layout import lay_out_blocks
-from surgeon.expand.post_norms import find_post_norms
+from surgeon.expand.plan import ExpandSettings, plan_expand
+from surgeon.expand.post_norms import find_post_norms, with_post_norms
 from surgeon.expand.proof import prove
 from surgeon.expand.shrink import shrink
 from surgeon.inspect_model import inspect
+from surgeon.ops.plan import Zeros
 
 Tiny = Callable[..., Path]
 
@@ -101,6 +105,13 @@ def test_what_is_derived_is_what_is_declared(tiny: Tiny, family: str, monkeypatc
             assert derived.role(name) in (declared.role(name), "other"), name
 
 
+@pytest.mark.parametrize("family", BY_COST)
+def test_a_declaration_says_of_norms_what_a_tiny_model_shows(tiny: Tiny, family: str) -> None:
+    found = family_of(Checkpoint.open(tiny(family)))
+    shown = with_post_norms(found.declaration, find_post_norms(tiny(family), found))
+    assert shown == found.declaration
+
+
 @pytest.mark.usefixtures("nothing_declared")
 @pytest.mark.parametrize("family", [*POST_NORM, "llama", "cohere", "mixtral"])
 def test_norms_behind_the_branches_are_found(tiny: Tiny, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +159,62 @@ def test_experts_in_one_tensor_are_proved_in_that_layout(tiny: Tiny, tmp_path: P
 
 def test_find_post_norms_is_empty_for_a_model_without(tiny: Tiny) -> None:
     checkpoint = Checkpoint.open(tiny("llama"))
-    logits = outputs(tiny("llama"))[0]
-    assert find_post_norms(tiny("llama"), family_of(checkpoint), logits) == {}
+    family = family_of(checkpoint)
+    none = Branches({}, family.residual_writers)
+    assert find_post_norms(tiny("llama"), family) == [none] * family.depth
+    assert with_post_norms(family.declaration, [none]) is family.declaration
+
+
+def test_norms_are_found_block_by_block_and_branch_by_branch(tiny: Tiny) -> None:
+    """OLMo hybrid has them behind both branches of its full attention blocks, A.X-K1 behind the experts."""
+    hybrid = find_post_norms(tiny("olmo_hybrid"), family_of(Checkpoint.open(tiny("olmo_hybrid"))))
+    linear = Branches({}, ("linear_attn.o_proj", "mlp.down_proj"))
+    # transformers saves the first of the two under the name that it has in the linear blocks
+    full = Branches({"feedforward_layer_norm": 0.0, "post_feedforward_layernorm": 0.0})
+    assert hybrid == [linear, linear, linear, full]
+    experts = Branches({"post_mlp_layernorm": 0.0}, ("self_attn.o_proj",))
+    dense = Branches({}, ("mlp.down_proj", "self_attn.o_proj"))
+    assert find_post_norms(tiny("axk1"), family_of(Checkpoint.open(tiny("axk1")))) == [dense, *[experts] * 3]
+
+
+def test_names_that_transformers_reads_and_would_not_write_are_proved_too(tiny: Tiny, tmp_path: Path) -> None:
+    """OLMo hybrid as its converter writes it: the norm behind attention has the name that it has in memory."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny("olmo_hybrid"), tmp_path / "m")
+    held = load_file(model / "model.safetensors")
+    norm = "model.layers.3.post_attention_layernorm.weight"
+    held[norm] = held.pop("model.layers.3.feedforward_layer_norm.weight")
+    save_file(held, model / "model.safetensors", {"format": "pt"})
+    deeper = expanded(model, tmp_path / "out", at=[0, 3])
+    assert torch.equal(outputs(tiny("olmo_hybrid"))[0], outputs(deeper)[0])
+    new = load_file(deeper / "model.safetensors")
+    assert not new[norm.replace(".3.", ".5.")].any() and torch.equal(new[norm.replace(".3.", ".4.")], held[norm])
+
+
+def test_auto_silences_each_branch_where_it_ends(tiny: Tiny, tmp_path: Path) -> None:
+    plan = plan_expand(ExpandSettings(model=str(tiny("axk1")), out=tmp_path / "out", at=[0, 2]))
+    zeros = {t.name for t in plan.tensors if t.source == Zeros()}
+    dense = {"model.layers.1.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight"}
+    assert zeros == dense | {"model.layers.4.self_attn.o_proj.weight", "model.layers.4.post_mlp_layernorm.weight"}
+    assert plan.lineage.blocks is not None
+    assert [new.lr_multipliers for new in plan.lineage.blocks.new] == [{}, {"post_mlp_layernorm": 10.0}]
+
+
+def test_norm_gain_wants_a_norm_behind_every_branch_of_the_block(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("olmo_hybrid")
+    plan_expand(ExpandSettings(model=str(model), out=tmp_path / "out", at=[3], fill="norm_gain"))
+    with pytest.raises(UsageError, match=r"does not have behind 'linear_attn.o_proj' in block 1"):
+        plan_expand(ExpandSettings(model=str(model), out=tmp_path / "out", at=[1, 3], fill="norm_gain"))
+
+
+def test_a_class_of_several_residual_streams_is_refused_for_that(tiny: Tiny, tmp_path: Path) -> None:
+    """DeepSeek-V4, complete: its head lies on the disk as head.weight."""
+    model = tiny("deepseek_v4")
+    assert family_of(Checkpoint.open(model)).head == "head.weight"
+    with pytest.raises(SurgeonError, match="mixes several residual streams") as caught:
+        expanded(model, tmp_path / "out", at=[1])
+    assert caught.value.where == "config.json: hc_mult"
 
 
 @pytest.mark.parametrize("model_type", ["gptj", "afmoe", "deepseek_v3", "phimoe", "falcon_h1", "gpt_oss", "llama"])
@@ -164,3 +229,14 @@ def test_a_full_sized_configuration_becomes_small_and_keeps_what_its_blocks_are(
         model = AutoModelForCausalLM.from_config(settings_of(small))
     assert model.num_parameters() < 200_000 * model.config.num_hidden_layers
     assert small["vocab_size"] == 97
+
+
+@pytest.mark.parametrize("family", ["persimmon", "modernbert-decoder"])
+def test_a_tiny_model_that_cannot_be_run_is_no_proof(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    """head_dim, which their attention ignores, makes the rotary positions of another size than the heads."""
+    model = shutil.copytree(tiny(family), tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"head_dim": 8.0}))
+    with pytest.raises(SurgeonError, match="a tiny model cannot be run: The size of tensor a") as caught:
+        expanded(model, tmp_path / "out", at=[1])
+    assert caught.value.hint and caught.value.where == str(model)

@@ -16,9 +16,11 @@ from surgeon.train.settings import CptSettings
 
 PRE_NORM = ["qwen3", "llama", "gpt2", "gpt_neox"]
 POST_NORM = ["olmo2", "gemma2", "olmo3", "gemma3_text", "glm4", "exaone4"]
+# norms behind both branches of some blocks, and behind one of the two; block 3 has them in both families
+MIXED = ["olmo_hybrid", "axk1"]
 STEPS, LR = 250, 3e-3
-QUICK = ("qwen3", "olmo2", "gemma2")
-BY_COST = [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.long]) for f in (*PRE_NORM, *POST_NORM)]
+QUICK = ("qwen3", "olmo2", "gemma2", "olmo_hybrid")
+BY_COST = [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.long]) for f in (*PRE_NORM, *POST_NORM, *MIXED)]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_one_step_moves_the_loss_by_less_than_five_thousandths(
     assert 0 < abs(found) < 0.005
 
 
-@pytest.mark.parametrize("family", ["olmo2", "gemma2"])
+@pytest.mark.parametrize("family", ["olmo2", "gemma2", "olmo_hybrid"])
 def test_zeroed_writers_behind_norms_explode(
     family: str, trained: dict[str, Path], texts: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -25,5 +25,8 @@ FAMILY = Declaration(
         "transformer.word_embeddings_layernorm.bias": "norm",
         "transformer.word_embeddings_layernorm.weight": "norm",
     },
+    refuse_if={
+        "apply_residual_connection_post_layernorm": "what a block adds to is normalised first, so no branch is silent"
+    },
     plain_shapes=False,
 )

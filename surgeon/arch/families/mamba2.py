@@ -18,5 +18,8 @@ FAMILY = Declaration(
     base="backbone.",
     embedding="embeddings",
     final_norm="norm_f",
+    refuse_if={
+        "rescale_prenorm_residual": "its class divides the output projections that it loads by the root of the depth"
+    },
     plain_shapes=False,
 )

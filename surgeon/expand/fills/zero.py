@@ -6,18 +6,15 @@ Source: LLaMA Pro (Wu et al., arXiv 2401.02415), section 3; experts and biases t
 from __future__ import annotations
 
 from surgeon.arch.family import Family
-from surgeon.expand.fill import Filled, identity_start
-from surgeon.ops.plan import Zeros
+from surgeon.expand.fill import Filled, identity_start, silence_writers
 
 
 def zero(family: Family, block: int) -> Filled:
     """A copy of `block` whose output projections (attention, MLP, every expert) are zero; exact in any dtype.
 
-    In a family with norms behind its branches the first step of training explodes (the norm's derivative at zero
-    is gain / sqrt(eps)): norm_gain is the fill for those.
+    It needs branches without norms behind them to train well: behind a norm the first step explodes (the norm's
+    derivative at zero is gain / sqrt(eps)). norm_gain is the fill for those, auto for blocks that have both.
     """
     sources = identity_start(family, block)
-    for name in sources:
-        if family.is_residual_writer(family.unit(name).part):
-            sources[name] = Zeros()
+    silence_writers(sources, family, family.residual_writers)
     return Filled(sources)

@@ -15,6 +15,7 @@ from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # how fast it is, other work decides as well
 settings.load_profile("any machine")
+pytest.register_assert_rewrite("paper_properties")  # its asserts say what they compare, as those of tests do
 
 ROOT = Path(__file__).resolve().parent.parent
 MATERIAL = ROOT.parent / "shared" / "material"

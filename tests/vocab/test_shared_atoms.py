@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_cw2v import (
+from cw2v_material import (
     LOSSES,
     NEW,
     OLD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -38,6 +39,11 @@ class Window:
         """Positions that start again at 0 in every segment; int64 [S]."""
         lengths = np.asarray(self.lengths)
         return np.arange(len(self.ids), dtype=np.int64) - np.repeat(lengths.cumsum() - lengths, lengths)
+
+
+def num_labels(windows: Iterable[Window]) -> int:
+    """How many targets there are in all of them."""
+    return sum(int((w.labels != IGNORED).sum()) for w in windows)
 
 
 class Packed:

@@ -19,6 +19,9 @@ def check_words(settings: CptSettings) -> None:
     What depends on the model (a context, names of tensors) or on the size of a corpus is refused later.
     """
     resolve_stages(settings)
+    for name, value in (("beta1", settings.betas[0]), ("beta2", settings.betas[1])):
+        if not 0 <= value < 1:
+            raise UsageError(f"{name} is {value:g}", "--betas", "give two numbers from 0 to below 1, as 0.9,0.95")
     if settings.batch_ramp is not None:
         check_ramp(settings.batch_ramp)
     for word in settings.group:

@@ -83,6 +83,18 @@ class Guard:
                 f"lower --lr or lengthen the warm-up; {_kept(last_good)}",
             )
 
+    def check_labels(
+        self, step: int, labels: int, documents: Callable[[], Iterable[Document]], last_good: Path | None
+    ) -> None:
+        """Raise SurgeonError on a step that has nothing to learn: its loss would be 0 of nothing, and momentum and
+        decay would move the model all the same. documents, last_good: as in `check`."""
+        if not labels:
+            raise SurgeonError(
+                f"step {step} has nothing to learn: no answer lies within its rows",
+                _where(step, documents()),
+                f"give longer rows (--seq-len), more of them (--batch-tokens), or --loss-on all; {_kept(last_good)}",
+            )
+
     def state(self) -> dict[str, float]:
         """What the next check depends on. Without "lowest" as long as there is none: infinity is no JSON."""
         return {key: value for key, value in vars(self._mean).items() if math.isfinite(value)}

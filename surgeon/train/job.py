@@ -137,10 +137,11 @@ def prepare(
         model = put_on(model, ref.path, adapter, trainable=True)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
     other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
+    dtype = resolve_dtype(settings.dtype, device)
     record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))
+    record["dtype"] = str(dtype).removeprefix("torch.")  # "auto" is another type on another device
     record |= {"teacher": other.checkpoint.digest} if other else {}
     evals = tuple(_evals(settings, tokenizer))
-    dtype = resolve_dtype(settings.dtype, device)
     job = Job(
         settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable,
         "padded" if encoder else "rows", chosen, evals, record, world, other,

@@ -21,7 +21,7 @@ class MetricsLog:
     def read(path: Path) -> list[dict[str, Any]]:
         """All whole lines; a kill can leave the last one cut."""
         text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # names may hold other ends of lines
 
     def write(self, value: dict[str, Any]) -> None:
         self._file.write(_line(value))

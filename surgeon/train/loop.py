@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.data.pack import IGNORED, Window
+from surgeon.data.pack import Window, num_labels
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import state, tracking
@@ -66,7 +66,6 @@ class Loop:
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
         pace.last_good = state.latest(settings.run_dir)
-        save_every = settings.saved_every(steps)
         with Stop(self.world) as stop, pace:
             watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
@@ -74,9 +73,9 @@ class Loop:
             if first == 0 and self.job.evals:
                 pace.finish({"step": 0, "tokens": 0, "eval": self._evaluate(0, outcome)})
             for step in range(first + 1, steps + 1):
-                windows = self.windows(step - 1)
+                windows = pace.checked(step, self.windows(step - 1))
                 done = self._step(step, windows)
-                due = step % save_every == 0 and step < steps
+                due = step % settings.saved_every(steps) == 0 and step < steps
                 evaluate = step == steps or bool(settings.eval_every and step % settings.eval_every == 0)
                 evaluate = evaluate and bool(self.job.evals)
                 stopping = stop.asked()
@@ -105,10 +104,8 @@ class Loop:
             job.model.train()
         for hook in self.hooks:
             hook.before_step(step)
-        targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
-        total = torch.zeros((), device=job.device)
-        size = job.shape.at(step).micro_batch
-        for part in self._parts(windows, size):
+        targets, total = num_labels(windows), torch.zeros((), device=job.device)
+        for part in self._parts(windows, job.shape.at(step).micro_batch):
             loss = self._loss(part) / targets
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
@@ -191,8 +188,7 @@ class Loop:
         job = self.job
 
         def mean_loss(windows: list[Window]) -> Tensor:
-            targets = max(1, sum(int((w.labels != IGNORED).sum()) for w in windows))
-            return self._loss(windows) / targets
+            return self._loss(windows) / max(1, num_labels(windows))
 
         return Run(
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgeon.data.pack import Window, num_labels
 from surgeon.train.flops import utilisation
 from surgeon.train.guard import Guard
 from surgeon.train.job import Job
@@ -83,6 +84,11 @@ class Pace:
         if self._log is not None:
             self._log.close()
         self._watch.end(kind is None)
+
+    def checked(self, step: int, windows: list[Window]) -> list[Window]:
+        """The windows of a step that is not yet taken; one that has nothing to learn is refused."""
+        self._guard.check_labels(step, num_labels(windows), lambda: self._documents(step), self.last_good)
+        return windows
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
         """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""

@@ -29,6 +29,8 @@ from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
 from surgeon.train.settings import CptSettings
 
+_FULL = 0.95  # below this share of tokens in its rows a run says so
+
 
 @dataclass(frozen=True)
 class CptResult(Result):
@@ -71,6 +73,12 @@ def run_cpt(
         begin = state.load(waiting, tensors=world.size == 1) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
+        trained = sum(job.data.mixture.tokens(job.shape.steps))
+        if trained < _FULL * job.shape.tokens:
+            progress.say(
+                f"the rows are {trained / job.shape.tokens:.0%} full: {trained:,.0f} tokens are trained, and the rest "
+                f"of {job.shape.tokens:,} is padding"
+            )
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
         if job.mode == "mask" and job.device.type == "cuda":

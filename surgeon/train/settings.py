@@ -39,7 +39,7 @@ class CptSettings(BaseModel):
         min_length=1,
         description="A corpus, NAME=PATH[:WEIGHT] or NAME=hf:org/dataset[:config][@split[:WEIGHT]]; repeatable.",
     )
-    tokens: Positive = Field(description="How many tokens to train on; as many steps as it takes to reach them.")
+    tokens: Positive = Field(description="How many tokens to train on, padding counted; as many steps as it takes.")
     replay: list[str] = Field([], description="A corpus of what the model knows, NAME=PATH[:WEIGHT]; repeatable.")
     replay_ratio: float | None = Field(None, ge=0, lt=1, description="Share of all tokens from --replay [0.05].")
     replay_mode: Literal["compute-equivalent", "additive"] = Field(
@@ -81,8 +81,10 @@ class CptSettings(BaseModel):
         description="Rows of one forward pass; with --lengths of the longest, and as many tokens of shorter ones "
         "[about 4096 tokens on a CPU, 16384 on a GPU].",
     )
-    lr: float = Field(1e-4, ge=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.1, ge=0, description="Of matrices; norms and biases do not decay.")
+    lr: float = Field(1e-4, ge=0, allow_inf_nan=False, description="Peak learning rate.")
+    weight_decay: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="Of matrices; norms and biases do not decay."
+    )
     betas: tuple[float, float] = Field((0.9, 0.95), description="The optimizer's two betas.")
     clip: float = Field(1.0, ge=0, description="Greatest norm of the gradient, 0 for none.")
     schedule: str = Field("rewarm_cosine", description="How the learning rate moves; `surgeon methods schedule`.")

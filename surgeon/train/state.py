@@ -170,10 +170,13 @@ def tensors_of(
 
 def _no_room(path: Path) -> SurgeonError:
     free = shutil.disk_usage(path.parent).free
+    before = any(path.parent.glob("step-*.pt"))
     return SurgeonError(
         f"the state cannot be written ({free:,} bytes are free)",
         str(path),
-        "free some space and go on with --resume: the state before this one is kept",
+        "free some space and go on with --resume: the state before this one is kept"
+        if before
+        else "free some space and begin again: nothing was saved before this state",
     )
 
 
@@ -189,7 +192,12 @@ def load(path: Path, tensors: bool = True) -> State:
     try:
         held = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise SurgeonError("the state cannot be read", str(path), "start anew with --force") from error
+        older = [p for p in sorted(path.parent.glob("step-*.pt")) if p.name < path.name]
+        raise SurgeonError(
+            "the state cannot be read",
+            str(path),
+            f"remove it, and --resume goes on from {older[-1].name}" if older else "start anew with --force",
+        ) from error
     if held.shards is None or not tensors:
         return held
     from surgeon.train import shards

@@ -73,7 +73,7 @@ def _line(raw: bytes, width: int, where: str) -> tuple[str, NDArray[np.float32]]
 def read_dictionary(path: Path) -> list[tuple[str, str]]:
     """Pairs of words, a pair a line, with a tab or spaces between them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SurgeonError(f"the dictionary cannot be read: {error}", str(path), "give a UTF-8 text file") from error
     pairs = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,8 @@ EARLY: list[tuple[dict[str, Any], str]] = [
     ({"eval": ["absent.jsonl"]}, "no such corpus"),
     ({"eval": ["a={corpus}", "a={corpus}"]}, "two eval corpora"),
     ({"replay_ratio": 0.5}, "without a replay corpus"),
+    ({"betas": (1.0, 0.9)}, "beta1 is 1"),
+    ({"betas": (0.9, -0.1)}, "beta2 is -0.1"),
 ]
 
 
@@ -80,7 +84,8 @@ def test_words_are_read_before_the_model(corpus: Path, changes: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tokens": 0}, {"tokens": "many"}, {"lr": -1}, {"replay_ratio": 1.0}, {"steps": 3}]
+    "changes",
+    [{"tokens": 0}, {"tokens": "many"}, {"lr": -1}, {"replay_ratio": 1.0}, {"steps": 3}, {"weight_decay": math.inf}],
 )
 def test_settings_are_strict(changes: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
@@ -106,6 +111,20 @@ def test_a_loss_that_leaves_the_numbers_stops_the_run(tiny: Callable[..., Path],
     with pytest.raises(SurgeonError, match="no longer finite"):
         run_cpt(CptSettings(model=str(tiny("llama")), out=str(out), data=(str(corpus),), tokens=6400, **options))
     assert not out.exists()
+
+
+def test_a_step_that_has_nothing_to_learn_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Its loss would be 0 of nothing, and momentum would move the model: the answer lies beyond its rows."""
+    records = tmp_path / "records.jsonl"
+    lines = [{"instruction": "Once upon a time. " * 40, "output": "The end."}, {"instruction": "Go", "output": "On"}]
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options: dict[str, Any] = {"tokens": 160, "seq_len": 16, "batch_tokens": 16, "packing": "split"}
+    options |= {"model": str(tiny("llama")), "data": (str(records),)}
+    with pytest.raises(SurgeonError, match=r"step \d+ has nothing to learn") as refused:
+        run_cpt(CptSettings(**options, out=str(tmp_path / "out")))
+    assert "documents records 0" in refused.value.where
+    assert not (tmp_path / "out").exists()
+    run_cpt(CptSettings(**options, out=str(tmp_path / "all"), loss_on="all"))
 
 
 def test_force_does_not_replace_what_is_read(tiny: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from resume_runs import PROGRAM, files, options_of
 
+from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.operations import perform
 from surgeon.ops.execute import execute
 from surgeon.saved_plan import apply_plan, save_plan
 from surgeon.train import state
+from surgeon.train.log import MetricsLog
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 
@@ -79,8 +81,36 @@ def test_other_data_are_refused(options: dict[str, Any], tmp_path: Path, corpus:
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-00000001.pt").write_bytes(b"no")
-    with pytest.raises(SurgeonError, match="cannot be read"):
+    with pytest.raises(SurgeonError, match="cannot be read") as refused:
         state.load(tmp_path / "step-00000001.pt")
+    assert refused.value.hint == "start anew with --force"
+    (tmp_path / "step-00000003.pt").write_bytes(b"no")
+    with pytest.raises(SurgeonError, match="cannot be read") as refused:
+        state.load(tmp_path / "step-00000003.pt")
+    assert refused.value.hint == "remove it, and --resume goes on from step-00000001.pt"
+
+
+def test_a_run_of_another_type_is_not_gone_on_with(options: dict[str, Any], tmp_path: Path) -> None:
+    """What "auto" means is another type on another device."""
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    lineage = Checkpoint.open(tmp_path / "one").lineage
+    assert lineage is not None and lineage.settings["dtype"] == "float32"
+    (tmp_path / "one.run").rename(tmp_path / "two.run")
+    with pytest.raises(SurgeonError, match="this changed: dtype"):
+        run_cpt(CptSettings(**options | {"dtype": "bfloat16"}, out=str(tmp_path / "two"), resume=True))
+    run_cpt(CptSettings(**options | {"dtype": "float32"}, out=str(tmp_path / "two"), resume=True))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_metrics_are_read_whatever_a_corpus_is_called(tmp_path: Path) -> None:
+    values = [{"step": n, "eval": [{"corpus": "a\u2028b\u0085c"}]} for n in (1, 2)]
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for value in values:
+        log.write(value)
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "cut')
+    assert MetricsLog.read(tmp_path / "metrics.jsonl") == values
 
 
 def test_force_replaces_a_finished_output_and_a_broken_run(options: dict[str, Any], tmp_path: Path) -> None:

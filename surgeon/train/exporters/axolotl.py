@@ -15,6 +15,8 @@ from surgeon.train.exporters._rows import write_rows
 from surgeon.train.trainer_schedule import TrainerSchedule
 
 DATA = "rows.jsonl"
+# the rows are the run's own, in its order; groups are lr_groups
+_ALSO = ("group", "mixture", "order", "replay_mode")
 
 
 def axolotl(run: ToExport, *, context_parallel_size: int = 1, tensor_parallel_size: int = 1) -> Exported:
@@ -30,7 +32,7 @@ def axolotl(run: ToExport, *, context_parallel_size: int = 1, tensor_parallel_si
     for name, value in parallel.items():
         if value < 1:
             raise UsageError(f"{name}={value} is not a number of GPUs", f"--option-to {name}", "give 1 or more")
-    schedule = _trainer.check(run, also=("group",))
+    schedule = _trainer.check(run, also=_ALSO)
     check_adapter(run)
     # schemas/validation.py, check_context_parallel_size: packed rows are one a pass under context parallelism
     micro = run.micro_batch(at_most=1 if context_parallel_size > 1 else None)

@@ -129,7 +129,8 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
     shape = resolve_shape(settings, context_length(model), torch.device("cuda"))
     vocab = model.get_input_embeddings().weight.shape[0]
     data = corpora.read(settings, tokenizer, shape, vocab)
-    held = Trainable({}) if adapter else select(model, settings.train, checkpoint.lineage)
+    held = Trainable({}) if adapter else select(model, settings.train, checkpoint.lineage, settings.group)
+    plain = {} if adapter else select(model, settings.train, checkpoint.lineage).multipliers
     ids = tuple(added_rows(checkpoint.lineage)) if held.rows else ()
     named = dict(model.named_parameters())
     run = ToExport(
@@ -143,6 +144,8 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
         trained=tuple(held.parameters),
         rows=dict.fromkeys(held.rows, ids),
         multipliers=held.multipliers,
+        decays=held.decays,
+        grouped=frozenset(n for n, f in held.multipliers.items() if plain.get(n, 1.0) != f),
         vectors=frozenset(n for n, p in named.items() if p.ndim < 2),
         decayed=_decayed(model),
         adapter=adapter,

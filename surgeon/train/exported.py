@@ -21,7 +21,8 @@ class ToExport:
 
     names: of all parameters in the model's order (without the adapter's). trained: those that move; empty with an
     adapter, whose trained set is PEFT's own. rows: row ids by name, where only some rows of a matrix move.
-    multipliers: of the learning rate, by name. vectors: names of parameters with one dimension. decayed: names that
+    multipliers: of the learning rate, by name; grouped: those of them that --group asks for; decays: weight decays by
+    name that it asks for. vectors: names of parameters with one dimension. decayed: names that
     transformers' Trainer decays. adapter: its folder, with its adapter_config.json. dtype: of the arithmetic.
     """
 
@@ -35,6 +36,8 @@ class ToExport:
     trained: tuple[str, ...]
     rows: Mapping[str, tuple[int, ...]]
     multipliers: Mapping[str, float]
+    decays: Mapping[str, float]
+    grouped: frozenset[str]
     vectors: frozenset[str]
     decayed: frozenset[str]
     adapter: Path | None

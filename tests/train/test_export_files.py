@@ -30,7 +30,7 @@ def settings(model: Path, corpus: Path, to: str, **changes: Any) -> ExportSettin
         "batch_tokens": 64,
         "out": str(corpus.parent / f"for-{to}"),
     }
-    return ExportSettings(model=str(model), data=[str(corpus)], to=to, **(options | changes))
+    return ExportSettings(**({"model": str(model), "data": [str(corpus)], "to": to} | options | changes))
 
 
 def written(chosen: ExportSettings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,13 +76,21 @@ def test_the_run_in_the_trainers_words(tiny: Tiny, corpus: Path, to: str, fields
     assert any("2 data-parallel ranks" in note for note in result["notes"])
 
 
-def test_axolotl_packs_the_rows_into_our_windows(tiny: Tiny, corpus: Path, questions: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"replay_mode": "additive"}, {"mixture": ["0.5:new=1,old=1", "1:new=1,old=0"], "replay_ratio": None}],
+    ids=["shares", "additive", "stages"],
+)
+def test_axolotl_packs_the_rows_into_our_windows(
+    tiny: Tiny, corpus: Path, questions: Path, more: dict[str, Any]
+) -> None:
     """Tokens, order, shares and labels, window by window; but for the token behind a cut, which it cannot learn."""
     from surgeon.loading import load_tokenizer
     from surgeon.train.shape import Shape
 
     model = tiny("llama")
-    chosen = settings(model, corpus, "axolotl", replay=[f"old={corpus}"], replay_ratio=0.25)
+    options: dict[str, Any] = {"replay": [f"old={corpus}"], "replay_ratio": 0.25, "data": [f"new={corpus}"]} | more
+    chosen = settings(model, corpus, "axolotl", **{k: v for k, v in options.items() if v is not None})
     config, result = written(chosen)
     rows = [json.loads(line) for line in (Path(chosen.out) / "rows.jsonl").read_text().splitlines()]
     assert all(
@@ -90,8 +98,9 @@ def test_axolotl_packs_the_rows_into_our_windows(tiny: Tiny, corpus: Path, quest
     )  # docs/dataset-formats/tokenized.qmd
     assert all(len(r["input_ids"]) == len(r["labels"]) == sum(r["attention_mask"]) for r in rows)
     bins = axolotl_packs([len(r["input_ids"]) for r in rows], 16)
-    data = read(chosen, load_tokenizer(model), Shape(16, 4, 4, config["max_steps"]), 512)
-    windows = [w for step in range(10) for w in data.mixture.batch(step)]
+    steps = config["max_steps"]
+    data = read(chosen, load_tokenizer(model), Shape(16, 4, 4, steps), 512)
+    windows = [w for step in range(steps) for w in data.mixture.batch(step)]
     assert len(bins) == len(windows) == config["max_steps"] * 4
     for numbers, window in zip(bins, windows, strict=True):
         assert [i for n in numbers for i in rows[n]["input_ids"]] == window.ids.tolist()
@@ -99,9 +108,10 @@ def test_axolotl_packs_the_rows_into_our_windows(tiny: Tiny, corpus: Path, quest
         ends = np.cumsum(window.lengths) - 1
         inside = np.setdiff1d(np.arange(16), ends)
         assert np.array_equal(shifted[inside], window.labels[inside]) and (shifted[ends] == IGNORED).all()
-    assert [round(d["trained_tokens"] / 640, 2) for d in result["data"]] == [0.75, 0.25]
-    options = {"sample_packing", "sample_packing_sequentially", "curriculum_sampling", "flash_attention"}
-    assert all(config[name] is True for name in options) and config["shuffle_merged_datasets"] is False
+    shares = [round(d["trained_tokens"] / (64 * steps), 2) for d in result["data"]]
+    assert shares == [0.75, 0.25] and steps == {"additive": 14}.get(more.get("replay_mode", ""), 10)
+    switches = {"sample_packing", "sample_packing_sequentially", "curriculum_sampling", "flash_attention"}
+    assert all(config[name] is True for name in switches) and config["shuffle_merged_datasets"] is False
 
 
 def test_axolotl_learns_answers_only(tiny: Tiny, questions: Path) -> None:

@@ -119,6 +119,26 @@ def test_new_blocks_with_rates_of_their_own(tiny: Tiny, corpus: Path) -> None:
     assert not any("rate instead" in n for n in notes)
 
 
+def test_groups_of_their_own_rate(tiny: Tiny, corpus: Path) -> None:
+    """A group's factor is that of its names in a run; what lr_groups cannot say is refused, and so is any in
+    LLaMA-Factory."""
+    model = tiny("llama", num_hidden_layers=2)
+    config, _, _ = export(model, corpus, "axolotl", group=[r"mlp\.up_proj:lr=0.1", r"mlp\.:lr=0.5"], lr=1e-3)
+    found = {name: group["lr"] for group in config["lr_groups"] for name in group["modules"]}
+    _, chosen = selected(model, "full")
+    at = {name: 1e-4 if "up_proj" in name else 5e-4 for name in chosen.parameters if ".mlp." in name}
+    assert found == pytest.approx(at) and len(at) == 6
+    for group, message in (
+        ("layernorm:lr=0.1", "reach no norms"),
+        ("embed_tokens:lr=0.1", "reach no norms"),
+        (r"mlp\.:lr=0.5,weight_decay=0", "no weight decay of their own"),
+    ):
+        with pytest.raises(SurgeonError, match=message):
+            export(model, corpus, "axolotl", group=[group])
+    with pytest.raises(SurgeonError, match="--group has no counterpart"):
+        export(model, corpus, "llamafactory", group=[r"mlp\.:lr=0.5"])
+
+
 def test_llamafactory_says_which_rates_it_does_not_have(tiny: Tiny, corpus: Path) -> None:
     blocks = BlockMap(
         source=[0, 1, 1], new=[NewBlock(block=2, source=1, fill="f", lr_multipliers={"input_layernorm": 10.0})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from surgeon.errors import UsageError
@@ -20,11 +21,16 @@ CARRIED = frozenset(
 )  # fmt: skip
 
 
-def check(run: ToExport) -> TrainerSchedule:
-    """Refuse what no such trainer can do; gives the schedule. Raises UsageError."""
+def check(run: ToExport, also: Collection[str] = ()) -> TrainerSchedule:
+    """Refuse what no such trainer can do; gives the schedule. also: further settings that this one carries over.
+    Raises UsageError."""
     settings = run.settings
     for name, field in CptSettings.model_fields.items():
-        if name not in CARRIED and getattr(settings, name) != field.get_default(call_default_factory=True):
+        if (
+            name not in CARRIED
+            and name not in also
+            and getattr(settings, name) != field.get_default(call_default_factory=True)
+        ):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} has no counterpart in {settings.to}", flag, "leave it out, or use `surgeon cpt`")
     for flag, found, known in (

@@ -15,6 +15,8 @@ from surgeon.train.exporters._rows import write_rows
 from surgeon.train.trainer_schedule import TrainerSchedule
 
 DATA = "rows.jsonl"
+# the rows are the run's own, in its order; groups are lr_groups
+_ALSO = ("group", "mixture", "order", "replay_mode")
 
 
 def axolotl(run: ToExport, *, context_parallel_size: int = 1, tensor_parallel_size: int = 1) -> Exported:
@@ -30,7 +32,7 @@ def axolotl(run: ToExport, *, context_parallel_size: int = 1, tensor_parallel_si
     for name, value in parallel.items():
         if value < 1:
             raise UsageError(f"{name}={value} is not a number of GPUs", f"--option-to {name}", "give 1 or more")
-    schedule = _trainer.check(run)
+    schedule = _trainer.check(run, also=_ALSO)
     check_adapter(run)
     # schemas/validation.py, check_context_parallel_size: packed rows are one a pass under context parallelism
     micro = run.micro_batch(at_most=1 if context_parallel_size > 1 else None)
@@ -56,6 +58,7 @@ def axolotl(run: ToExport, *, context_parallel_size: int = 1, tensor_parallel_si
         **_trainer.shared(run, schedule),
     }
     groups, unreached = _groups(run)
+    _check_groups(run, unreached)
     if groups:
         config["lr_groups"] = groups
     patterns = _unfrozen(run)
@@ -120,6 +123,22 @@ def _groups(run: ToExport) -> tuple[list[dict[str, Any]], dict[str, float]]:
         for factor, names in reached.items()
     ]
     return groups, unreached
+
+
+def _check_groups(run: ToExport, unreached: dict[str, float]) -> None:
+    """Refuse groups that a person asks for and lr_groups cannot say."""
+    flag = "--group"
+    if run.settings.group and run.adapter is not None:
+        raise UsageError("Axolotl's lr_groups are of the model's own tensors, not an adapter's", flag, "leave it out")
+    if run.decays:
+        raise UsageError("Axolotl's lr_groups have no weight decay of their own", flag, "leave weight_decay out of it")
+    missed = [name for name in unreached if name in run.grouped]
+    if missed:
+        raise UsageError(
+            f"Axolotl's lr_groups reach no norms, biases, embeddings and heads, as {missed[0]}",
+            flag,
+            "name matrices of blocks, or use `surgeon cpt`",
+        )
 
 
 def _unfrozen(run: ToExport) -> list[str]:

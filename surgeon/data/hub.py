@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +76,10 @@ def _load(dataset: HubDataset) -> Any:
         ) from error
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
+    talk = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in talk]
+    for logger in talk:  # their warnings of every retry; what comes of it is raised
+        logger.setLevel(logging.ERROR)
     try:
         found = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split)
     # the library raises errors of a dozen kinds of its own and of others for what is not there, or is broken
@@ -86,6 +91,8 @@ def _load(dataset: HubDataset) -> Any:
             "check its name, configuration and split; offline, fetch it once where there is a network, or give files",
         ) from error
     finally:
+        for logger, level in zip(talk, levels, strict=True):
+            logger.setLevel(level)
         if shown:
             datasets.enable_progress_bars()
     if dataset.split is None:

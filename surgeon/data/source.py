@@ -211,6 +211,12 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
     if form == "text":
         text = record.get(corpus.text_field)
         if not isinstance(text, str):
+            if corpus.text_field in record:
+                raise SurgeonError(
+                    f"the field {corpus.text_field!r} of the record holds {_kind(text)} in place of text",
+                    where,
+                    "leave such records out of the corpus, or name another field with --text-field",
+                )
             raise SurgeonError(
                 f"the record has no text in its field {corpus.text_field!r} (it has {', '.join(record) or 'none'})",
                 where,
@@ -242,6 +248,10 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
     asked = f"{instruction}\n\n{extra}" if extra else instruction
     answered = ({"role": "user", "content": asked}, {"role": "assistant", "content": output})
     return _conversation(where, corpus.path, answered)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} {value!r}"[:80]
 
 
 def _score(record: dict[str, Any] | str, field: str, where: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surgeon.checkpoint.header import StoredTensor, read_header
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.index import SINGLE, Checkpoint
 from surgeon.checkpoint.reader import TORCH, read, to_bytes
 from surgeon.checkpoint.writer import Writer, lay_out
 from surgeon.errors import SurgeonError
@@ -43,12 +44,13 @@ def trained_tensors(
 
 
 def write_tensors(
-    folder: Path, stored: Mapping[str, StoredTensor], trained: Mapping[str, Tensor], single: str = "model.safetensors"
-) -> int:
+    folder: Path, stored: Mapping[str, StoredTensor], trained: Mapping[str, Tensor], single: str = SINGLE,
+    index: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
     """Shards with every tensor of `stored`: trained ones rounded once to their stored type, the others' bytes as
-    they are. Gives the number of bytes of data."""
+    they are. index: what the index says beside its map, if there are several. Gives the number of bytes of data."""
     entries = [(t.name, t.dtype, t.shape) for t in stored.values()]
-    writer = Writer(folder, lay_out(entries, DEFAULT_SHARD_BYTES, single))
+    writer = Writer(folder, replace(lay_out(entries, DEFAULT_SHARD_BYTES, single), index=index or {}))
     try:
         for name, tensor in stored.items():
             if name in trained:

@@ -25,6 +25,7 @@ from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
 from surgeon.registry import get
 from surgeon.train import corpora
+from surgeon.train.early import check_words
 from surgeon.train.export_settings import ExportSettings
 from surgeon.train.exported import Exported, ToExport
 from surgeon.train.settings import methods
@@ -116,6 +117,7 @@ def _export(settings: ExportSettings) -> tuple[ToExport, Exported, dict[str, Any
 
 
 def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
+    check_words(settings)
     chosen = methods(settings)
     ref = resolve(settings.model)
     checkpoint = Checkpoint.open(ref.path)

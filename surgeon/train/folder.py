@@ -49,7 +49,8 @@ def write_folder(
     written are not those of the input.
     """
     stored, trained, single = _results(job, values)
-    nbytes = export.write_tensors(folder, stored, trained, single)
+    index = {} if job.adapter else job.checkpoint.index_metadata  # the tensors are the input's, so its counts hold
+    nbytes = export.write_tensors(folder, stored, trained, single, index)
     source = job.adapter or job.ref.path
     for name in (ADAPTER_CONFIG if job.adapter else CONFIG, *sidecars(source)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

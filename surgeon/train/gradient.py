@@ -85,7 +85,9 @@ def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
             return found[:rows]
     what = "replay" if replay else "new data"
     raise SurgeonError(
-        f"the run reads no {rows} windows of {what} from step {step} on", "--mixture", "leave both a share"
+        f"{rows} windows of {what} are wanted from step {step} on, and the next {run.total} steps hold {len(found)}",
+        "--meta",
+        "ask for fewer rows, train for more steps, or leave both kinds of text a share of the mixture",
     )
 
 

@@ -13,6 +13,7 @@ from method_runs import check_new_rows, check_resume
 from torch import Tensor, nn
 
 from surgeon.errors import UsageError
+from surgeon.registry import get
 from surgeon.train.optimizers.adamw_bf16 import COARSEST, adamw_bf16
 from surgeon.train.settings import CptSettings
 
@@ -135,3 +136,10 @@ def test_the_plan_counts_the_smaller_state(tiny: Callable[..., Path], corpus: Pa
 
 def test_new_rows_alone_move(tiny: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
     check_new_rows(tiny("llama"), tmp_path, corpus, optimizer="adamw_bf16")
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_bf16", "coso", "osf"])
+@pytest.mark.parametrize("eps", ["-1", "0", "nan", "inf"])
+def test_an_epsilon_that_divides_by_nothing_is_a_wrong_word(name: str, eps: str) -> None:
+    with pytest.raises(UsageError, match="eps"):
+        get("optimizer", name).bind({"eps": eps})

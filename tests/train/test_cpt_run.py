@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock, NewRow, Parent, RowMap, dump_lineage
 from surgeon.checkpoint.reader import read, to_bytes
+from surgeon.train import export
 from surgeon.train.describe import describe_cpt
 from surgeon.train.run import CptResult, run_cpt
 from surgeon.train.settings import CptSettings
@@ -99,6 +101,22 @@ def test_experts_that_the_library_fuses_keep_their_names(tiny: Tiny, corpus: Pat
     _, out = cpt(model, corpus, train=r"layers\.1\.")
     assert changed(model, out) == {n for n in Checkpoint.open(model).tensors if ".layers.1." in n}
     loads(out)
+
+
+def test_the_index_counts_as_before(tiny: Tiny, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output's index says what the input's says, which save_pretrained wrote."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny("llama")).save_pretrained(tmp_path / "m", max_shard_size="40KB")
+    for path in tiny("llama").glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "m")
+    before = json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())
+    assert before["metadata"]["total_parameters"] > 0
+    monkeypatch.setattr(export, "DEFAULT_SHARD_BYTES", 40_000)
+    _, out = cpt(tmp_path / "m", corpus)
+    found = json.loads((out / "model.safetensors.index.json").read_text())
+    assert found["metadata"] == before["metadata"]
+    assert found["weight_map"].keys() == before["weight_map"].keys()
 
 
 def test_a_bare_gpt2_with_old_buffers(tiny: Tiny, corpus: Path) -> None:

@@ -208,6 +208,16 @@ def test_answers_alone_are_nothing_for_llamafactory(tiny: Tiny, questions: Path)
     assert len(texts) == 3 and all("It is" in t for t in texts)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"), [({"betas": (0.9, 1.5)}, "beta2 is 1.5"), ({"replay_ratio": 0.3}, "replay")]
+)
+def test_wrong_words_are_refused_as_cpt_refuses_them(
+    tiny: Tiny, corpus: Path, words: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SurgeonError, match=told):
+        describe_export(settings(tiny("llama"), corpus, "axolotl", **words))
+
+
 def test_a_setting_that_is_not_known_here_is_refused(
     tiny: Tiny, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

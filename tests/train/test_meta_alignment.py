@@ -120,6 +120,13 @@ def test_the_next_windows_of_each_kind(tiny: Tiny, corpus: Path, general: Path) 
         assert [w.ids.tolist() for w in ahead(loop.run_view, step, 5, replay=replay)] == expected
 
 
+def test_more_windows_than_the_run_is_long_are_refused(tiny: Tiny, corpus: Path, general: Path) -> None:
+    loop = Loop(prepare(settings(tiny("llama"), corpus, **replayed(general))))
+    with pytest.raises(SurgeonError, match="90 windows of replay are wanted from step 1 on") as error:
+        ahead(loop.run_view, 1, 90, replay=True)
+    assert "fewer rows" in error.value.hint
+
+
 def test_without_general_text_there_is_nothing_to_compare_and_nothing_is_left(tiny: Tiny, corpus: Path) -> None:
     with pytest.raises(UsageError, match="no general text"):
         run_cpt(settings(tiny("llama"), corpus, meta=["alignment"]))

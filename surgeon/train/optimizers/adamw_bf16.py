@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import UsageError
+from surgeon.train.strength import Epsilon
 
 STATE_BYTES = 4  # of state for a trained element
 COARSEST = 2.0**-8  # half of the widest relative step between two bfloat16 numbers
@@ -16,7 +17,7 @@ _BUCKET = 1 << 26  # elements whose moments are in float32 at one time
 
 
 def adamw_bf16(
-    groups: list[dict[str, Any]], betas: tuple[float, float], *, eps: float = 1e-8
+    groups: list[dict[str, Any]], betas: tuple[float, float], *, eps: Epsilon = 1e-8
 ) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay, arithmetic in float32, both moments rounded to bfloat16 between the steps.
 

@@ -13,6 +13,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.block_matrices import along, block_matrices, hold_left, needed
 from surgeon.train.directions import largest, read_history, sketched
 from surgeon.train.parallel import SOLO
+from surgeon.train.strength import Epsilon
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,7 +23,7 @@ NEUTRAL, EXAMPLE = {"rank": 0}, {"rank": 4, "sketch": 8}
 def coso(
     groups: list[dict[str, Any]], betas: tuple[float, float], model: Any, *, history: str | None = None,
     rank: Count = 64, sketch: Count = 128, every: Positive = 20,
-    energy: Annotated[float, Field(gt=0, lt=1)] = 0.98, eps: float = 1e-8,
+    energy: Annotated[float, Field(gt=0, lt=1)] = 0.98, eps: Epsilon = 1e-8,
 ) -> torch.optim.Optimizer:  # fmt: skip
     """Continuous subspace optimization: updates of rank `rank` that are orthogonal to what earlier runs used.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from surgeon.errors import SurgeonError
 from surgeon.train.block_matrices import along, block_matrices, hold_left, hold_right, needed
 from surgeon.train.parallel import SOLO
+from surgeon.train.strength import Epsilon
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NEUTRAL = {"keep_ratio": 0.0}
@@ -21,7 +22,7 @@ NEUTRAL = {"keep_ratio": 0.0}
 def osf(
     groups: list[dict[str, Any]], betas: tuple[float, float], model: Any, block_cosines: Callable[[], list[float]], *,
     keep_ratio: Ratio | None = None, mrr: Ratio = 0.1, trr: Ratio = 0.8, protect: Literal["space", "block"] = "space",
-    eps: float = 1e-8,
+    eps: Epsilon = 1e-8,
 ) -> torch.optim.Optimizer:  # fmt: skip
     """Orthogonal subspace fine-tuning: W = U_h S_h V_h + U_l S_l V_l, and U_h S_h V_h stays under AdamW with decay.
 

@@ -11,7 +11,7 @@ from surgeon.cli.numbers import count, share_of
 from surgeon.cli.options import Debug, Json, Quiet
 from surgeon.cli.output import Output, pairs
 from surgeon.cli.words import example_text
-from surgeon.errors import UsageError
+from surgeon.errors import DIFFERENCE, UsageError
 
 if TYPE_CHECKING:
     from surgeon.laws.saved import Fit
@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 ABOUT = (
     "The largest share of the domain that keeps the general loss within a bound; with --domain-tokens the share of the "
-    "least domain loss where that much domain text is read once."
+    "least domain loss where that much domain text is read once. Exit 3 where no share keeps the bound."
 )
 
 
@@ -77,6 +77,8 @@ def register(app: typer.Typer) -> None:
         ]
         found = _answer(read_fit(fit), count("--parameters", parameters), *numbers, *limits)
         Output(json, quiet).emit(found, [_sentence(found), *pairs(found)])
+        if found["share"] is None:
+            raise typer.Exit(DIFFERENCE)
 
 
 def _answer(

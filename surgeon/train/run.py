@@ -27,6 +27,7 @@ from surgeon.train.loop import Loop
 from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
+from surgeon.train.reading import reading_note
 from surgeon.train.settings import CptSettings
 
 _FULL = 0.95  # below this share of tokens in its rows a run says so
@@ -73,6 +74,8 @@ def run_cpt(
         begin = state.load(waiting, tensors=world.size == 1) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
+        if note := reading_note(job.tokenizer, job.ref.path):
+            progress.say(note)
         trained = sum(job.data.mixture.tokens(job.shape.steps))
         if trained < _FULL * job.shape.tokens:
             progress.say(

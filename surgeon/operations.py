@@ -52,6 +52,14 @@ OPERATIONS: dict[str, Operation] = {
             True, shows="surgeon.context.plan:shown",
         ),
         Operation(
+            "extract-language-model", "surgeon.multimodal.extract:ExtractSettings",
+            "surgeon.multimodal.extract:plan_extract", True, shows="surgeon.multimodal.extract:shown",
+        ),
+        Operation(
+            "graft-language-model", "surgeon.multimodal.graft:GraftSettings", "surgeon.multimodal.graft:plan_graft",
+            True,
+        ),
+        Operation(
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
         ),
         Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),

@@ -43,6 +43,8 @@ def settings_again(
         case "fold-adapter":
             settings["model"] = f"{paths['model']}+{paths['adapter']}"
             settings["add"] = [weighted(entry) for entry in settings.get("add", [])]
+        case "graft-language-model":
+            settings |= {role: str(path) for role, path in paths.items()}
         case "simplify-adapter":
             settings["adapter"] = str(paths["adapter"])
         case _:

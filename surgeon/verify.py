@@ -34,7 +34,7 @@ def verify(
     or, where other steps came in between, its tensors (expand-layers --undo), preserved rows, hull
     certificates and, on `data`, that old text is left alone (extend-vocab), frequencies by the formula and
     finite logits at new positions (extend-context), the same bytes when it is planned again (merge, average,
-    fold-adapter).
+    fold-adapter, the language model of a multimodal one).
     `parent`: where the first parent is now, when it has moved. `memory`: bytes that a model may take (by default what
     is available); a model that does not fit is not loaded. Raises SurgeonError without a lineage.
     """
@@ -104,7 +104,14 @@ def _function(
 
             holds, detail = adapter_is_identity(out)
             return [_check("the fresh adapter changes nothing", holds, detail)]
-        case "merge-task-vectors" | "merge" | "average" | "fold-adapter" | "simplify-adapter":
+        case (
+            "merge-task-vectors"
+            | "merge"
+            | "average"
+            | "fold-adapter"
+            | "simplify-adapter"
+            | ("extract-language-model" | "graft-language-model")
+        ):
             return _again(out, lineage, parent, progress)
     raise SurgeonError(
         f"{lineage.operation} makes no promise about the function", str(out), "verify its bytes without --function"

@@ -13,26 +13,18 @@ from surgeon.errors import SurgeonError, did_you_mean
 
 # model_type -> why it is not operated on, and what to do instead
 REFUSED: dict[str, tuple[str, str]] = {
-    "gemma3": (
-        "it holds a vision tower beside the language model",
-        "save its text model: Gemma3ForCausalLM.from_pretrained(DIR).save_pretrained(NEW) writes gemma3_text",
-    ),
     "gemma3n": (
         "its embeddings have columns for every block and blocks share keys and values",
         "use a model without per-layer embeddings",
-    ),
-    "gemma4": (
-        "it holds towers for images and sound beside the language model",
-        "save its text model with transformers, which writes gemma4_text",
-    ),
-    "llama4": (
-        "it holds a vision tower beside the language model",
-        "save its text model: Llama4ForCausalLM.from_pretrained(DIR).save_pretrained(NEW) writes llama4_text",
     ),
     "longcat_flash": ("each of its blocks holds two, which count as one", "use a model of one attention per block"),
     "zamba": ("its blocks share one attention block, so they are no blocks of their own", "use another hybrid model"),
     "zamba2": ("its blocks share attention blocks, so they are no blocks of their own", "use another hybrid model"),
 }
+
+EXTRACT = (
+    "surgeon extract-language-model MODEL OUT takes its language model out, and graft-language-model puts it back"
+)
 
 
 @cache
@@ -58,6 +50,12 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
     if model_type in REFUSED:
         reason, hint = REFUSED[model_type]
         raise SurgeonError(f"models of type {model_type!r} are not operated on: {reason}", where, hint)
+    if isinstance(config.get("text_config"), dict) or isinstance(config.get("vision_config"), dict):
+        raise SurgeonError(
+            f"models of type {model_type!r} are not operated on: it holds other parts beside the language model",
+            where,
+            EXTRACT,
+        )
     if config.get("quantization_config"):
         raise quantised(f"{where}: quantization_config")
     known = declarations()

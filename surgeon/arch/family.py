@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from surgeon.arch.catalogue import declaration_of, quantised
+from surgeon.arch.catalogue import EXTRACT, declaration_of, quantised
 from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
 from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
@@ -210,7 +210,10 @@ def family_of_names(config: Mapping[str, Any], names: Iterable[str], where: str 
     depth = _depth(config, declared, where)
     embedding = f"{base}{declared.embedding}.weight"
     if embedding not in names:
-        raise SurgeonError(f"the checkpoint has no {embedding!r}", where, "give a complete checkpoint")
+        inside = any(name.endswith(f".{declared.embedding}.weight") for name in names)
+        raise SurgeonError(
+            f"the checkpoint has no {embedding!r}", where, EXTRACT if inside else "give a complete checkpoint"
+        )
     tied = bool(config.get("tie_word_embeddings", declared.tied))
     head = f"{declared.head}.weight"
     if head not in names and not tied:

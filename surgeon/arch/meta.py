@@ -47,6 +47,44 @@ def check_config(config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]],
         raise _difference(f"config.json describes a tensor that is not there: {absent[0]!r}{more}", where)
 
 
+def check_multimodal(
+    config: dict[str, Any], tensors: Mapping[str, tuple[int, ...]], where: str = "config.json"
+) -> None:
+    """The same for a model with other parts beside its language model, by the class that config.json names. Tensors
+    that this class says it does not read (blocks that predict further tokens) may be there."""
+    import re
+
+    import torch
+    import transformers
+
+    named = (config.get("architectures") or ["nothing"])[0]
+    kind = getattr(transformers, named, None)
+    if kind is None:
+        raise SurgeonError(
+            f"transformers has no class {named!r}", where, "restore config.json from the model's source"
+        )
+    try:
+        with torch.device("meta"):
+            model = kind._from_config(settings_of(config))
+    except _refusals() as error:
+        raise _unbuilt(where, error) from error
+    state = model.state_dict()
+    untied = {name: tensor for name, tensor in state.items() if name not in model.all_tied_weights_keys}
+    needed = [_written(model, untied), _shapes(untied)]  # as save_pretrained names them, or as they are in memory
+    known = _written(model, state) | _shapes(state)
+    unread = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    for name, shape in tensors.items():
+        if name not in known and not any(pattern.search(name) for pattern in unread):
+            raise _difference(f"the tensor {name!r} is not part of the model that config.json describes", where)
+        if name in known and known[name] != tuple(shape):
+            raise _difference(
+                f"the tensor {name!r} has the shape {list(shape)}, config.json makes it {list(known[name])}", where
+            )
+    absent = [[name for name in held if name not in tensors] for held in needed]
+    if all(absent):
+        raise _difference(f"config.json describes a tensor that is not there: {absent[0][0]!r}", where)
+
+
 def model_tensors(
     config: dict[str, Any], where: str = "config.json", *, in_memory: bool = False
 ) -> dict[str, tuple[int, ...]]:
@@ -71,26 +109,40 @@ def names_in_memory(model: Any, names: Iterable[str]) -> dict[str, str]:
 
 def _meta_model(config: dict[str, Any], where: str) -> Any:
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
     try:
         settings = settings_of(config)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings)
-    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SurgeonError(
-            f"transformers cannot build a model from this config.json: {reason}",
-            where,
-            "compare it with the config.json of the model's source",
-        ) from error
+    except _refusals() as error:
+        raise _unbuilt(where, error) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What transformers raises on a configuration that it does not take."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
+
+
+def _unbuilt(where: str, error: Exception) -> SurgeonError:
+    reason = str(error).strip().split("\n")[0]
+    return SurgeonError(
+        f"transformers cannot build a model from this config.json: {reason}",
+        where,
+        "compare it with the config.json of the model's source",
+    )
 
 
 def _stored_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    return _written(model, model.state_dict())
+
+
+def _written(model: Any, state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     from transformers.core_model_loading import revert_weight_conversion
 
-    return _shapes(revert_weight_conversion(model, model.state_dict()))
+    return _shapes(revert_weight_conversion(model, dict(state)))
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_OTHERS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+# how images, videos and sounds are made ready for a multimodal model
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_OTHERS = ("generation_config.json", *PROCESSOR_FILES)
 _LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
 METRICS_PREFIX = "metrics-"
 SURGEON_DIR = "surgeon"  # data that a lineage refers to, such as the weights of new rows

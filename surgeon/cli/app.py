@@ -21,9 +21,9 @@ from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
 
 # the order of the journey in `surgeon --help`; a file under commands/ that is not named here comes after these
 ORDER = (
-    "run", "recipes", "inspect", "expand_layers", "extend_vocab", "extend_context", "attach_adapter",
-    "fold_adapter", "simplify_adapter", "cpt", "average", "merge_task_vectors", "merge", "evaluate", "verify", "diff",
-    "vectors", "mix", "report", "methods", "apply",
+    "run", "recipes", "inspect", "extract_language_model", "expand_layers", "extend_vocab", "extend_context",
+    "attach_adapter", "fold_adapter", "simplify_adapter", "cpt", "average", "merge_task_vectors", "merge",
+    "graft_language_model", "evaluate", "verify", "diff", "vectors", "mix", "report", "methods", "apply",
 )  # fmt: skip
 # typer keeps its copy of click private; the base of its public BadParameter is every error of usage
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -55,9 +55,9 @@ def _check_config(plan: Plan, inputs: Mapping[str, Checkpoint]) -> None:
     if (only_placed or other_values) and is_declared(plan.config):
         check_declared(plan.config, shapes)
         return
-    from surgeon.arch.meta import check_config
+    from surgeon.arch.meta import check_config, check_multimodal
 
-    check_config(dict(plan.config), shapes)
+    (check_multimodal if "text_config" in plan.config else check_config)(dict(plan.config), shapes)
 
 
 def check_inputs(plan: Plan) -> None:

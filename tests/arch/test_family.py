@@ -133,7 +133,7 @@ def test_a_tied_head_that_is_stored_is_named(tiny: Tiny, tmp_path: Path) -> None
         ({"model_type": "t5"}, "not the architecture of a causal language model"),
         ({"quantization_config": {"quant_method": "mxfp4"}}, "the weights are quantised"),
         ({"model_type": None}, "names no model_type"),
-        ({"model_type": "gemma3"}, "vision tower"),
+        ({"model_type": "gemma3", "text_config": {}}, "other parts beside the language model"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"num_hidden_layers": 3}, "belongs to a block that config.json does not count"),
         ({"num_hidden_layers": 5}, "block 4 is missing or incomplete"),

@@ -1,0 +1,155 @@
+"""The language model inside a multimodal checkpoint: its configuration, and which tensors are its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from surgeon.arch.catalogue import declarations
+from surgeon.arch.configuration import settings_of
+from surgeon.arch.family import family_of_names
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.errors import SurgeonError
+from surgeon.loading import quiet
+
+HEAD = "lm_head."
+# what the class of a configuration says of itself, and not of the model
+_OF_THE_OBJECT = ("_name_or_path", "transformers_version", "architectures", "_attn_implementation_autoset")
+_SHARED = ("bos_token_id", "eos_token_id", "pad_token_id")
+# text parts without a causal class of their own -> the type that computes the same of text: the three positions of a
+# token (M-RoPE) are one where there is no image
+_PLAIN = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """config: of a checkpoint of its own, with every value that the multimodal class reads, said or not. base, prefix:
+    how names of the language model begin in a checkpoint of its own and in the multimodal one; head: how those of its
+    head begin in the latter. names: multimodal name -> own name, in the order of the checkpoint. left: the names of
+    all other tensors."""
+
+    config: dict[str, Any]
+    base: str
+    prefix: str
+    head: str
+    names: Mapping[str, str]
+    left: tuple[str, ...]
+
+    def inside(self, name: str) -> str:
+        """The name in the multimodal checkpoint of a tensor that has this one in a checkpoint of its own."""
+        if name.startswith(HEAD):
+            return self.head + name.removeprefix(HEAD)
+        return self.prefix + name.removeprefix(self.base)
+
+
+def language_part(checkpoint: Checkpoint) -> LanguagePart:
+    """Found by the names: the one place of an embedding from which the language model's architecture is complete.
+
+    A checkpoint of the language model alone whose names are still those of the multimodal one counts too. Raises
+    SurgeonError where there is no language model, more than one, or one that is not operated on.
+    """
+    where = str(checkpoint.path)
+    config = own_config(checkpoint.config, where)
+    declared = declarations().get(config["model_type"])
+    embedding = f"{declared.embedding if declared else 'embed_tokens'}.weight"
+    base = declared.base if declared else "model."
+    found: list[LanguagePart] = []
+    problem: SurgeonError | None = None
+    for prefix in _prefixes(checkpoint.tensors, embedding):
+        for head in dict.fromkeys((HEAD, prefix.removesuffix("model.") + HEAD)):
+            if head != HEAD and not any(name.startswith(head) for name in checkpoint.tensors):
+                continue
+            names = {n: own for n in checkpoint.tensors if (own := _own_name(n, prefix, base, head)) is not None}
+            try:
+                family_of_names(config, names.values(), where)
+            except SurgeonError as error:
+                problem = error
+                continue
+            left = tuple(n for n in checkpoint.tensors if n not in names)
+            found.append(LanguagePart(config, base, prefix, _head(head, prefix, names), names, left))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SurgeonError(
+            f"the checkpoint holds several language models: {', '.join(p.prefix for p in found)}",
+            where,
+            "give another",
+        )
+    raise problem or SurgeonError(
+        f"no tensor is the embedding of a {config['model_type']}", where, "give a complete checkpoint"
+    )
+
+
+def own_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config.json of the language model alone: what the class of the multimodal configuration makes of its part,
+    whether to tie included. Raises SurgeonError where transformers has no causal language model for it."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+
+    try:
+        with quiet():
+            whole = settings_of(config)
+            text = whole.get_text_config()
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise SurgeonError(
+            f"transformers does not accept this config.json: {str(error).strip().splitlines()[-1].strip()}",
+            where,
+            "compare it with the config.json of the model's source",
+        ) from error
+    model_type = _PLAIN.get(text.model_type, text.model_type)
+    architecture = CLASSES.get(model_type)
+    if not isinstance(architecture, str):
+        raise SurgeonError(
+            f"transformers has no causal language model of type {text.model_type!r}, as the text part is",
+            where,
+            "use a model whose text part is one of its own (gemma3_text, mistral, qwen3_5_text, ...)",
+        )
+    found = {"architectures": [architecture]} | {
+        key: value
+        for key, value in json.loads(text.to_json_string(use_diff=False)).items()
+        if key not in _OF_THE_OBJECT
+    }
+    if model_type != text.model_type:
+        found = _as_plain(found, model_type, where)
+    outer = json.loads(whole.to_json_string(use_diff=False))
+    found["tie_word_embeddings"] = bool(whole.tie_word_embeddings)  # the class ties by this one
+    for key in ("dtype", *_SHARED):
+        if found.get(key) is None and outer.get(key) is not None:
+            found[key] = outer[key]
+    return found
+
+
+def _as_plain(text: dict[str, Any], model_type: str, where: str) -> dict[str, Any]:
+    """The values as this type has them. Raises SurgeonError on one that it does not know and that could matter."""
+    known = settings_of({"model_type": model_type}).to_dict()
+    width = text["hidden_size"] // text["num_attention_heads"]
+    for key, value in text.items():
+        ids, implied = key.endswith("_token_id"), key == "head_dim" and value == width
+        if key not in known and not (ids or implied or value is None):
+            raise SurgeonError(
+                f"{key} is {value!r}, which the causal language model of type {model_type!r} does not know",
+                where,
+                "this model's text part is not one that stands alone",
+            )
+    rope = {key: value for key, value in text["rope_parameters"].items() if not key.startswith("mrope")}
+    return {key: text[key] for key in text if key in known} | {"model_type": model_type, "rope_parameters": rope}
+
+
+def _prefixes(names: Iterable[str], embedding: str) -> list[str]:
+    return [name.removesuffix(embedding) for name in names if name == embedding or name.endswith("." + embedding)]
+
+
+def _own_name(name: str, prefix: str, base: str, head: str) -> str | None:
+    if name.startswith(head):
+        return HEAD + name.removeprefix(head)
+    return base + name.removeprefix(prefix) if name.startswith(prefix) else None
+
+
+def _head(head: str, prefix: str, names: Mapping[str, str]) -> str:
+    """Where the head is, or would be if it were not tied: beside the module `model` of a `language_model` that is a
+    causal model of its own, else at the top."""
+    if any(own.startswith(HEAD) for own in names.values()) or not prefix.endswith(".model."):
+        return head
+    return prefix.removesuffix("model.") + HEAD

@@ -1,0 +1,208 @@
+"""A language model out of a multimodal one and back: the same logits, the same bytes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import multimodal_models
+import pytest
+import torch
+from multimodal_models import KINDS, logits
+
+from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import read_lineage
+from surgeon.checkpoint.reader import read, to_bytes
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.expand.plan import ExpandSettings
+from surgeon.multimodal.extract import ExtractSettings
+from surgeon.multimodal.graft import GraftSettings
+from surgeon.operations import described, perform
+from surgeon.verify import verify
+
+IDS = torch.arange(3, 60)[None]
+Model = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Model:
+    built: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in built:
+            built[kind] = multimodal_models.build(kind, tmp_path_factory.mktemp(kind) / "model", stories)
+        return built[kind]
+
+    return of
+
+
+@pytest.fixture
+def corpus(stories: Path) -> Path:
+    return stories.parent / "domain.train.jsonl"
+
+
+def extracted(model: Path, out: Path) -> Path:
+    perform("extract-language-model", ExtractSettings(model=str(model), out=out))
+    return out
+
+
+def deeper(model: Path, out: Path, at: list[int]) -> Path:
+    perform("expand-layers", ExpandSettings(model=str(model), out=out, at=at))
+    return out
+
+
+def grafted(model: Path, language_model: Path, out: Path) -> Path:
+    perform("graft-language-model", GraftSettings(model=str(model), language_model=str(language_model), out=out))
+    return out
+
+
+def config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_deeper_and_back(model: Model, tmp_path: Path, kind: str) -> None:
+    """Bit-identical logits at every station; what went in unchanged comes back byte for byte."""
+    whole = model(kind)
+    before = logits(whole, True, IDS)
+    text = extracted(whole, tmp_path / "text")
+    assert torch.equal(logits(text, False, IDS), before)
+    deep = deeper(text, tmp_path / "deep", [2, 3])
+    assert torch.equal(logits(deep, False, IDS), before)
+    assert torch.equal(logits(grafted(whole, deep, tmp_path / "whole"), True, IDS), before)
+    assert config(tmp_path / "whole")["text_config"]["num_hidden_layers"] == 6
+    back = grafted(whole, text, tmp_path / "back")
+    assert config(back) == config(whole)
+    was, now = Checkpoint.open(whole).tensors, Checkpoint.open(back).tensors
+    assert was.keys() == now.keys()
+    assert all(to_bytes(read(was[name])) == to_bytes(read(now[name])) for name in was)
+    for folder in (text, tmp_path / "whole"):
+        assert verify(folder, function=True)["holds"]
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_vl"])
+def test_images_are_read_as_before(model: Model, tmp_path: Path, kind: str) -> None:
+    whole = model(kind)
+    deep = deeper(extracted(whole, tmp_path / "text"), tmp_path / "deep", [2])
+    out = grafted(whole, deep, tmp_path / "out")
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.cat([torch.tensor([[5, *[500] * 4, 7]]), IDS], dim=1)
+    if kind == "gemma3":
+        images: dict[str, Any] = {"pixel_values": torch.randn(1, 3, 28, 28, generator=generator)}
+        images["token_type_ids"] = (ids == 500).long()
+    else:
+        images = {
+            "pixel_values": torch.randn(16, 3 * 2 * 14 * 14, generator=generator),
+            "image_grid_thw": torch.tensor([[1, 4, 4]]),
+            "mm_token_type_ids": (ids == 500).int(),
+        }
+    before = logits(whole, True, ids, **images)
+    assert not torch.equal(before, logits(whole, True, ids, **(images | {"pixel_values": images["pixel_values"] * 2})))
+    assert torch.equal(logits(out, True, ids, **images), before)
+
+
+def test_features_of_images_stay_behind_their_blocks(model: Model, tmp_path: Path) -> None:
+    """DeepStack adds them behind the first blocks: a copy among these would move them."""
+    whole = model("qwen3_vl")
+    text = extracted(whole, tmp_path / "text")
+    with pytest.raises(SurgeonError, match="behind its first 2 blocks"):
+        grafted(whole, deeper(text, tmp_path / "deep", [0]), tmp_path / "out")
+    (tmp_path / "deep2").mkdir()
+    deep = deeper(text, tmp_path / "deep2" / "m", [3])
+    (deep / "surgeon.json").unlink()
+    with pytest.raises(SurgeonError, match="behind its first 2 blocks"):
+        grafted(whole, deep, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_new_tokens_and_training_come_along(model: Model, tmp_path: Path, corpus: Path) -> None:
+    from surgeon.train.settings import CptSettings
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    whole = model("gemma3")
+    text = extracted(whole, tmp_path / "text")
+    perform("extend-vocab", ExtendVocabSettings(model=str(text), out=tmp_path / "more", corpus=[str(corpus)], add=6))
+    old = IDS.clamp(max=499)
+    out = grafted(whole, tmp_path / "more", tmp_path / "out")
+    assert torch.equal(logits(out, True, old)[..., :512], logits(tmp_path / "more", False, old)[..., :512])
+    assert config(out)["text_config"]["vocab_size"] == 518
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "more" / "tokenizer.json").read_bytes()
+    assert (out / "preprocessor_config.json").read_bytes() == (whole / "preprocessor_config.json").read_bytes()
+    assert not (text / "preprocessor_config.json").exists()
+    perform("cpt", CptSettings(
+        model=str(text), out=str(tmp_path / "taught"), data=(str(corpus),), tokens=64, seq_len=16, batch_tokens=64,
+        lr=1e-2, device="cpu",
+    ))  # fmt: skip
+    taught = logits(grafted(whole, tmp_path / "taught", tmp_path / "out2"), True, IDS)
+    assert torch.equal(taught, logits(tmp_path / "taught", False, IDS))
+    assert not torch.equal(taught, logits(whole, True, IDS))
+
+
+def test_a_head_of_its_own(model: Model, tmp_path: Path, corpus: Path) -> None:
+    """A tied language model that got a head is untied in the multimodal one too."""
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    whole = model("gemma3")
+    assert config(whole)["tie_word_embeddings"] is True
+    text = extracted(whole, tmp_path / "text")
+    settings = ExtendVocabSettings(model=str(text), out=tmp_path / "more", corpus=[str(corpus)], add=6, untie=True)
+    perform("extend-vocab", settings)
+    out = grafted(whole, tmp_path / "more", tmp_path / "out")
+    assert "language_model.lm_head.weight" in Checkpoint.open(out).tensors
+    assert config(out)["tie_word_embeddings"] is False
+    assert torch.equal(logits(out, True, IDS), logits(tmp_path / "more", False, IDS))
+
+
+def test_what_stays_behind_is_said(model: Model, tmp_path: Path) -> None:
+    found = described("extract-language-model", ExtractSettings(model=str(model("qwen3_5")), out=tmp_path / "out"))
+    tensors = Checkpoint.open(model("qwen3_5")).tensors
+    assert found["left"] == {"model.visual": sum("visual" in name for name in tensors)}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_model_under_the_names_of_the_whole(model: Model, tmp_path: Path) -> None:
+    """As transformers saves the text part of Qwen 3.5."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(model("qwen3_5")).save_pretrained(tmp_path / "saved")
+    assert "model.language_model.embed_tokens.weight" in Checkpoint.open(tmp_path / "saved").tensors
+    with pytest.raises(SurgeonError) as told:
+        deeper(tmp_path / "saved", tmp_path / "deep", [1])
+    assert "extract-language-model" in told.value.hint
+    text = extracted(tmp_path / "saved", tmp_path / "text")
+    assert torch.equal(logits(text, False, IDS), logits(model("qwen3_5"), True, IDS))
+    with pytest.raises(UsageError, match="no text_config"):
+        grafted(tmp_path / "saved", text, tmp_path / "out")
+
+
+def test_what_is_no_such_model_is_refused(model: Model, tmp_path: Path, stories: Path) -> None:
+    with pytest.raises(UsageError, match="a language model alone already"):
+        extracted(stories, tmp_path / "out")
+    with pytest.raises(SurgeonError, match="other parts beside the language model") as told:
+        deeper(model("gemma3"), tmp_path / "out", [1])
+    assert "extract-language-model" in told.value.hint
+    with pytest.raises(SurgeonError, match="model_type is 'llama'"):
+        grafted(model("gemma3"), stories, tmp_path / "out")
+    narrow = extracted(model("mistral3"), tmp_path / "text")
+    changed = config(narrow) | {"vocab_size": 256}
+    (narrow / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(SurgeonError, match="has 256 rows and had 512"):
+        grafted(model("mistral3"), narrow, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_positions_keep_how_an_images_are_shared(model: Model, tmp_path: Path) -> None:
+    from surgeon.context.plan import ExtendContextSettings
+
+    whole = model("qwen2_5_vl")
+    text = extracted(whole, tmp_path / "text")
+    perform("extend-context", ExtendContextSettings(model=str(text), out=tmp_path / "long", rope_base=500_000))
+    out = grafted(whole, tmp_path / "long", tmp_path / "out")
+    rope = config(out)["text_config"]["rope_parameters"]
+    assert rope["rope_theta"] == 500_000 and rope["mrope_section"] == [1, 1, 2]
+    assert torch.equal(logits(out, True, IDS), logits(tmp_path / "long", False, IDS))
+    parents = read_lineage(out)
+    assert parents is not None and [p.role for p in parents.parents] == ["model", "language_model"]

@@ -24,6 +24,11 @@ _DELTA = {
 # type -> (of its text part, of its vision part, of the whole)
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gemma3": ({"sliding_window": 8}, {}, {"image_token_index": 500, "mm_tokens_per_image": 4}),
+    "gemma4": (
+        {"num_hidden_layers": 6, "sliding_window": 8, "hidden_size_per_layer_input": 0},
+        {"num_key_value_heads": 4, "head_dim": 8, "patch_size": 4, "position_embedding_size": 64},
+        {"audio_config": None, "image_token_id": 500},
+    ),
     "llama4": ({"intermediate_size_mlp": 64, "num_local_experts": 2}, {}, {"image_token_index": 500}),
     "mistral3": ({}, {}, {"image_token_index": 500}),
     "llava": ({}, {}, {"image_token_index": 500}),
@@ -39,10 +44,11 @@ def build(kind: str, folder: Path, tokenizer: Path, **text: Any) -> Path:
 
     of_text, of_vision, of_all = KINDS[kind]
     plain = AutoConfig.for_model(kind)
-    parts = {
-        "text_config": type(plain.text_config)(**(TEXT | of_text | text)).to_dict(),
-        "vision_config": type(plain.vision_config)(**(VISION | of_vision)).to_dict(),
-    }
+    classes = {"text_config": type(plain.text_config), "vision_config": type(plain.vision_config)}
+    if plain.vision_config is None:
+        classes["vision_config"] = type(plain).sub_configs["vision_config"]
+    values = {"text_config": TEXT | of_text | text, "vision_config": VISION | of_vision}
+    parts = {name: made(**values[name]).to_dict() for name, made in classes.items()}
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(type(plain)(**parts, **of_all))
     with torch.no_grad():

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from surgeon.arch.catalogue import EXTRACT
 from surgeon.errors import SurgeonError, UsageError
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def is_encoder(folder: Path) -> bool:
     return bool(named) and all(str(name).endswith("ForMaskedLM") for name in named)
 
 
+def _has_language_part(folder: Path) -> bool:
+    return isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("text_config"), dict)
+
+
 def _looks_ahead(model: Any) -> bool:
     """Whether the library made a causal model of an encoder's family, whose configuration says it is no decoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -168,7 +173,12 @@ def context_length(model: Any) -> int | None:
 
 def _refused(problem: str, folder: Path, error: Exception) -> SurgeonError:
     reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
-    hint = "check the folder" if "trust_remote_code" not in reason else "read its code, then --trust-remote-code"
+    hint = "check the folder"
+    if "trust_remote_code" in reason:
+        hint = "read its code, then --trust-remote-code"
+    elif reason.startswith("Unrecognized configuration class"):  # of some part beside a language model, or of none
+        reason = "it is not the architecture of a causal language model"
+        hint = EXTRACT if _has_language_part(folder) else "give a language model"
     return SurgeonError(f"{problem}: {reason}", str(folder), hint)
 
 

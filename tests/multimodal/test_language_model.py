@@ -207,3 +207,12 @@ def test_other_positions_keep_how_an_images_are_shared(model: Model, tmp_path: P
     assert torch.equal(logits(out, True, IDS), logits(tmp_path / "long", False, IDS))
     parents = read_lineage(out)
     assert parents is not None and [p.role for p in parents.parents] == ["model", "language_model"]
+
+
+def test_what_cannot_be_read_as_a_language_model_names_the_way(model: Model) -> None:
+    from surgeon.loading import load_model, load_skeleton
+
+    for load in (load_skeleton, lambda folder: load_model(folder, device=torch.device("cpu"), dtype=torch.float32)):
+        with pytest.raises(SurgeonError, match="not the architecture of a causal language model") as told:
+            load(model("mistral3"))
+        assert "extract-language-model" in told.value.hint

@@ -10,6 +10,7 @@ from surgeon.checkpoint.header import StoredTensor
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage
 from surgeon.checkpoint.parents import parent_folder
+from surgeon.checkpoint.same_rows import same_rows
 from surgeon.checkpoint.tree_digest import weight_digests
 from surgeon.errors import SurgeonError
 from surgeon.expand.undo import config_before, kept_names, undone_expansion
@@ -17,7 +18,6 @@ from surgeon.expand.undo import config_before, kept_names, undone_expansion
 Check = tuple[str, bool, str]
 _OLD = "its tensors are those from before the expansion"
 _ADDED_ONLY = ("new-blocks", "new-rows", "new-blocks+new-rows")
-_CHUNK = 1 << 20
 
 
 def verify_undo(out: Path, lineage: Lineage, given: Path | None) -> list[Check]:
@@ -88,7 +88,7 @@ def _old_tensors(original: Checkpoint, after: Checkpoint, between: list[Lineage]
         there = after.tensors.get(name)
         if rows is None or there is None or family.role(name) not in ("embedding", "head"):
             return False
-        return _same_rows(held, there, rows)
+        return same_rows(held, there, rows)
 
     differing = [name for name, held in original.tensors.items() if not same(name, held)]
     trained = [other.operation for other in between if other.kind == "training" and not _of_added(other, step)]
@@ -128,15 +128,3 @@ def _original(out: Path, given: Path | None, steps: list[Lineage], wanted: str |
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: digest for held in weight_digests(checkpoint.shards) for name, digest in held.tensors.items()}
-
-
-def _same_rows(a: StoredTensor, b: StoredTensor, rows: int) -> bool:
-    """Whether the first rows of two tensors have the same bytes."""
-    if a.dtype != b.dtype or a.shape[1:] != b.shape[1:] or min(a.shape[0], b.shape[0]) < rows:
-        return False
-    nbytes = a.nbytes // a.shape[0] * rows
-    with a.path.open("rb") as left, b.path.open("rb") as right:
-        left.seek(a.start)
-        right.seek(b.start)
-        chunks = (min(_CHUNK, nbytes - at) for at in range(0, nbytes, _CHUNK))
-        return all(left.read(count) == right.read(count) for count in chunks)

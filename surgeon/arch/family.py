@@ -12,6 +12,7 @@ from surgeon.arch.catalogue import EXTRACT, declaration_of, quantised
 from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
 from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import SurgeonError
 
 LEAVES = ("weight", "bias")
@@ -190,7 +191,20 @@ def family_of(checkpoint: Checkpoint) -> Family:
     for name, stored in checkpoint.tensors.items():
         if stored.dtype in CODES and _is_multiplied(family, name, stored.dtype):
             raise quantised(f"{checkpoint.path}: {name} is {stored.dtype}")
+    if family.tied and family.head is not None:
+        check_one_matrix(checkpoint, family.embedding, family.head)
     return family
+
+
+def check_one_matrix(checkpoint: Checkpoint, embedding: str, head: str) -> None:
+    """Raise SurgeonError where a head that config.json ties is stored as another matrix than the embedding:
+    transformers 5 takes it for a head of its own with a warning, older releases drop it without one."""
+    if not same_rows(checkpoint.tensors[embedding], checkpoint.tensors[head]):
+        raise SurgeonError(
+            f"config.json ties the head to the embedding, and {head} holds other values than {embedding}",
+            str(checkpoint.path),
+            "say tie_word_embeddings: false in config.json (as transformers 5 reads it), or remove the head's tensor",
+        )
 
 
 def _is_multiplied(family: Family, name: str, dtype: str) -> bool:

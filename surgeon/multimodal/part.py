@@ -9,8 +9,9 @@ from typing import Any
 
 from surgeon.arch.catalogue import declarations
 from surgeon.arch.configuration import settings_of
-from surgeon.arch.family import family_of_names
+from surgeon.arch.family import check_one_matrix, family_of_names
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import SurgeonError
 from surgeon.loading import quiet
 
@@ -58,17 +59,17 @@ def language_part(checkpoint: Checkpoint) -> LanguagePart:
     found: list[LanguagePart] = []
     problem: SurgeonError | None = None
     for prefix in _prefixes(checkpoint.tensors, embedding):
-        for head in dict.fromkeys((HEAD, prefix.removesuffix("model.") + HEAD)):
-            if head != HEAD and not any(name.startswith(head) for name in checkpoint.tensors):
-                continue
-            names = {n: own for n in checkpoint.tensors if (own := _own_name(n, prefix, base, head)) is not None}
+        heads = dict.fromkeys((HEAD, prefix.removesuffix("model.") + HEAD))
+        for head in [h for h in heads if any(name.startswith(h) for name in checkpoint.tensors)] or [HEAD]:
+            names = {n: new for n in checkpoint.tensors if (new := _own_name(n, prefix, base, head)) is not None}
             try:
                 family_of_names(config, names.values(), where)
             except SurgeonError as error:
                 problem = error
                 continue
+            own = _tied(checkpoint, config, names, prefix + embedding)
             left = tuple(n for n in checkpoint.tensors if n not in names)
-            found.append(LanguagePart(config, base, prefix, _head(head, prefix, names), names, left))
+            found.append(LanguagePart(own, base, prefix, _head(head, prefix, names), names, left))
     if len(found) == 1:
         return found[0]
     if found:
@@ -135,6 +136,17 @@ def _as_plain(text: dict[str, Any], model_type: str, where: str) -> dict[str, An
             )
     rope = {key: value for key, value in text["rope_parameters"].items() if not key.startswith("mrope")}
     return {key: text[key] for key in text if key in known} | {"model_type": model_type, "rope_parameters": rope}
+
+
+def _tied(checkpoint: Checkpoint, config: dict[str, Any], names: Mapping[str, str], embedding: str) -> dict[str, Any]:
+    """A head of other values is one of its own where nothing but a default of the class ties it."""
+    head = next((name for name, own in names.items() if own == f"{HEAD}weight"), None)
+    if head is None or not config["tie_word_embeddings"]:
+        return config
+    if "tie_word_embeddings" in checkpoint.config:
+        check_one_matrix(checkpoint, embedding, head)
+        return config
+    return config | {"tie_word_embeddings": same_rows(checkpoint.tensors[embedding], checkpoint.tensors[head])}
 
 
 def _prefixes(names: Iterable[str], embedding: str) -> list[str]:

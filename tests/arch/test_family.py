@@ -234,3 +234,24 @@ def test_masks_positions_and_tables_may_be_whole_numbers(tiny: Tiny, tmp_path: P
     table = coded(tiny("deepseek_v4"), tmp_path / "v4", "int64", ".tid2eid")
     checkpoint = Checkpoint.open(table)
     assert family_of(checkpoint).depth == 4 and "I64" in {t.dtype for t in checkpoint.tensors.values()}
+
+
+def test_a_tied_head_of_other_values_is_refused(stories: Path, tmp_path: Path) -> None:
+    """transformers 5 would read it as a head of its own; what is stored twice with the same bytes is one matrix."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(stories / "model.safetensors")
+    embedding = held["model.embed_tokens.weight"]
+    other = embedding.clone()
+    other[-1, -1] += 1
+    for name, head in (("same", embedding.clone()), ("other", other), ("longer", torch.cat([embedding, embedding]))):
+        shutil.copytree(stories, tmp_path / name)
+        save_file(held | {"lm_head.weight": head}, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    assert family_of(Checkpoint.open(tmp_path / "same")).tied
+    for name in ("other", "longer"):
+        with pytest.raises(SurgeonError, match=r"lm_head\.weight holds other values than model\.embed_tokens\.weight"):
+            family_of(Checkpoint.open(tmp_path / name))
+    config = json.loads((tmp_path / "other" / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    assert not family_of(Checkpoint.open(tmp_path / "other")).tied

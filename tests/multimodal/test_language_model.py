@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,27 @@ def test_what_cannot_be_read_as_a_language_model_names_the_way(model: Model) -> 
         with pytest.raises(SurgeonError, match="not the architecture of a causal language model") as told:
             load(model("mistral3"))
         assert "extract-language-model" in told.value.hint
+
+
+def test_a_head_that_only_a_default_ties(model: Model, tmp_path: Path) -> None:
+    """As Mistral Small 3.1 lies on the hub: the class ties by default, the file holds a head of other values."""
+    from safetensors.torch import load_file, save_file
+
+    whole = tmp_path / "whole"
+    shutil.copytree(model("mistral3"), whole)
+    held = load_file(whole / "model.safetensors")
+    head = held["language_model.model.embed_tokens.weight"] * 2
+    save_file(held | {"language_model.lm_head.weight": head}, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SurgeonError, match="ties the head to the embedding"):
+        extracted(whole, tmp_path / "text")
+    said = config(whole)
+    del said["tie_word_embeddings"]
+    (whole / "config.json").write_text(json.dumps(said))
+    text = extracted(whole, tmp_path / "text")
+    assert config(text)["tie_word_embeddings"] is False
+    before = logits(whole, True, IDS)
+    assert torch.equal(logits(text, False, IDS), before) and not torch.equal(
+        before, logits(model("mistral3"), True, IDS)
+    )
+    back = grafted(whole, deeper(text, tmp_path / "deep", [1]), tmp_path / "back")
+    assert torch.equal(logits(back, True, IDS), before)

@@ -48,11 +48,9 @@ def plan_graft(settings: GraftSettings, progress: Progress = SILENT) -> Plan:
             raise UsageError("an adapter does not go along", name, "fold it first: surgeon fold-adapter")
     outer, inner = (Checkpoint.open(reference.path) for reference in references.values())
     part = language_part(outer)
-    if not isinstance(outer.config.get("text_config"), dict):
+    if not any(isinstance(outer.config.get(key), dict) for key in ("text_config", "vision_config")):
         raise UsageError(
-            "config.json has no text_config for the language model",
-            settings.model,
-            "give a multimodal model; one with an older config.json is written anew by save_pretrained",
+            "the model is a language model alone, by its config.json", settings.model, "give a multimodal model"
         )
     kinds = [{c.tensors[n].dtype for n in names} for c, names in ((outer, part.names), (inner, inner.tensors))]
     if kinds[0] != kinds[1]:

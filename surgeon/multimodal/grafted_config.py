@@ -37,8 +37,10 @@ def grafted_config(
             where,
             "give one with the old rows and more",
         )
-    text = dict(outer["text_config"])
-    found: dict[str, Any] = dict(outer) | {"text_config": text}
+    found: dict[str, Any] = dict(outer)
+    text = found
+    if isinstance(outer.get("text_config"), dict):  # else all lies at the top, as before transformers 5 (Qwen2-VL)
+        text = found["text_config"] = dict(outer["text_config"])
     for key in dict.fromkeys((*part.config, *inner)):
         if key in _SILENT or inner.get(key, _SILENT) == part.config.get(key, _SILENT):
             continue

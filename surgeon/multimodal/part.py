@@ -134,7 +134,7 @@ def _as_plain(text: dict[str, Any], model_type: str, where: str) -> dict[str, An
                 where,
                 "this model's text part is not one that stands alone",
             )
-    rope = {key: value for key, value in text["rope_parameters"].items() if not key.startswith("mrope")}
+    rope = {k: v for k, v in text["rope_parameters"].items() if not k.startswith("mrope") and v != "mrope"}
     return {key: text[key] for key in text if key in known} | {"model_type": model_type, "rope_parameters": rope}
 
 

@@ -57,7 +57,8 @@ def _check_config(plan: Plan, inputs: Mapping[str, Checkpoint]) -> None:
         return
     from surgeon.arch.meta import check_config, check_multimodal
 
-    (check_multimodal if "text_config" in plan.config else check_config)(dict(plan.config), shapes)
+    several = "text_config" in plan.config or "vision_config" in plan.config
+    (check_multimodal if several else check_config)(dict(plan.config), shapes)
 
 
 def check_inputs(plan: Plan) -> None:

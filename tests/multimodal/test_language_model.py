@@ -176,7 +176,7 @@ def test_a_text_model_under_the_names_of_the_whole(model: Model, tmp_path: Path)
     assert "extract-language-model" in told.value.hint
     text = extracted(tmp_path / "saved", tmp_path / "text")
     assert torch.equal(logits(text, False, IDS), logits(model("qwen3_5"), True, IDS))
-    with pytest.raises(UsageError, match="no text_config"):
+    with pytest.raises(UsageError, match="a language model alone"):
         grafted(tmp_path / "saved", text, tmp_path / "out")
 
 
@@ -217,6 +217,33 @@ def test_what_cannot_be_read_as_a_language_model_names_the_way(model: Model) -> 
         with pytest.raises(SurgeonError, match="not the architecture of a causal language model") as told:
             load(model("mistral3"))
         assert "extract-language-model" in told.value.hint
+
+
+def test_a_config_without_parts(model: Model, tmp_path: Path) -> None:
+    """As Qwen2.5-VL lies on the hub: the language model's keys at the top, the old spelling of rotary positions."""
+    from surgeon.context.plan import ExtendContextSettings
+
+    whole = tmp_path / "whole"
+    shutil.copytree(model("qwen2_5_vl"), whole)
+    said = config(whole)
+    text = said.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text |= {
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+        "rope_theta": rope["rope_theta"],
+    }
+    (whole / "config.json").write_text(json.dumps({**text, **said}))
+    before = logits(whole, True, IDS)
+    part = extracted(whole, tmp_path / "text")
+    assert "mrope" not in (part / "config.json").read_text()
+    assert torch.equal(logits(part, False, IDS), before)
+    assert config(grafted(whole, part, tmp_path / "back")) == config(whole)
+    deep = grafted(whole, deeper(part, tmp_path / "deep", [1]), tmp_path / "out")
+    assert torch.equal(logits(deep, True, IDS), before)
+    perform("extend-context", ExtendContextSettings(model=str(part), out=tmp_path / "long", rope_base=500_000))
+    long = grafted(whole, tmp_path / "long", tmp_path / "long-out")
+    assert torch.equal(logits(long, True, IDS), logits(tmp_path / "long", False, IDS))
+    assert not torch.equal(logits(long, True, IDS), before)
 
 
 def test_a_head_that_only_a_default_ties(model: Model, tmp_path: Path) -> None:

@@ -35,7 +35,13 @@ class Tables:
 
         from safetensors.torch import save
 
-        raw = save(dict(sorted(self.tensors.items())))
+        # one combination may serve several matrices (a head and its bias), and safetensors refuses shared memory
+        held: dict[int, str] = {}
+        apart = {
+            name: tensor if held.setdefault(tensor.untyped_storage().data_ptr(), name) == name else tensor.clone()
+            for name, tensor in sorted(self.tensors.items())
+        }
+        raw = save(apart)
         return f"rows-{hashlib.sha256(raw).hexdigest()[:8]}.safetensors", raw
 
 

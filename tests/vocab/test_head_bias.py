@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import build
 
+from surgeon.checkpoint.index import Checkpoint
 from surgeon.ops.execute import execute
 from surgeon.verify import verify
+from surgeon.vocab.certificate import check_hull
+from surgeon.vocab.hull import Combination
 from surgeon.vocab.hull_file import HULL_FILE, read_hull
 from surgeon.vocab.plan import plan_extend_vocab
 from surgeon.vocab.settings import ExtendVocabSettings
@@ -53,3 +56,18 @@ def test_dense_rows_have_the_mean_bias(stories: Path, tmp_path: Path) -> None:
     assert len(set(bias[512:].tolist())) == 1 and bias.shape == (524,)
     old = load_file(model / "model.safetensors")[BIAS]
     assert float(old.min()) < float(bias[512]) < float(old.max())
+
+
+def test_biases_of_other_weights_are_found(stories: Path, tmp_path: Path) -> None:
+    """They are convex and give the stored biases, but a new token could win over the best old one by them."""
+    _, out, _ = extend(stories, tmp_path, init="convex_hull")
+    (path,) = (out / "surgeon").glob("rows-*.safetensors")
+    tables, tensors = load_file(path), load_file(out / "model.safetensors")
+    best = int(tensors[BIAS][:512].argmax())
+    tables["output_bias.indices"] = torch.full_like(tables["output_bias.indices"], best)
+    whole = Combination.from_tables(tables, "output_bias")
+    tensors[BIAS][512:] = whole.rows(tensors[BIAS][:512]).float()
+    save_file(tables, path)
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    problems = {m.tensor: m.problem for m in check_hull(Checkpoint.open(out)).matrices if m.problem}
+    assert problems == {BIAS: f"the weights are not those of the rows of {HEAD}"}

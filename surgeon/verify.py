@@ -173,6 +173,8 @@ def _old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress)
         logits = f"{found.positions} positions: they differ by up to {found.apart:.3g}"
     margin = f"{found.wins} wins on {found.positions} positions, least margin {found.margin:.3g}"
     greedy = f"{found.same_text} of {found.prompts} prompts, {CONTINUE} tokens each"
+    if found.untold:
+        greedy += f"; {found.untold} more go on with padding rows of the parent that are tokens now"
     loss = f"{found.loss:.3g} nats a token on {found.positions} positions, at most {found.most:.3g}"
     if found.bound is not None:
         loss += f"; bound log(1 + {found.column_sum:.4g}) = {found.bound:.4g}"

@@ -40,7 +40,7 @@ class OldText:
     minus best new one, the least over positions. loss, most: nats that an old token loses, the mean over positions
     and the largest. bound: log(1 + the largest column sum), None where output rows are not convex or logits are
     capped. convex, capped: whether they are. same_text: of `prompts` greedy continuations of CONTINUE tokens, how many
-    are the parent's.
+    are the parent's; untold: further ones, in which the parent says padding rows that new tokens have taken over.
     """
 
     documents: int
@@ -57,6 +57,7 @@ class OldText:
     column_sum: float | None
     bound: float | None
     prompts: int
+    untold: int
     same_text: int
 
 
@@ -84,14 +85,15 @@ def old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress =
         for ids in documents:
             before.append(_logits(model, ids))
             advance(1)
-        said = [_greedy(model, prompt) for prompt in prompts]
+        said = [(prompt, _greedy(model, prompt)) for prompt in prompts]
+        told = [(prompt, found) for prompt, found in said if not added.intersection(found)]
         del model
         model = _load(out)
         sums = _Sums(kept)
         for ids, logits_TV in zip(documents, before, strict=True):
             sums.add(ids, logits_TV, _logits(model, ids))
             advance(1)
-        same_text = sum(_greedy(model, p) == s for p, s in zip(prompts, said, strict=True))
+        same_text = sum(_greedy(model, prompt) == found for prompt, found in told)
         equal = sums.equal
         if not equal:  # a product over another number of rows may add in another order: take it over the old ones
             _cut_head(model, extension.rows.old)
@@ -116,7 +118,8 @@ def old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress =
         capped=capped,
         column_sum=column_sum,
         bound=None if column_sum is None else math.log1p(column_sum),
-        prompts=len(prompts),
+        prompts=len(told),
+        untold=len(said) - len(told),
         same_text=same_text,
     )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny import build
 
 from surgeon.errors import SurgeonError
 from surgeon.ops.execute import execute
@@ -86,6 +87,21 @@ def test_a_tied_model_keeps_its_promises(stories: Path, tmp_path: Path, old: str
     else:
         assert {NOT_NEGATIVE, SUM, ROWS, FILE_NOT_NEGATIVE, FILE_SUM, FILE_SAME, FILE_ROWS} <= details.keys()
         assert details[ROWS] == "byte for byte" and "bound log(1 + " in details[LOSS]
+
+
+@pytest.mark.parametrize("cap", [3.0, None])
+def test_no_bound_is_claimed_under_a_soft_cap(stories: Path, tmp_path: Path, old: str, cap: float | None) -> None:
+    """exp of a capped logit is not convex in it, so column sums bound nothing; that no new row wins still holds."""
+    model = build("gemma2", tmp_path / "model", vocab_size=512, final_logit_softcapping=cap)
+    for path in stories.glob("tokenizer*"):
+        shutil.copyfile(path, model / path.name)
+    out = extend(model, tmp_path / "out", init="convex_hull")
+    result = verify(out, function=True, data=[old], parent=model)
+    assert result["holds"], broken(result)
+    details = {c["check"]: c["detail"] for c in result["checks"]}
+    assert ("bound log(1 + " in details[LOSS]) == (cap is None)
+    assert details[LOSS].startswith("no bound holds under a soft cap") == (cap is not None)
+    assert details[WINS].startswith("0 wins")
 
 
 @pytest.mark.material

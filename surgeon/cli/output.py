@@ -36,17 +36,19 @@ class Output:
             sys.stdout.write("".join(line + "\n" for line in pairs(data)))
 
     def table(self, data: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """The result as a table, or as JSON. Columns after the first are right-aligned."""
+        """The result as a table, or as JSON. Columns after the first are right-aligned. Texts may hold square brackets
+        (shapes, names of files, tokens): they are shown, not obeyed as markup."""
         if self.as_json:
             self.emit(data)
             return
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title or None, title_justify="left", header_style="bold")
+        table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold")
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+            table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         self.print(table)
 
     def print(self, renderable: Any) -> None:

@@ -2,7 +2,8 @@
 
 T1: a row in the convex hull of the old ones has a logit between theirs for every hidden state, so it never wins.
 T2: with c_i the weight of old row i in all new rows together, sum_j exp(l'_j) <= sum_i c_i exp(l_i), so a position
-loses at most log(1 + sum_i c_i p_i) <= log(1 + max_i c_i) nats.
+loses at most log(1 + sum_i c_i p_i) <= log(1 + max_i c_i) nats. Not under a soft cap of the logits (Gemma 2): exp of
+it is not convex, and half of a logit of 1000 is as much as the whole of it at a cap of 30.
 Source: Hewitt 2021 (uniform weights); Constrained Word2Vec (arXiv 2407.05841), section 3. Both are exact arithmetic:
 stored rows are rounded, so a row that stands next to an old one may pass it by a rounding, and that counts here.
 
@@ -37,8 +38,9 @@ class OldText:
     equal: their logits have the same bits; apart: the largest difference in one product over all rows (0: the same
     bits there too). wins: positions at which a new row is strictly above the best old one; margin: best old logit
     minus best new one, the least over positions. loss, most: nats that an old token loses, the mean over positions
-    and the largest. bound: log(1 + the largest column sum), None where output rows are not convex. convex: whether
-    they are. same_text: of `prompts` greedy continuations of CONTINUE tokens, how many are the parent's.
+    and the largest. bound: log(1 + the largest column sum), None where output rows are not convex or logits are
+    capped. convex, capped: whether they are. same_text: of `prompts` greedy continuations of CONTINUE tokens, how many
+    are the parent's; untold: further ones, in which the parent says padding rows that new tokens have taken over.
     """
 
     documents: int
@@ -51,9 +53,11 @@ class OldText:
     loss: float
     most: float
     convex: bool
+    capped: bool
     column_sum: float | None
     bound: float | None
     prompts: int
+    untold: int
     same_text: int
 
 
@@ -74,20 +78,22 @@ def old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress =
     with progress.task("old text under both models", 2 * len(documents), "documents") as advance:
         model = _load(parent)
         context = context_length(model) or TOKENS
+        capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
         documents = [ids[:context] for ids in documents]
         prompts = [ids[: max(1, min(PROMPT, context - CONTINUE))] for ids in documents]
         before: list[Tensor] = []
         for ids in documents:
             before.append(_logits(model, ids))
             advance(1)
-        said = [_greedy(model, prompt) for prompt in prompts]
+        said = [(prompt, _greedy(model, prompt)) for prompt in prompts]
+        told = [(prompt, found) for prompt, found in said if not added.intersection(found)]
         del model
         model = _load(out)
         sums = _Sums(kept)
         for ids, logits_TV in zip(documents, before, strict=True):
             sums.add(ids, logits_TV, _logits(model, ids))
             advance(1)
-        same_text = sum(_greedy(model, p) == s for p, s in zip(prompts, said, strict=True))
+        same_text = sum(_greedy(model, prompt) == found for prompt, found in told)
         equal = sums.equal
         if not equal:  # a product over another number of rows may add in another order: take it over the old ones
             _cut_head(model, extension.rows.old)
@@ -97,7 +103,7 @@ def old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress =
             )
     head = _head(extension.checkpoint)
     convex = extension.all_convex(head)
-    column_sum = float(extension.column_sums(head).max()) if convex else None
+    column_sum = float(extension.column_sums(head).max()) if convex and not capped else None
     return OldText(
         documents=len(documents),
         positions=sum(map(len, documents)),
@@ -109,9 +115,11 @@ def old_text(parent: Path, out: Path, texts: Sequence[str], progress: Progress =
         loss=math.fsum(sums.losses) / len(sums.losses),
         most=max(sums.losses),
         convex=convex,
+        capped=capped,
         column_sum=column_sum,
         bound=None if column_sum is None else math.log1p(column_sum),
-        prompts=len(prompts),
+        prompts=len(told),
+        untold=len(said) - len(told),
         same_text=same_text,
     )
 

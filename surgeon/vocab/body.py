@@ -108,6 +108,11 @@ class Body:
             hook.remove()
         return torch.cat(found)[:positions].clone()
 
+    def check_text(self, sequences: Callable[[], Iterable[list[int]]], *, halves: bool) -> None:
+        """Raises what `hidden_states` would raise on such a text, of both halves if asked; nothing is computed."""
+        for half in (0, 1) if halves else (None,):
+            self._windows(sequences, 1, half)
+
     def _windows(
         self, sequences: Callable[[], Iterable[list[int]]], positions: int, half: int | None
     ) -> list[list[int]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from surgeon.vocab.hull import Combination
 
 PADDING = "_padding"  # how the tables of rows behind the new ones are named
+_BIAS = "output_bias"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,15 @@ class Extension:
         if not fits or (mean is not None and len(mean) != len(found)):
             raise self._damaged(f"the weights for {claim.table!r} do not fit together")
         return found
+
+    def rows_of_bias(self, claim: Claim) -> Claim | None:
+        """The convex rows whose weights the claim's biases must have; None where the claim is of no biases, or their
+        rows are not convex (then they have the mean bias)."""
+        if not claim.table.startswith(_BIAS):
+            return None
+        used = {p.source.options["matrix"] for _, p in self._computed() if isinstance(p.source, Apply)}
+        rows = ("output" if "output" in used else "input") + claim.table.removeprefix(_BIAS)
+        return next((c for c in self.claims if c.table == rows), None)
 
     def _damaged(self, problem: str) -> SurgeonError:
         path = self.checkpoint.path / SURGEON_DIR / str(self.rows.weights)
@@ -182,12 +192,22 @@ def _report(extension: Extension, claim: Claim) -> MatrixReport:
         problem = refused.problem
     if len(given) != claim.piece.count:
         problem = f"weights of {len(given)} rows for {claim.piece.count}"
+    rows_of = extension.rows_of_bias(claim)
+    if not problem and rows_of is not None and not _same(given, extension.weights(rows_of)):
+        problem = f"the weights are not those of the rows of {rows_of.tensor}"
     if not problem and not extension.trained:
         stored = extension.checkpoint.tensor(claim.tensor)
         rows = round_once(given.rows(read(stored, (0, extension.rows.old))), TORCH[stored.dtype])
         reproduced = to_bytes(rows) == to_bytes(held_rows(extension.checkpoint, claim))
         problem = "" if reproduced else "the rows are not what the weights give"
     return MatrixReport(claim.tensor, claim.piece.count, least, error, reproduced, problem, claim.table)
+
+
+def _same(one: Combination, other: Combination) -> bool:
+    import torch
+
+    left, right = one.tables(""), other.tables("")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def _extension(checkpoint: Checkpoint) -> tuple[Lineage, bool]:

@@ -35,7 +35,13 @@ class Tables:
 
         from safetensors.torch import save
 
-        raw = save(dict(sorted(self.tensors.items())))
+        # one combination may serve several matrices (a head and its bias), and safetensors refuses shared memory
+        held: dict[int, str] = {}
+        apart = {
+            name: tensor if held.setdefault(tensor.untyped_storage().data_ptr(), name) == name else tensor.clone()
+            for name, tensor in sorted(self.tensors.items())
+        }
+        raw = save(apart)
         return f"rows-{hashlib.sha256(raw).hexdigest()[:8]}.safetensors", raw
 
 
@@ -70,8 +76,6 @@ def matrix_source(stored: StoredTensor, new: NewTokens, given: Any, num_rows: in
 
     Padding holds the mean and not zeros: a zero row of the output matrix wins wherever all logits are negative.
     """
-    from surgeon.checkpoint.reader import TORCH
-    from surgeon.checkpoint.rounding import round_once
     from surgeon.vocab.hull import Combination
 
     if stored.dtype not in FLOATS:
@@ -89,7 +93,7 @@ def matrix_source(stored: StoredTensor, new: NewTokens, given: Any, num_rows: in
             tables.add(given.tables(key))
             source = Apply(COMBINE, (Copy("model", stored.name),), {"matrix": key})
         else:
-            tables.add({f"{key}.rows": round_once(given, TORCH[stored.dtype]).contiguous()})
+            tables.add({f"{key}.rows": _rounded(given, stored)})
             source = Apply(STORED, (), {"matrix": key})
         pieces.append(Piece(runs(new.ids), source))
     padding = [i for i in range(stored.shape[0], num_rows) if i not in chosen]
@@ -98,6 +102,23 @@ def matrix_source(stored: StoredTensor, new: NewTokens, given: Any, num_rows: in
         pad = Apply(COMBINE, (Copy("model", stored.name),), {"matrix": f"{key}_padding"})
         pieces.append(Piece(runs(padding), pad))
     return Rows(tuple(pieces))
+
+
+def _rounded(given: Tensor, stored: StoredTensor) -> Tensor:
+    """Rows in the dtype of the matrix; refuses those that are beyond its range."""
+    import torch
+
+    from surgeon.checkpoint.reader import TORCH
+    from surgeon.checkpoint.rounding import round_once
+
+    rows = round_once(given, TORCH[stored.dtype]).contiguous()
+    if not bool(torch.isfinite(rows).all()):
+        raise SurgeonError(
+            f"the init gives values up to {float(given.abs().max()):.3g}, which {stored.dtype} cannot hold",
+            f"{stored.name!r} of {stored.path}",
+            "check the init's options",
+        )
+    return rows
 
 
 def mean_rows(new: NewTokens, count: int) -> Any:

@@ -45,6 +45,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
+    next(iter(Texts(settings.probe or [], settings)), None)  # one without a text is refused too
     learned = _learned(settings, old, progress)
     first = old.next_id if settings.use_padding else old_rows
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)

@@ -80,12 +80,12 @@ def nearest(
         raise UsageError("iterations and tolerance must be above zero", "--project", "the defaults are 64 and 1e-12")
     if not bool(torch.isfinite(target_ND).all()):
         raise SurgeonError("a row to be projected is not finite", "--project hull", "check the init's options")
-    old = _OldRows(embed_VD, usable)
     size = min(_BLOCK, max(1, _BLOCK_BYTES // ((iterations + 1) * embed_VD.shape[1] * 8)))
     rows: list[list[tuple[int, float]]] = []
     means: list[float] = []
     distances = torch.zeros(len(target_ND), dtype=torch.float64)
     with progress.task("projecting", len(target_ND), "tokens") as advance, spread() as run:
+        old = _OldRows(embed_VD, usable)  # here torch is held to one thread: so are the sums of the old rows
 
         def one(start: int) -> _Found:
             found = _Block(old, target_ND[start : start + size].double(), iterations, tolerance).run()

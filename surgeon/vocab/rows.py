@@ -59,11 +59,10 @@ def new_rows(
     shared = {"old_file": old, "body": body, "probe": probe, "tied": tied, "progress": progress, "aligned": aligned}
     shared["old_loss_budget"] = budget(settings)
     first, last = chosen_inits(settings)
-    if tied and (settings.init_output is not None or settings.option_output is not None) and first != last:
-        raise UsageError(
-            "the model's matrices are tied: there is one init", "--init-output", "leave it out, or add --untie"
-        )
     uses = [("input", family.embedding, first)] + ([] if tied else [("output", head, last)])
+    fitted = any(registry.get("init", use.init).trait("READS_PROBE", False) for _, _, use in uses)
+    if probe is not None:
+        body.check_text(probe, halves=fitted)  # before anything is trained
     found: dict[str, Any] = {}
     news: dict[str, NewTokens] = {}
     pairs: dict[str, Any] = {}
@@ -89,7 +88,6 @@ def new_rows(
     if probe is not None:
         from surgeon.vocab.budget import MEASURED_HALF, calibrated
 
-        fitted = any(registry.get("init", use.init).trait("READS_PROBE", False) for _, _, use in uses)
         found[head], measured = calibrated(
             body, found[head], matrices[head], news[head], probe, budget(settings), progress,
             padding=num_rows - len({*range(matrices.stored(head).shape[0]), *new.ids}),
@@ -112,10 +110,16 @@ def new_rows(
 
 
 def is_tied(family: Family, settings: ExtendVocabSettings) -> bool:
-    """Whether one matrix serves as input and output after the extension; refuses to untie what is not tied."""
+    """Whether one matrix serves as input and output after the extension; refuses to untie what is not tied, and two
+    inits for one matrix."""
     tied = family.head is None or family.tied
     if settings.untie and not tied:
         raise UsageError("the model's matrices are not tied", "--untie", "leave it out")
+    first, last = chosen_inits(settings)
+    if tied and not settings.untie and first != last:
+        raise UsageError(
+            "the model's matrices are tied: there is one init", "--init-output", "leave it out, or add --untie"
+        )
     return tied and not settings.untie
 
 

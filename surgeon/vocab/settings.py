@@ -12,7 +12,7 @@ from surgeon.data.numbers import Count
 from surgeon.errors import UsageError
 from surgeon.loading import Device
 
-PLAIN, WEIGHTED, FITTED = "subword_mean", "weighted_pieces", "distill_hull"
+WEIGHTED, FITTED = "weighted_pieces", "distill_hull"
 BUDGET = 0.02  # nats an old token may lose, where a probe text measures it
 
 
@@ -48,7 +48,7 @@ class ExtendVocabSettings(BaseModel):
     init: str | None = Field(
         None,
         description="What new input rows start as (`surgeon methods init`) [with a corpus and a probe distill_hull, "
-        "which trains them; else weighted_pieces].",
+        "which trains them; else, or where --init-output alone is given, weighted_pieces].",
     )
     init_output: str | None = Field(None, description="The same for the output matrix [as --init].")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the init; repeatable.")
@@ -83,19 +83,20 @@ def chosen_inits(settings: ExtendVocabSettings) -> tuple[Use, Use]:
     """What the input and the output matrix start from.
 
     Nothing chosen: where a corpus and a probe are given, rows distilled and fitted to the corpus under the budget of
-    the probe (surgeon.vocab.inits.distill_hull), else weighted means of the old pieces (weighted_pieces). With a
-    budget more of the mean is mixed into output rows until old text loses no more than that.
+    the probe (surgeon.vocab.inits.distill_hull), else weighted means of the old pieces (weighted_pieces); the latter
+    are the input rows too where the output init alone is chosen. With a budget more of the mean is mixed into output
+    rows until old text loses no more than that.
     """
+    if settings.init is None and (settings.option or (settings.init_output is None and settings.option_output)):
+        raise UsageError("an option of an init that is not named", "--option", "name it with --init")
     if settings.init is not None or settings.init_output is not None:
-        first = Use(settings.init or PLAIN, settings.option)
+        first = Use(settings.init or WEIGHTED, settings.option)
         if settings.init_output is None:
             return first, Use(
                 first.init, settings.option if settings.option_output is None else settings.option_output
             )
         same = settings.init_output == first.init and settings.option_output is None
         return first, Use(settings.init_output, settings.option if same else settings.option_output or {})
-    if settings.option or settings.option_output:
-        raise UsageError("an option of an init that is not named", "--option", "name it with --init")
     default = Use(FITTED if settings.corpus and settings.probe else WEIGHTED, {})
     return default, default
 
@@ -134,3 +135,7 @@ def check_settings(settings: ExtendVocabSettings) -> None:
             raise UsageError(f"the init {use.init!r} reads the target text", "--corpus", "add --corpus CORPUS")
         if _reads_probe(use) and not settings.probe:
             raise UsageError(f"the init {use.init!r} holds old text to a budget", "--probe", "add --probe CORPUS")
+    last = chosen_inits(settings)[1]
+    dense = registry.get("init", last.init).trait("HULL", None) is False and not _reads_probe(last)
+    if settings.old_loss_budget is not None and settings.project is None and dense:
+        raise UsageError("only convex rows can be mixed to keep a budget", "--old-loss-budget", "add --project hull")

@@ -30,3 +30,10 @@ def test_one_method_with_all_that_is_said_of_it(kind: str, name: str) -> None:
 def test_types_are_told_as_a_person_writes_them() -> None:
     told = json.loads(surgeon("methods", "merge", "dare_linear", "--json").out)
     assert told["options"]["rescale"] == {"type": "density | l1 | none", "required": False, "default": "density"}
+
+
+def test_a_table_shows_square_brackets_as_they_are() -> None:
+    listed = json.loads(surgeon("methods", "init", "--json").out)["methods"]
+    summary = next(m["summary"] for m in listed if m["name"] == "cw2v_dense")
+    assert "A1 [new, rank]" in summary
+    assert "[new," in surgeon("methods", "init").out

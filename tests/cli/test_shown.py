@@ -13,6 +13,7 @@ from run_cli import surgeon
 
 from surgeon import operations
 from surgeon.cli.commands.inspect import _with_spans
+from surgeon.cli.output import Output
 
 
 @pytest.fixture
@@ -69,3 +70,15 @@ def test_seconds_are_those_of_the_whole_operation(here: Path, monkeypatch: pytes
     monkeypatch.setattr(operations.Operation, "call", slow)
     done = surgeon("expand-layers", "base", "deep", "--add", "1", "--json")
     assert json.loads(done.out)["seconds"] >= 0.5
+
+
+def test_a_name_in_a_table_is_shown_not_obeyed(here: Path) -> None:
+    shutil.copy("text.jsonl", "text[red].jsonl")
+    done = surgeon("evaluate", "base", "--data", "text[red].jsonl", "--tokens", "50")
+    assert done.code == 0 and "text[red]" in done.out
+
+
+def test_a_token_in_a_check_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table({}, "[/a]", ("check [/b]", ""), [("1 moved, such as '[/INST]'", "BROKEN")])
+    shown = capsys.readouterr().out
+    assert "[/a]" in shown and "[/b]" in shown and "'[/INST]'" in shown

@@ -19,7 +19,7 @@ from surgeon.ops.execute import execute
 from surgeon.ops.plan import dump_plan, from_json
 from surgeon.vocab.certificate import check_hull
 from surgeon.vocab.plan import plan_extend_vocab
-from surgeon.vocab.settings import ExtendVocabSettings
+from surgeon.vocab.settings import ExtendVocabSettings, Use, chosen_inits
 
 TEXT = """Haemoglobin carries oxygen; haemophilia is a disorder of clotting. The haematologist measured haemoglobin and
 haematocrit, found anaemia, and asked for a transfusion. Patients with haemophilia were given clotting factor. In
@@ -212,6 +212,7 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         ({"add": 5, "corpus": [corpus], "init": "meen"}, "no init 'meen'"),
         ({"add": 5, "corpus": [corpus], "init": "mean", "option": {"scale": 1}}, "no option 'scale'"),
         ({"tokens": tokens, "init": "cw2v"}, "reads the target text"),
+        ({"add": 5, "corpus": [corpus], "option": {"sd": 1}, "init_output": "random"}, "init that is not named"),
     ]
     for options, reason in cases:
         with pytest.raises(UsageError, match=reason):
@@ -220,6 +221,48 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         ExtendVocabSettings(model=str(stories), out=tmp_path / "out", ad=5)  # type: ignore[call-arg]
     with pytest.raises(SurgeonError, match="no such corpus"):
         plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path, add=5, corpus=["absent.txt"]))
+
+
+def test_what_can_be_refused_at_once_is_not_learned_or_trained_first(
+    stories: Path, tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, short = tmp_path / "empty.jsonl", tmp_path / "short.txt"
+    empty.write_text("")
+    short.write_text("a")
+
+    def begun(*_: Any, **__: Any) -> Any:
+        raise AssertionError("begun")
+
+    def refused(**options: Any) -> str:
+        with pytest.raises(SurgeonError) as error:
+            plan_extend_vocab(
+                ExtendVocabSettings(model=str(stories), out=tmp_path / "out", add=5, corpus=[corpus], **options)
+            )
+        return error.value.problem
+
+    monkeypatch.setattr("surgeon.vocab.inits.distill_hull.distill", begun)
+    assert "the probe is too short" in refused(probe=[str(short)])
+    monkeypatch.setattr("surgeon.vocab.learn.learn", begun)
+    assert "there is one init" in refused(init="mean", init_output="convex_hull")
+    assert "only convex rows" in refused(init="gaussian", probe=[str(short)], old_loss_budget=0.1)
+    assert "no text" in refused(init="mean", probe=[str(empty)])
+
+
+@pytest.mark.parametrize(("dtype", "sd"), [("float32", 1e39), ("float16", 1e5)])
+def test_rows_beyond_the_range_of_the_matrix_are_refused(
+    stories: Path, tmp_path: Path, corpus: str, dtype: str, sd: float
+) -> None:
+    model = build("llama", tmp_path / "model", dtype, vocab_size=512)
+    for path in stories.glob("tokenizer*"):
+        shutil.copyfile(path, model / path.name)
+    with pytest.raises(SurgeonError, match="cannot hold"):
+        extend(model, tmp_path / "out", corpus=[corpus], add=5, init="random", option={"sd": sd})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_input_rows_beside_a_chosen_output_init_are_the_default_ones() -> None:
+    settings = ExtendVocabSettings(model="m", out=Path("o"), add=5, corpus=["c"], init_output="mean")
+    assert chosen_inits(settings) == (Use("weighted_pieces", {}), Use("mean", {}))
 
 
 def test_a_tokenizer_of_another_model_is_refused(stories: Path, tmp_path: Path, corpus: str) -> None:

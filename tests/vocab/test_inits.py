@@ -74,6 +74,21 @@ def test_gaussian_is_scaled_in_variance() -> None:
     torch.testing.assert_close((far - mean) * 1e-5**0.5, near - mean, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "univariate", "random"])
+def test_rows_are_the_same_bytes_for_any_number_of_threads(name: str) -> None:
+    """At a size where torch splits its work; what only rounds apart is another plan all the same."""
+    old_VD = torch.randn(4000, 64, generator=torch.Generator().manual_seed(2))
+    new = NewTokens(tuple("abcd"), (4000, 4001, 4002, 4003), ((5,),) * 4, tuple(range(4000)))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 4):
+            torch.set_num_threads(number)
+            found.append(registry.get("init", name).call({"new": new, "embed_VD": old_VD, "seed": 0}, {}))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_random_rows_have_the_deviation_asked_for() -> None:
     rows = call("random", tokens(4000), sd=0.5)
     assert isinstance(rows, torch.Tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from body_material import Case, case
 from static_material import Said
+from tiny import build
 from vocab_models import body_folder
 
 from surgeon.checkpoint.index import Checkpoint
@@ -130,6 +132,19 @@ def test_the_gradient_of_parts_is_that_of_the_whole_step(stories: Path, tmp_path
         # of the difference of two logits only the gradients' signs remain
         expected = -1e-3 * weights[side].grad[:, :2].sign().diff(dim=1)
         torch.testing.assert_close(moved, expected.double(), rtol=0, atol=2e-6)
+
+
+def test_rows_are_no_longer_than_the_context(stories: Path, tmp_path: Path) -> None:
+    """Learned positions end there: a longer row would be an index out of range."""
+    model = build("gpt2", tmp_path / "model", vocab_size=512)
+    for path in stories.glob("tokenizer*"):
+        shutil.copyfile(path, model / path.name)
+    text = tmp_path / "text.txt"
+    text.write_text("Haemoglobin carries oxygen; haemophilia is a disorder of clotting. " * 80, encoding="utf-8")
+    settings = ExtendVocabSettings(
+        model=str(model), out=tmp_path / "out", corpus=[str(text)], add=8, init="simplex_lm", option={"steps": 2}
+    )
+    plan_extend_vocab(settings)
 
 
 @pytest.mark.material

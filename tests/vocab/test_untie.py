@@ -94,6 +94,19 @@ def test_other_tied_families(stories: Path, tmp_path: Path, family: str) -> None
     assert check_hull(Checkpoint.open(out)).holds
 
 
+@pytest.mark.parametrize("init", ["cw2v", "simplex_lm"])
+def test_an_init_that_trains_both_matrices_together(stories: Path, tmp_path: Path, init: str) -> None:
+    """cw2v has one set of weights for one matrix of old rows: it is stored for each of the two."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(
+        "One (dragonfly) saw the (windmill) and the (marmalade) in a (thunderstorm) of (butterscotch). " * 40
+    )
+    options = {"steps": 2} if init == "simplex_lm" else {}
+    out = untied(stories, tmp_path / "out", init=init, corpus=[str(corpus)], option=options)
+    report = check_hull(Checkpoint.open(out))
+    assert report.holds and [m.tensor for m in report.matrices] == [EMBEDDING, HEAD]
+
+
 def test_a_probe_calibrates_the_head_alone(stories: Path, tmp_path: Path) -> None:
     probe = tmp_path / "old.txt"
     probe.write_text("Once upon a time there was a girl named Lily. She loved to play outside with her dog. " * 3)

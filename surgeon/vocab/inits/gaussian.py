@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import UsageError
+from surgeon.vocab.threads import spread
 from surgeon.vocab.tokens import NewTokens
 
 HULL = False
@@ -22,10 +23,11 @@ def gaussian(new: NewTokens, embed_VD: Tensor, seed: int, *, scale: float = 1e-5
     """
     if not scale >= 0:
         raise UsageError(f"scale must not be negative, got {scale}", "--option scale", "for example 1e-5, or 1")
-    old_ND = embed_VD[torch.tensor(new.usable)].to(torch.float64)
-    mu_D = old_ND.mean(0)
-    _, factor_RD = torch.linalg.qr(old_ND - mu_D, mode="r")
-    width = len(factor_RD)
-    draws = [np.random.Generator(np.random.Philox(s)).standard_normal(width) for s in new.seeds(seed)]
-    noise_NR = torch.from_numpy(np.stack(draws))
-    return mu_D + noise_NR @ factor_RD * (scale / max(len(old_ND) - 1, 1)) ** 0.5
+    with spread():  # one thread: the same bytes for any number, which neither the QR nor the product gives
+        old_ND = embed_VD[torch.tensor(new.usable)].to(torch.float64)
+        mu_D = old_ND.mean(0)
+        _, factor_RD = torch.linalg.qr(old_ND - mu_D, mode="r")
+        width = len(factor_RD)
+        draws = [np.random.Generator(np.random.Philox(s)).standard_normal(width) for s in new.seeds(seed)]
+        noise_NR = torch.from_numpy(np.stack(draws))
+        return mu_D + noise_NR @ factor_RD * (scale / max(len(old_ND) - 1, 1)) ** 0.5

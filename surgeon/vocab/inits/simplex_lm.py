@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from surgeon.errors import UsageError
+from surgeon.loading import context_length
 from surgeon.progress import Progress
 from surgeon.vocab.body import Body
 from surgeon.vocab.extended import extended
@@ -50,14 +51,16 @@ def simplex_lm(
 
     Both matrices are fitted together (one set of weights where they are tied) by Adam on the logits of a softmax,
     on the next-token loss of the target text in new tokens, in float32; body and old rows are frozen. A step
-    reads `tokens_per_step` tokens in rows of `seq_len`. The weights, in float64, start with `piece_share` on the
-    pieces, `mean_share` on the mean and the rest on up to `candidates` tokens in all; candidates=0 leaves pieces and
+    reads `tokens_per_step` tokens in rows of `seq_len` (the model's context, where that is shorter). The weights, in
+    float64, start with `piece_share` on the pieces, `mean_share` on the mean and the rest on up to `candidates` tokens
+    in all; candidates=0 leaves pieces and
     mean alone. Against the paper: few candidates and not all old rows, and the weights are convex, so that old text is
     continued as before; `mean_share` is where the margin starts, fitting may use it up.
     Source: Vocabulary adaptation with frozen body, VocADT, arXiv 2410.09644, section 3, constrained to the hull of
     arXiv 2407.05841.
     """
     _check(steps, lr, tokens_per_step, seq_len, candidates, piece_share, mean_share, max_tokens)
+    seq_len = min(seq_len, context_length(body.model) or seq_len)
     rows_RS = packed_rows(new, start_ids(body.path), seq_len, max_tokens, "simplex_lm")
     start = _start(new, _near(rows_RS, new, candidates), candidates, piece_share, mean_share)
     rng = np.random.Generator(np.random.Philox(pair_seed))

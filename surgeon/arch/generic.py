@@ -59,9 +59,11 @@ def _derive(config_json: str, names: tuple[str, ...], where: str) -> Declaration
     prefix = _container(names, depth)
     if prefix is None:
         raise _unclear(settings, where, f"no modules numbered 0 to {depth - 1} are among its tensors")
+    if prefix.rstrip(".") not in dict(model.named_modules()):
+        raise _unclear(settings, where, f"its blocks ({prefix}N) have other names in memory than in the checkpoint")
     base, blocks = re.fullmatch(r"((?:.*\.)?)([^.]+\.)", prefix).groups()  # type: ignore[union-attr]
-    embedding = _module_name(model, model.get_input_embeddings())
-    head = _module_name(model, model.get_output_embeddings())
+    embedding = _stored(model, _module_name(model, model.get_input_embeddings()), names)
+    head = _stored(model, _module_name(model, model.get_output_embeddings()), names)
     if head is not None and f"{head}.weight" not in names:
         head = next((other for other in _HEADS if f"{other}.weight" in names), head)  # renamed by transformers
     if embedding is None or head is None or f"{embedding}.weight" not in names:
@@ -181,6 +183,16 @@ def _container(names: Sequence[str], depth: int) -> str | None:
 
 def _module_name(model: Any, module: Any) -> str | None:
     return next((name for name, other in model.named_modules() if other is module), None)
+
+
+def _stored(model: Any, module: str | None, names: Sequence[str]) -> str | None:
+    """What a checkpoint calls the module, where transformers renames it on loading (EXAONE 3: `transformer.wte`)."""
+    if module is None or f"{module}.weight" in names:
+        return module
+    from surgeon.arch.meta import written_names
+
+    written = written_names(model, [f"{module}.weight"])
+    return written[0].removesuffix(".weight") if written and written[0] in names else module
 
 
 def _role_outside(name: str) -> str:

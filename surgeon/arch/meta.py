@@ -94,6 +94,12 @@ def model_tensors(
     return _shapes(model.state_dict()) if in_memory else _stored_shapes(model)
 
 
+def written_names(model: Any, names: Iterable[str]) -> list[str]:
+    """How save_pretrained would call these tensors, which have the names that they have in memory."""
+    state = model.state_dict()
+    return list(_written(model, {name: state[name] for name in names if name in state}))
+
+
 def names_in_memory(model: Any, names: Iterable[str]) -> dict[str, str]:
     """The name that transformers writes -> the one of `names` that the same whole tensor has in memory."""
     from transformers.core_model_loading import revert_weight_conversion

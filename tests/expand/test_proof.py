@@ -26,6 +26,7 @@ from surgeon.expand.post_norms import find_post_norms, with_post_norms
 from surgeon.expand.proof import prove
 from surgeon.expand.shrink import shrink
 from surgeon.inspect_model import inspect
+from surgeon.measure.function import same_function
 from surgeon.ops.plan import Zeros
 
 Tiny = Callable[..., Path]
@@ -84,6 +85,32 @@ def test_shared_caches_and_embeddings_for_every_block_are_refused(
     with pytest.raises(SurgeonError) as caught:
         expanded(tiny("gemma4_text", **config), tmp_path / "out", at=[0])
     assert key in caught.value.where
+
+
+def renamed(model_type: str, folder: Path, **config: Any) -> Path:
+    """A model whose tensors have other names in a checkpoint than in memory."""
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 2, "pad_token_id": 0}
+    settings = AutoConfig.for_model(model_type, **sizes, **heads, **config)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    return folder
+
+
+def test_an_embedding_that_is_renamed_on_loading(tmp_path: Path) -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+    model = renamed("sarvam_moe", tmp_path / "model", **experts)
+    assert family_of(Checkpoint.open(model)).embedding == "model.word_embeddings.weight"
+    out = expanded(model, tmp_path / "out", at=[2])
+    assert same_function(model, out, [list(range(3, 40))]).holds
+
+
+def test_blocks_that_are_renamed_on_loading_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SurgeonError, match="have other names in memory than in the checkpoint"):
+        expanded(renamed("exaone", tmp_path / "model"), tmp_path / "out", at=[1])
 
 
 @pytest.mark.usefixtures("nothing_declared")

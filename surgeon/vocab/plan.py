@@ -13,6 +13,7 @@ from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
+from surgeon.vocab.baked import check_baked
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
 from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
@@ -42,6 +43,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     family = family_of(checkpoint)
     old = TokenizerFile.open(reference.path)
     old_rows = _num_rows(checkpoint, family, old)
+    check_baked(old)
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()

@@ -47,8 +47,9 @@ class PiecePool:
     ) -> None:
         self.file, self.words, self.characters = file, words, characters
         self.min_count, self.max_length, self.script, self.kept = min_count, max_length, script, kept
-        # what a character saves that bytes wrote, or that was unknown: then it saves the text itself
-        self.gain = {c: count * max(len(c[-1].encode("utf-8")) - 1, 1) for c, count in characters.items()}
+        # what a character saves that bytes wrote (of one byte: nothing), or that was unknown: then the text itself
+        least = 0 if file.byte_ids else 1
+        self.gain = {c: count * max(len(c[-1].encode("utf-8")) - 1, least) for c, count in characters.items()}
         self.num_tokens = words.num_tokens + sum(self.gain.values())
         self.banned: set[str] = set()
         self.lost: set[str] = set()

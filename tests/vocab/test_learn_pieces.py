@@ -174,6 +174,19 @@ def test_characters_that_nothing_wrote_come_with_their_words(opened: Opened, kin
     assert all(token_text(old, t).strip().isalpha() for t in found.tokens)
 
 
+def test_a_character_of_one_byte_saves_nothing_where_bytes_are_written(opened: Opened) -> None:
+    old = opened("unigram_bytes")
+    missing = [c for c in "#$%&*+=@[]^_`{|}~" if c not in old.vocab]
+    assert len(missing) > 5
+    corpus = [f"{text} {c}{c} {c}" for text, c in zip(texts("domain.train"), missing * 20, strict=False)]
+    found = learn(old, corpus, 60)
+    assert not {*missing, *"0123456789"} & {*found.tokens}
+    new = old.extended(found.tokens, [])
+    counts = [sum(map(len, encode(file, corpus))) for file in (old, new)]
+    assert found.tokens_before == counts[0]
+    assert found.tokens_after == pytest.approx(counts[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_bound_what_is_learned(opened: Opened, kind: str) -> None:
     old, corpus = opened(kind), texts("domain.train")

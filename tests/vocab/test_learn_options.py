@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,17 @@ def test_any_text_is_its_old_pieces_joined(material: Path, tokenizer: str, targe
         assert [i for new in found for i in pieces.get(new, [new])] == was
         if before.decode(was, skip_special_tokens=False) == written:
             assert now.decode(found, skip_special_tokens=False) == written
+
+
+def test_byte_level_with_the_flag_of_byte_fallback_is_byte_level(material: Path, tmp_path: Path) -> None:
+    """No piece <0xNN> is there for the flag, and text never lacks one: it changes nothing of what is encoded."""
+    old, texts = TokenizerFile.open(material / "tokenizers" / "minimind-6400"), documents(material, "ta", 5)
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(old.data | {"model": old.model | {"byte_fallback": True}}), encoding="utf-8"
+    )
+    flagged = TokenizerFile.open(tmp_path)
+    assert count(flagged, texts) == count(old, texts)
+    assert learn(flagged, texts, 100) == learn(old, texts, 100)
 
 
 def test_hostile_corpora(material: Path) -> None:

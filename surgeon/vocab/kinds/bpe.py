@@ -53,7 +53,7 @@ class BPEFile(TokenizerFile):
     @property
     def by_pieces(self) -> bool:
         """Whether any two neighbours whose concatenation is a piece merge (SentencePiece), not only listed pairs."""
-        return bool(self.model.get("byte_fallback"))
+        return bool(self.model.get("byte_fallback")) and not self.byte_level
 
     def extended(self, tokens: Sequence[str], merges: Sequence[Merge], first: int | None = None) -> TokenizerFile:
         vocab = self._vocab_with(tokens, first)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon import model_ref
 from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.commit import check_apart
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap
 from surgeon.checkpoint.sidecars import sidecars
@@ -41,6 +42,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         )
     checkpoint = Checkpoint.open(reference.path)
     family = family_of(checkpoint)
+    check_apart(settings.out, [reference.path])
     old = TokenizerFile.open(reference.path)
     old_rows = _num_rows(checkpoint, family, old)
     check_baked(old)

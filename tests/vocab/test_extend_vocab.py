@@ -212,12 +212,16 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         ({"add": 5, "corpus": [corpus], "init": "meen"}, "no init 'meen'"),
         ({"add": 5, "corpus": [corpus], "init": "mean", "option": {"scale": 1}}, "no option 'scale'"),
         ({"tokens": tokens, "init": "cw2v"}, "reads the target text"),
+        ({"tokens": tokens, "min_count": 3}, "--min-count is for tokens that are learned"),
+        ({"tokens": tokens, "script": "Latin"}, "--script is for tokens that are learned"),
     ]
     for options, reason in cases:
         with pytest.raises(UsageError, match=reason):
             plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path / "out", **options))
     with pytest.raises(pydantic.ValidationError):
         ExtendVocabSettings(model=str(stories), out=tmp_path / "out", ad=5)  # type: ignore[call-arg]
+    with pytest.raises(SurgeonError, match="is an input"):  # before anything is learned
+        plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=stories, add=5, corpus=["absent.txt"]))
     with pytest.raises(SurgeonError, match="no such corpus"):
         plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path, add=5, corpus=["absent.txt"]))
 

@@ -197,8 +197,12 @@ def test_options_bound_what_is_learned(opened: Opened, kind: str) -> None:
     characters = Counter("".join(corpus))  # a new one counts wherever it occurs, also within another new token
     found = [max(counts[old.next_id + k], characters[token]) for k, token in enumerate(often.tokens)]
     assert min(found) >= 25
-    with pytest.raises(SurgeonError, match=r"supports [\d,]+ new tokens, 90,000 were asked for"):
+    with pytest.raises(SurgeonError, match=r"supports [\d,]+ new tokens, 90,000 were asked for") as refused:
         learn(old, corpus[:3], 90_000)
+    assert "lower --min-count" in refused.value.hint and "text to keep" not in refused.value.hint
+    with pytest.raises(SurgeonError, match=r"0 new tokens, 5 were asked for .*text to keep") as refused:
+        learn(old, corpus[:3], 5, keep=corpus[:3])
+    assert refused.value.hint.endswith("take the target language out of the text to keep")
     with pytest.raises(SurgeonError, match="already the first 1,000 new tokens save less"):
         learn(old, corpus, 30, stop_gain=99)
     few = learn(old, corpus, 400, stop_gain=12 if kind == "wordpiece" else 30)

@@ -187,6 +187,15 @@ def test_a_character_of_one_byte_saves_nothing_where_bytes_are_written(opened: O
     assert found.tokens_after == pytest.approx(counts[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("add", [3, 6, 12, 25])
+def test_a_token_saves_the_bytes_of_its_characters_that_are_no_tokens(opened: Opened, add: int) -> None:
+    old, corpus = opened("unigram_bytes"), [GREEK] * 30 + ["日本語の文章 と 東京の文章"] * 20
+    found = learn(old, corpus, add)
+    counts = [sum(map(len, encode(file, corpus))) for file in (old, old.extended(found.tokens, []))]
+    assert (found.tokens_before, found.tokens_after) == tuple(counts)
+    assert found.num_characters < len(found.tokens)  # words before the letters that occur in little else
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_bound_what_is_learned(opened: Opened, kind: str) -> None:
     old, corpus = opened(kind), texts("domain.train")

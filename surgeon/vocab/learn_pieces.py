@@ -27,6 +27,7 @@ from surgeon.vocab.tokenizer_json import TokenizerFile
 from surgeon.vocab.too_few import too_few, too_little_gain
 
 _REPEAT = 4096
+_LONGEST = 256  # symbols of a word that the trainer sees as one: its time grows with the square of them
 
 
 def learn_pieces(
@@ -116,10 +117,13 @@ def _candidates(words: PieceWords, wanted: int, min_count: int, progress: Progre
 
 
 def _repeated(words: Counter[str]) -> Iterator[str]:
-    """The trainer counts for itself: each word as often as it occurs, in lines of bounded length."""
+    """The trainer counts for itself: each word as often as it occurs, in lines of bounded length; what is longer than
+    words are (text without spaces, a picture in letters) in parts."""
     for word, count in sorted(words.items()):
-        for done in range(0, count, _REPEAT):
-            yield " ".join([word] * min(_REPEAT, count - done))
+        parts = " ".join(word[i : i + _LONGEST] for i in range(0, len(word), _LONGEST))
+        step = max(1, _REPEAT // (1 + len(word) // _LONGEST))
+        for done in range(0, count, step):
+            yield " ".join([parts] * min(step, count - done))
 
 
 def _text(pair: Sequence[str], file: TokenizerFile) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,6 +186,16 @@ def test_a_character_of_one_byte_saves_nothing_where_bytes_are_written(opened: O
     counts = [sum(map(len, encode(file, corpus))) for file in (old, new)]
     assert found.tokens_before == counts[0]
     assert found.tokens_after == pytest.approx(counts[1], rel=1e-3)
+
+
+def test_a_text_without_spaces_takes_no_longer_than_its_length(opened: Opened) -> None:
+    """Half a megabyte of one word: minutes, were it one word for the trainer too."""
+    old, letters = opened("unigram_bytes"), "thequickbrownfoxjumpsoverthelazydog"
+    started = time.process_time()
+    found = learn(old, [letters * 15_000], 1)
+    assert time.process_time() - started < 60
+    assert found.tokens_after is not None and found.tokens_before is not None
+    assert found.tokens_after < found.tokens_before / 4
 
 
 @pytest.mark.parametrize("add", [3, 6, 12, 25])

@@ -210,6 +210,11 @@ def _form(record: dict[str, Any], corpus: Corpus) -> Format:
 def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: str) -> Document:
     if form == "text":
         text = record.get(corpus.text_field)
+        if not isinstance(text, str) and corpus.text_field in record:
+            kind = "nothing" if text is None else f"no text but {json.dumps(text, default=str)[:40]}"
+            raise SurgeonError(
+                f"the field {corpus.text_field!r} of the record holds {kind}", where, "remove the record"
+            )
         if not isinstance(text, str):
             raise SurgeonError(
                 f"the record has no text in its field {corpus.text_field!r} (it has {', '.join(record) or 'none'})",

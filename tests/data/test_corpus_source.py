@@ -113,7 +113,8 @@ def test_instruction_records_are_recognised_and_do_not_mix(tmp_path: Path) -> No
         (b'{"text": "  "}\n', "empty", 1),
         (b'{"text": "\\ud800"}\n', "surrogate", 1),
         (b'{"instruction": "a", "output": "\\ud83d"}\n', "surrogate", 1),
-        (b'{"text": 3}\n', "no text", 1),
+        (b'{"text": 3}\n', "the field 'text' of the record holds no text but 3", 1),
+        (b'{"text": null}\n', "the field 'text' of the record holds nothing", 1),
     ],
 )
 def test_broken_lines_are_refused_with_their_number(tmp_path: Path, raw: bytes, problem: str, line: int) -> None:

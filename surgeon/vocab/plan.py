@@ -45,6 +45,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     check_apart(settings.out, [reference.path])
     old = TokenizerFile.open(reference.path)
     old_rows = _num_rows(checkpoint, family, old)
+    config = _config(checkpoint, old_rows)
     check_baked(old)
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
@@ -80,7 +81,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         seed=settings.seed,
         inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
         tensors=_tensors(checkpoint, family, rows.sources, num_rows),
-        config=_config(checkpoint, old_rows, num_rows) | ({"tie_word_embeddings": False} if settings.untie else {}),
+        config=config | {"vocab_size": num_rows} | ({"tie_word_embeddings": False} if settings.untie else {}),
         lineage=Lineage(
             operation="extend-vocab",
             kind="surgery",
@@ -176,7 +177,7 @@ def _tensor(checkpoint: Checkpoint, name: str, sources: dict[str, Source], num_r
     return OutTensor(name, stored.dtype, (num_rows, *stored.shape[1:]), sources[name])
 
 
-def _config(checkpoint: Checkpoint, old_rows: int, num_rows: int) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, old_rows: int) -> dict[str, Any]:
     config = checkpoint.config
     if config.get("vocab_size") != old_rows:
         raise SurgeonError(
@@ -184,4 +185,4 @@ def _config(checkpoint: Checkpoint, old_rows: int, num_rows: int) -> dict[str, A
             str(checkpoint.path / "config.json"),
             "restore config.json and the weights from one revision",
         )
-    return config | {"vocab_size": num_rows}
+    return config

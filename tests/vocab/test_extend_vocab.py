@@ -226,6 +226,15 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path, add=5, corpus=["absent.txt"]))
 
 
+def test_a_config_of_another_model_is_refused_before_anything_is_read(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 513}), encoding="utf-8")
+    with pytest.raises(SurgeonError, match="says vocab_size 513"):
+        plan_extend_vocab(ExtendVocabSettings(model=str(model), out=tmp_path / "out", add=5, corpus=["absent.txt"]))
+
+
 def test_a_tokenizer_of_another_model_is_refused(stories: Path, tmp_path: Path, corpus: str) -> None:
     folder = tmp_path / "small"
     shutil.copytree(stories, folder)

@@ -16,6 +16,7 @@ from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, 
 from surgeon.progress import SILENT, Progress
 from surgeon.vocab.baked import check_baked
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
+from surgeon.vocab.kinds.bpe import BPEFile
 from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
@@ -47,6 +48,8 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     old_rows = _num_rows(checkpoint, family, old)
     config = _config(checkpoint, old_rows)
     check_baked(old)
+    if isinstance(old, BPEFile):
+        old.check_bytes()
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()

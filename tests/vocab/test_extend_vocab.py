@@ -235,6 +235,20 @@ def test_a_config_of_another_model_is_refused_before_anything_is_read(stories: P
         plan_extend_vocab(ExtendVocabSettings(model=str(model), out=tmp_path / "out", add=5, corpus=["absent.txt"]))
 
 
+def test_byte_fallback_without_all_bytes_is_refused(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    (model / "tokenizer.model").unlink(missing_ok=True)
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    for byte, refused in (("<0xC0>", False), ("<0xE0>", True)):  # the first stands in no UTF-8
+        (model / "tokenizer.json").write_text(text.replace(f'"{byte}"', '"<gone>"'), encoding="utf-8")
+        reason = r"lacks 1 of them, such as <0xE0>" if refused else "no such corpus"
+        with pytest.raises(SurgeonError, match=reason):
+            plan_extend_vocab(
+                ExtendVocabSettings(model=str(model), out=tmp_path / "out", add=5, corpus=["absent.txt"])
+            )
+
+
 def test_a_tokenizer_of_another_model_is_refused(stories: Path, tmp_path: Path, corpus: str) -> None:
     folder = tmp_path / "small"
     shutil.copytree(stories, folder)

@@ -15,6 +15,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
     "chat_template.jinja",
     "chat_template.json",
 )

@@ -97,14 +97,14 @@ def _as_one_word(file: TokenizerFile, tokenizer: Any, text: str, where: str) -> 
     normal = _normalised(tokenizer, text)
     if normal is not None:
         raise SurgeonError(f"the tokenizer changes {text!r} to {normal!r} before it looks for tokens", where, _HINT)
-    if file.byte_level:
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        if len(words) != 1:
-            parts = " | ".join(repr(text[a:b]) for _, (a, b) in words)
-            raise SurgeonError(f"the tokenizer always splits {text!r}: {parts}", where, _HINT)
-        return text_token(file, text)
     token = text_token(file, text)
-    if SPACE in token[1:]:
+    if tokenizer.pre_tokenizer is not None:
+        held = text if file.byte_level else token  # by then the normaliser has written the space
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(held)
+        if len(words) != 1:
+            parts = " | ".join(repr(held[a:b].replace(SPACE, " ")) for _, (a, b) in words)
+            raise SurgeonError(f"the tokenizer always splits {text!r}: {parts}", where, _HINT)
+    if not file.byte_level and SPACE in token[1:]:
         raise SurgeonError(f"{text!r} holds a space inside or at its end: tokens do not cross words", where, _HINT)
     return token
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import UsageError
 from surgeon.progress import SILENT, Progress
 from surgeon.vocab.gain import STRIDE, curve, stop_at
 from surgeon.vocab.keep import Kept, kept
@@ -24,6 +24,7 @@ from surgeon.vocab.merging import Merging
 from surgeon.vocab.script import AUTO, Script, main_script, script_named
 from surgeon.vocab.token_text import token_bytes, token_text
 from surgeon.vocab.tokenizer_json import Merge, TokenizerFile, all_splits, unreachable
+from surgeon.vocab.too_few import too_few, too_little_gain
 from surgeon.vocab.words import WordTable, word_table
 
 _ADVANCE = 256
@@ -120,9 +121,13 @@ def learn(
         num = min(add, len(run.tokens))
         if stop_gain is not None:
             num = stop_at(run.sizes, num, stop_gain)
-        learned = run.result(num, stopped=stop_gain is not None and num < add)
-        if num == 0 or (num < add and not learned.stopped):
-            raise _too_few(learned, table, add, min_count, stop_gain, run.bans(learned))
+        learned = run.result(num, stopped=stop_gain is not None and num < add, tried_all=num == len(run.tokens) < add)
+        size = f"{table.num_documents:,} documents, {table.num_tokens:,} tokens"
+        if stop_gain is not None and not num and run.tokens:
+            raise too_little_gain(stop_gain, size)
+        if not num or (num < add and not learned.stopped):
+            bans = run.bans(learned) if learned.banned else ""
+            raise too_few(num, add, size, min_count, learned.script, bans)
         extended = file.extended(learned.tokens, learned.merges)
         lost = unreachable(extended, learned.tokens)
         if not lost:
@@ -231,10 +236,11 @@ class _Run:
         named = ", ".join(f"{token_text(self.file, text)!r} ({num:,} tokens)" for text, num in costliest)
         return f"passed over {learned.banned:,} merges that would change the text to keep, most of all {named}"
 
-    def result(self, num: int, *, stopped: bool) -> Learned:
-        """The first `num` tokens."""
+    def result(self, num: int, *, stopped: bool, tried_all: bool = False) -> Learned:
+        """The first `num` tokens. tried_all: the corpus holds no more; then what was passed over since counts too."""
         tokens = self.tokens[:num]
         merges, characters, banned = self._ends[num]
+        banned = len(self._banned) if tried_all else banned
         found = self._merges[:merges]
         if self.file.by_pieces:
             found = all_splits(tokens, self.file)
@@ -248,25 +254,3 @@ class _Run:
             banned=None if self.kept is None else banned,
             stopped=stopped,
         )
-
-
-def _too_few(
-    learned: Learned, table: WordTable, add: int, min_count: int, stop_gain: float | None, bans: str
-) -> SurgeonError:
-    num = len(learned.tokens)
-    where = f"{table.num_documents:,} documents, {table.num_tokens:,} tokens, min_count={min_count}"
-    if stop_gain is not None:
-        return SurgeonError(
-            f"already the first 1,000 new tokens save less than {stop_gain:g} per cent of the text's tokens",
-            where,
-            "lower --stop-gain, or give text that the tokenizer cuts into more pieces",
-        )
-    where += f", script {learned.script}" if learned.script else ""
-    where += f"; {bans}" if learned.banned else ""
-    return SurgeonError(
-        f"the corpus supports {num:,} new tokens, {add:,} were asked for",
-        where,
-        ("" if not num else f"ask for {num} or fewer, ")
-        + "give more text, lower min_count"
-        + (", or take the target language out of the text to keep" if learned.banned else ""),
-    )

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import UsageError
 from surgeon.progress import SILENT, Progress
 from surgeon.vocab.gain import STRIDE, curve
 from surgeon.vocab.keep import kept
@@ -24,8 +24,10 @@ from surgeon.vocab.piece_pool import PiecePool
 from surgeon.vocab.piece_words import BASE, PieceWords, new_characters, piece_words
 from surgeon.vocab.script import AUTO, main_script, script_named
 from surgeon.vocab.tokenizer_json import TokenizerFile
+from surgeon.vocab.too_few import too_few, too_little_gain
 
 _REPEAT = 4096
+_LONGEST = 256  # symbols of a word that the trainer sees as one: its time grows with the square of them
 
 
 def learn_pieces(
@@ -68,8 +70,12 @@ def learn_pieces(
         if len(chosen) == add or chosen.stopped or len(pairs) < add + slack:
             break
         slack *= 4
-    if (len(chosen) < add and not chosen.stopped) or not len(chosen):
-        raise _too_few(pool, len(chosen), add, min_count, stop_gain)
+    size = f"{words.num_documents:,} documents, {words.num_tokens:,} tokens"
+    if stop_gain is not None and chosen.stopped and not len(chosen):
+        raise too_little_gain(stop_gain, size)
+    if len(chosen) < add and not chosen.stopped:
+        bans = f"{len(pool.banned):,} tokens refused for the text to keep" if pool.banned else ""
+        raise too_few(len(chosen), add, size, min_count, None if held is None else held.name, bans)
     if old is not None:
         old.check(file.extended(chosen.tokens, []), progress)
         progress.say(f"{len(pool.banned):,} tokens were not learned: they would change the text to keep")
@@ -111,10 +117,13 @@ def _candidates(words: PieceWords, wanted: int, min_count: int, progress: Progre
 
 
 def _repeated(words: Counter[str]) -> Iterator[str]:
-    """The trainer counts for itself: each word as often as it occurs, in lines of bounded length."""
+    """The trainer counts for itself: each word as often as it occurs, in lines of bounded length; what is longer than
+    words are (text without spaces, a picture in letters) in parts."""
     for word, count in sorted(words.items()):
-        for done in range(0, count, _REPEAT):
-            yield " ".join([word] * min(_REPEAT, count - done))
+        parts = " ".join(word[i : i + _LONGEST] for i in range(0, len(word), _LONGEST))
+        step = max(1, _REPEAT // (1 + len(word) // _LONGEST))
+        for done in range(0, count, step):
+            yield " ".join([parts] * min(step, count - done))
 
 
 def _text(pair: Sequence[str], file: TokenizerFile) -> str:
@@ -122,20 +131,3 @@ def _text(pair: Sequence[str], file: TokenizerFile) -> str:
     prefix = file.prefix if isinstance(file, WordPieceFile) else ""
     pieces = [file.ids[ord(symbol) - BASE] for symbol in "".join(pair)]
     return pieces[0] + "".join(piece.removeprefix(prefix) for piece in pieces[1:])
-
-
-def _too_few(pool: PiecePool, num: int, add: int, min_count: int, stop_gain: float | None) -> SurgeonError:
-    where = f"{pool.words.num_documents:,} documents, {pool.words.num_tokens:,} tokens, min_count={min_count}"
-    if stop_gain is not None and not num:
-        return SurgeonError(
-            f"already the first 1,000 new tokens save less than {stop_gain:g} per cent of the text's tokens",
-            where,
-            "lower --stop-gain, or give text that the tokenizer cuts into more pieces",
-        )
-    where += f", script {pool.script.name}" if pool.script else ""
-    where += f", {len(pool.banned):,} tokens refused for the text to keep" if pool.banned else ""
-    return SurgeonError(
-        f"the corpus supports {num:,} new tokens, {add:,} were asked for",
-        where,
-        f"ask for {num} or fewer, give more text, or lower min_count" if num else "give more text, or lower min_count",
-    )

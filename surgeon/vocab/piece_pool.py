@@ -47,8 +47,10 @@ class PiecePool:
     ) -> None:
         self.file, self.words, self.characters = file, words, characters
         self.min_count, self.max_length, self.script, self.kept = min_count, max_length, script, kept
-        # what a character saves that bytes wrote, or that was unknown: then it saves the text itself
-        self.gain = {c: count * max(len(c[-1].encode("utf-8")) - 1, 1) for c, count in characters.items()}
+        # what a character saves that bytes wrote (of one byte: nothing), or that was unknown: then the text itself
+        least = 0 if file.byte_ids else 1
+        self._gain = {c: max(len(c[-1].encode("utf-8")) - 1, least) for c in characters}  # each time it occurs
+        self.gain = {c: gain * characters[c] for c, gain in self._gain.items()}
         self.num_tokens = words.num_tokens + sum(self.gain.values())
         self.banned: set[str] = set()
         self.lost: set[str] = set()
@@ -105,7 +107,7 @@ class PiecePool:
             counts = self.words.counts(self.file.extended(tokens, []), tokens) | {
                 t: self.characters[t] for t in tokens if t in self.characters
             }
-            lengths = [len(row) for row in self.words.file.pieces(tokens)]
+            lengths = self._lengths(tokens)
             saved = {t: self.gain.get(t, counts[t] * (n - 1)) for t, n in zip(tokens, lengths, strict=True)}
             left = [t for t in tokens if counts[t] >= self.min_count and saved[t] > 0]
             left.sort(key=lambda t: (-saved[t], t))
@@ -115,3 +117,10 @@ class PiecePool:
             if left == tokens or turns > _TURNS:
                 return tokens, [saved[t] for t in tokens]
             tokens = left
+
+    def _lengths(self, tokens: Sequence[str]) -> list[int]:
+        """How many tokens write each of them where it is no token itself: a new character that is none of them is
+        still its bytes, which nothing else has saved."""
+        held, file = set(tokens), self.words.file
+        lost = {file.vocab[c]: gain for c, gain in self._gain.items() if c not in held}
+        return [sum(1 + lost.get(i, 0) for i in row) for row in file.pieces(tokens)]

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon import model_ref
 from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.commit import check_apart
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap
 from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
+from surgeon.vocab.baked import check_baked
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
+from surgeon.vocab.kinds.bpe import BPEFile
 from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
@@ -40,8 +43,13 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         )
     checkpoint = Checkpoint.open(reference.path)
     family = family_of(checkpoint)
+    check_apart(settings.out, [reference.path])
     old = TokenizerFile.open(reference.path)
     old_rows = _num_rows(checkpoint, family, old)
+    config = _config(checkpoint, old_rows)
+    check_baked(old)
+    if isinstance(old, BPEFile):
+        old.check_bytes()
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
@@ -77,7 +85,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         seed=settings.seed,
         inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
         tensors=_tensors(checkpoint, family, rows.sources, num_rows),
-        config=_config(checkpoint, old_rows, num_rows) | ({"tie_word_embeddings": False} if settings.untie else {}),
+        config=config | {"vocab_size": num_rows} | ({"tie_word_embeddings": False} if settings.untie else {}),
         lineage=Lineage(
             operation="extend-vocab",
             kind="surgery",
@@ -173,7 +181,7 @@ def _tensor(checkpoint: Checkpoint, name: str, sources: dict[str, Source], num_r
     return OutTensor(name, stored.dtype, (num_rows, *stored.shape[1:]), sources[name])
 
 
-def _config(checkpoint: Checkpoint, old_rows: int, num_rows: int) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, old_rows: int) -> dict[str, Any]:
     config = checkpoint.config
     if config.get("vocab_size") != old_rows:
         raise SurgeonError(
@@ -181,4 +189,4 @@ def _config(checkpoint: Checkpoint, old_rows: int, num_rows: int) -> dict[str, A
             str(checkpoint.path / "config.json"),
             "restore config.json and the weights from one revision",
         )
-    return config | {"vocab_size": num_rows}
+    return config

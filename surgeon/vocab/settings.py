@@ -122,8 +122,8 @@ def check_settings(settings: ExtendVocabSettings) -> None:
     if settings.add is not None and not settings.corpus:
         raise UsageError("new tokens are learned from a corpus", "--add", "add --corpus CORPUS")
     if settings.tokens is not None:
-        for name in ("script", "keep_corpus", "stop_gain", "max_length"):
-            if getattr(settings, name) is not None:
+        for name in ("script", "keep_corpus", "min_count", "stop_gain", "max_length"):
+            if getattr(settings, name) != type(settings).model_fields[name].default:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} is for tokens that are learned", "--tokens", f"leave out {flag}")
     if settings.old_loss_budget is not None and not settings.probe:

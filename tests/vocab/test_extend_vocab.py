@@ -213,39 +213,18 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
         ({"add": 5, "corpus": [corpus], "init": "mean", "option": {"scale": 1}}, "no option 'scale'"),
         ({"tokens": tokens, "init": "cw2v"}, "reads the target text"),
         ({"add": 5, "corpus": [corpus], "option": {"sd": 1}, "init_output": "random"}, "init that is not named"),
+        ({"tokens": tokens, "min_count": 3}, "--min-count is for tokens that are learned"),
+        ({"tokens": tokens, "script": "Latin"}, "--script is for tokens that are learned"),
     ]
     for options, reason in cases:
         with pytest.raises(UsageError, match=reason):
             plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path / "out", **options))
     with pytest.raises(pydantic.ValidationError):
         ExtendVocabSettings(model=str(stories), out=tmp_path / "out", ad=5)  # type: ignore[call-arg]
+    with pytest.raises(SurgeonError, match="is an input"):  # before anything is learned
+        plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=stories, add=5, corpus=["absent.txt"]))
     with pytest.raises(SurgeonError, match="no such corpus"):
         plan_extend_vocab(ExtendVocabSettings(model=str(stories), out=tmp_path, add=5, corpus=["absent.txt"]))
-
-
-def test_what_can_be_refused_at_once_is_not_learned_or_trained_first(
-    stories: Path, tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    empty, short = tmp_path / "empty.jsonl", tmp_path / "short.txt"
-    empty.write_text("")
-    short.write_text("a")
-
-    def begun(*_: Any, **__: Any) -> Any:
-        raise AssertionError("begun")
-
-    def refused(**options: Any) -> str:
-        with pytest.raises(SurgeonError) as error:
-            plan_extend_vocab(
-                ExtendVocabSettings(model=str(stories), out=tmp_path / "out", add=5, corpus=[corpus], **options)
-            )
-        return error.value.problem
-
-    monkeypatch.setattr("surgeon.vocab.inits.distill_hull.distill", begun)
-    assert "the probe is too short" in refused(probe=[str(short)])
-    monkeypatch.setattr("surgeon.vocab.learn.learn", begun)
-    assert "there is one init" in refused(init="mean", init_output="convex_hull")
-    assert "only convex rows" in refused(init="gaussian", probe=[str(short)], old_loss_budget=0.1)
-    assert "no text" in refused(init="mean", probe=[str(empty)])
 
 
 @pytest.mark.parametrize(("dtype", "sd"), [("float32", 1e39), ("float16", 1e5)])
@@ -263,6 +242,20 @@ def test_rows_beyond_the_range_of_the_matrix_are_refused(
 def test_the_input_rows_beside_a_chosen_output_init_are_the_default_ones() -> None:
     settings = ExtendVocabSettings(model="m", out=Path("o"), add=5, corpus=["c"], init_output="mean")
     assert chosen_inits(settings) == (Use("weighted_pieces", {}), Use("mean", {}))
+
+
+def test_byte_fallback_without_all_bytes_is_refused(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    (model / "tokenizer.model").unlink(missing_ok=True)
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    for byte, refused in (("<0xC0>", False), ("<0xE0>", True)):  # the first stands in no UTF-8
+        (model / "tokenizer.json").write_text(text.replace(f'"{byte}"', '"<gone>"'), encoding="utf-8")
+        reason = r"lacks 1 of them, such as <0xE0>" if refused else "no such corpus"
+        with pytest.raises(SurgeonError, match=reason):
+            plan_extend_vocab(
+                ExtendVocabSettings(model=str(model), out=tmp_path / "out", add=5, corpus=["absent.txt"])
+            )
 
 
 def test_a_tokenizer_of_another_model_is_refused(stories: Path, tmp_path: Path, corpus: str) -> None:

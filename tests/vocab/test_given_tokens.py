@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,21 @@ def test_what_the_tokenizer_always_splits_is_refused(material: Path) -> None:
     old = TokenizerFile.open(material / "tokenizers" / "gpt2")
     with pytest.raises(SurgeonError, match=r"always splits 'beta-blocker': 'beta' \| '-' \| 'blocker'"):
         given_tokens(old, ["beta-blocker"])
+
+
+def test_a_pre_tokenizer_before_byte_fallback_splits_too(stories: Path, tmp_path: Path) -> None:
+    data = json.loads((stories / "tokenizer.json").read_text(encoding="utf-8"))
+    split = [{"type": "Digits", "individual_digits": True}, {"type": "Punctuation", "behavior": "Isolated"}]
+    data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": split}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    old = TokenizerFile.open(tmp_path)
+    for text, parts in [(" 12", "' ' | '1' | '2'"), ("a1", "'a' | '1'"), ("foo-bar", "'foo' | '-' | 'bar'")]:
+        with pytest.raises(SurgeonError, match=re.escape(f"always splits {text!r}: {parts}")):
+            given_tokens(old, [text])
+    found = given_tokens(old, [" zqxj", "zqq", "日本"])
+    new = old.extended(found.tokens, found.merges)
+    for text in (" zqxj", "zqq", "日本"):
+        assert new.vocab[text_token(new, text)] in new.load().encode(f"see 1{text} now").ids
 
 
 def test_the_file_is_read_as_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,23 @@ def test_what_the_text_to_keep_costs_is_said(material: Path) -> None:
         learn(old, texts, 500, keep=["a letter: த"])
     assert "'த' (80 tokens)" in refused.value.where
     assert refused.value.hint.endswith("take the target language out of the text to keep")
+    with pytest.raises(SurgeonError, match="supports 0 new tokens") as refused:  # what was passed over last counts
+        learn(old, texts, 5, keep=texts)
+    assert "passed over" in refused.value.where
+    assert refused.value.hint.endswith("take the target language out of the text to keep")
+    with pytest.raises(SurgeonError, match="supports 0 new tokens"):  # not for the gain's sake
+        learn(old, texts, 5, keep=texts, stop_gain=1)
+
+
+@pytest.mark.parametrize("tokenizer", ["models/base", "tokenizers/gpt2"])
+def test_the_number_that_is_supported_can_be_had(material: Path, tokenizer: str) -> None:
+    old, texts = TokenizerFile.open(material / tokenizer), ["the haematologist and the haematologist"]
+    for min_count in (2, 1):
+        with pytest.raises(SurgeonError, match="supports") as refused:
+            learn(old, texts, 500, min_count=min_count)
+        assert ("--min-count" in refused.value.hint) == (min_count == 2)
+        supported = int(refused.value.hint.split()[2])
+        assert len(learn(old, texts, supported, min_count=min_count).tokens) == supported
 
 
 def test_nothing_to_keep_is_refused(material: Path) -> None:
@@ -222,6 +240,17 @@ def test_any_text_is_its_old_pieces_joined(material: Path, tokenizer: str, targe
         assert [i for new in found for i in pieces.get(new, [new])] == was
         if before.decode(was, skip_special_tokens=False) == written:
             assert now.decode(found, skip_special_tokens=False) == written
+
+
+def test_byte_level_with_the_flag_of_byte_fallback_is_byte_level(material: Path, tmp_path: Path) -> None:
+    """No piece <0xNN> is there for the flag, and text never lacks one: it changes nothing of what is encoded."""
+    old, texts = TokenizerFile.open(material / "tokenizers" / "minimind-6400"), documents(material, "ta", 5)
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(old.data | {"model": old.model | {"byte_fallback": True}}), encoding="utf-8"
+    )
+    flagged = TokenizerFile.open(tmp_path)
+    assert count(flagged, texts) == count(old, texts)
+    assert learn(flagged, texts, 100) == learn(old, texts, 100)
 
 
 def test_hostile_corpora(material: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -174,6 +175,38 @@ def test_characters_that_nothing_wrote_come_with_their_words(opened: Opened, kin
     assert all(token_text(old, t).strip().isalpha() for t in found.tokens)
 
 
+def test_a_character_of_one_byte_saves_nothing_where_bytes_are_written(opened: Opened) -> None:
+    old = opened("unigram_bytes")
+    missing = [c for c in "#$%&*+=@[]^_`{|}~" if c not in old.vocab]
+    assert len(missing) > 5
+    corpus = [f"{text} {c}{c} {c}" for text, c in zip(texts("domain.train"), missing * 20, strict=False)]
+    found = learn(old, corpus, 60)
+    assert not {*missing, *"0123456789"} & {*found.tokens}
+    new = old.extended(found.tokens, [])
+    counts = [sum(map(len, encode(file, corpus))) for file in (old, new)]
+    assert found.tokens_before == counts[0]
+    assert found.tokens_after == pytest.approx(counts[1], rel=1e-3)
+
+
+def test_a_text_without_spaces_takes_no_longer_than_its_length(opened: Opened) -> None:
+    """Half a megabyte of one word: minutes, were it one word for the trainer too."""
+    old, letters = opened("unigram_bytes"), "thequickbrownfoxjumpsoverthelazydog"
+    started = time.process_time()
+    found = learn(old, [letters * 15_000], 1)
+    assert time.process_time() - started < 60
+    assert found.tokens_after is not None and found.tokens_before is not None
+    assert found.tokens_after < found.tokens_before / 4
+
+
+@pytest.mark.parametrize("add", [3, 6, 12, 25])
+def test_a_token_saves_the_bytes_of_its_characters_that_are_no_tokens(opened: Opened, add: int) -> None:
+    old, corpus = opened("unigram_bytes"), [GREEK] * 30 + ["日本語の文章 と 東京の文章"] * 20
+    found = learn(old, corpus, add)
+    counts = [sum(map(len, encode(file, corpus))) for file in (old, old.extended(found.tokens, []))]
+    assert (found.tokens_before, found.tokens_after) == tuple(counts)
+    assert found.num_characters < len(found.tokens)  # words before the letters that occur in little else
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_bound_what_is_learned(opened: Opened, kind: str) -> None:
     old, corpus = opened(kind), texts("domain.train")
@@ -184,8 +217,12 @@ def test_options_bound_what_is_learned(opened: Opened, kind: str) -> None:
     characters = Counter("".join(corpus))  # a new one counts wherever it occurs, also within another new token
     found = [max(counts[old.next_id + k], characters[token]) for k, token in enumerate(often.tokens)]
     assert min(found) >= 25
-    with pytest.raises(SurgeonError, match=r"supports [\d,]+ new tokens, 90,000 were asked for"):
+    with pytest.raises(SurgeonError, match=r"supports [\d,]+ new tokens, 90,000 were asked for") as refused:
         learn(old, corpus[:3], 90_000)
+    assert "lower --min-count" in refused.value.hint and "text to keep" not in refused.value.hint
+    with pytest.raises(SurgeonError, match=r"0 new tokens, 5 were asked for .*text to keep") as refused:
+        learn(old, corpus[:3], 5, keep=corpus[:3])
+    assert refused.value.hint.endswith("take the target language out of the text to keep")
     with pytest.raises(SurgeonError, match="already the first 1,000 new tokens save less"):
         learn(old, corpus, 30, stop_gain=99)
     few = learn(old, corpus, 400, stop_gain=12 if kind == "wordpiece" else 30)

@@ -10,6 +10,8 @@ from typing import ClassVar
 from surgeon.errors import SurgeonError
 from surgeon.vocab.tokenizer_json import Merge, TokenizerFile
 
+_UTF8_BYTES = [*range(0xC0), *range(0xC2, 0xF5)]  # those that a text can hold
+
 
 @dataclass(frozen=True)
 class BPEFile(TokenizerFile):
@@ -45,6 +47,18 @@ class BPEFile(TokenizerFile):
         if len(set(self.merges)) != len(self.merges):
             raise SurgeonError("a merge stands twice", str(self.path), "restore the file")
 
+    def check_bytes(self) -> None:
+        """Refuse byte fallback that cannot write every text: such text is unknown, and nothing is learned of it."""
+        held = set(self.byte_ids.values())
+        lost = [byte for byte in _UTF8_BYTES if byte not in held] if self.by_pieces else []
+        if lost:
+            raise SurgeonError(
+                f"the tokenizer falls back to bytes and lacks {len(lost)} of them, such as <0x{lost[0]:02X}>: "
+                "new words may be unknown",
+                str(self.path),
+                "use a model whose tokenizer covers every text",
+            )
+
     @cached_property
     def merges(self) -> list[Merge]:
         """In order of rank; both ways of writing them (pairs, or joined by a space) are read."""
@@ -53,7 +67,7 @@ class BPEFile(TokenizerFile):
     @property
     def by_pieces(self) -> bool:
         """Whether any two neighbours whose concatenation is a piece merge (SentencePiece), not only listed pairs."""
-        return bool(self.model.get("byte_fallback"))
+        return bool(self.model.get("byte_fallback")) and not self.byte_level
 
     def extended(self, tokens: Sequence[str], merges: Sequence[Merge], first: int | None = None) -> TokenizerFile:
         vocab = self._vocab_with(tokens, first)

@@ -101,12 +101,14 @@ class UnigramFile(TokenizerFile):
         ]
 
     def _baked_scores(self, added: Sequence[str]) -> list[float]:
-        """Of added tokens written into the model. They are found in a text before the model sees it, unless they are
-        single words: these score below their own pieces in a row, so that no path inside a longer word takes them."""
-        single = {token["content"] for token in self.added if token.get("single_word")}
+        """Of added tokens written into the model. They are found in a text before the model sees it, but for some
+        (surgeon.vocab.baked): these score below their own pieces in a row, so that no path takes them."""
+        from surgeon.vocab.baked import may_reach_model
+
+        seen = {token["content"] for token in self.added if may_reach_model(self, token)}
         lowest = min(self.scores)
         return [
-            score - 1.0 if token in single else lowest
+            min(score - 1.0, lowest) if token in seen else lowest
             for token, (score, _) in zip(added, self.path_scores(added), strict=True)
         ]
 

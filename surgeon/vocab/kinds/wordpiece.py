@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from surgeon.errors import SurgeonError
@@ -18,10 +19,36 @@ class WordPieceFile(TokenizerFile):
 
     @property
     def promise(self) -> str:
-        return (
+        said = (
             "no guarantee for text in a script of the new tokens: a word keeps its encoding unless a new token is a "
             "longer match at one of its piece boundaries, and is cut anew from there on where one is"
         )
+        if not self.bound_letters:
+            return said
+        named = ", ".join(map(repr, self.bound_letters[:5])) + (", ..." if len(self.bound_letters) > 5 else "")
+        return f"{said}; it becomes unknown where the rest begins with a letter that only longer pieces hold ({named})"
+
+    @cached_property
+    def bound_letters(self) -> list[str]:
+        """Letters inside of pieces that are no piece by themselves inside of a word: a cut before one may find none.
+
+        Where there are none, as in vocabularies that the trainers make, any word that could be written still can.
+        """
+        inside: set[str] = set()
+        for token in self.model_vocab:
+            text = token.removeprefix(self.prefix)
+            letters = set(text if text != token else text[1:])
+            letters = {letter for letter in letters if self.prefix + letter not in self.vocab}
+            if letters and self._reaches_model(text):
+                inside |= letters
+        return sorted(inside)
+
+    def _reaches_model(self, text: str) -> bool:
+        """Whether the model is ever given a word like this: not so names such as [unused1]."""
+        tokenizer = self.load()
+        if tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str(text) != text:
+            return False
+        return tokenizer.pre_tokenizer is None or len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
 
     @property
     def prefix(self) -> str:

@@ -54,6 +54,8 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
     next(iter(Texts(settings.probe or [], settings)), None)  # one without a text is refused too
+    for use in chosen_inits(settings):
+        use.open()
     learned = _learned(settings, old, progress)
     first = old.next_id if settings.use_padding else old_rows
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)

@@ -78,6 +78,15 @@ class Use(NamedTuple):
     init: str
     options: dict[str, Any]
 
+    def open(self) -> None:
+        """Raise what is raised by a file or a model of the options that is not there or not what it should be: the
+        module of an init names in OPENS what opens each of these."""
+        method = registry.get("init", self.init)
+        given = method.bind(self.options)
+        for name, opens in method.trait("OPENS", {}).items():
+            if given.get(name) is not None:
+                opens(given[name])
+
 
 def chosen_inits(settings: ExtendVocabSettings) -> tuple[Use, Use]:
     """What the input and the output matrix start from.

@@ -44,6 +44,12 @@ def test_what_can_be_refused_at_once_is_not_learned_or_trained_first(
     assert "there is one init" in refused(init="mean", init_output="convex_hull")
     assert "only convex rows" in refused(init="gaussian", probe=[str(short)], old_loss_budget=0.1)
     assert "no text" in refused(init="mean", probe=[str(empty)])
+    assert "no such folder" in refused(init="omp", option={"donor": str(tmp_path / "absent")})
+    vectors = {"source_vectors": str(short), "target_vectors": str(tmp_path / "absent.vec")}
+    assert "WORDS DIMENSIONS" in refused(init="wechsel", option=vectors)
+    (tmp_path / "one.vec").write_text("1 2\na 0.5 0.5\n")
+    vectors["source_vectors"] = str(tmp_path / "one.vec")
+    assert "cannot be read" in refused(init_output="wechsel", init="mean", untie=True, option_output=vectors)
 
 
 def test_a_config_of_another_model_is_refused_before_anything_is_read(stories: Path, tmp_path: Path) -> None:

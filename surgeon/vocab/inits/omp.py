@@ -18,6 +18,7 @@ from surgeon.vocab.inits.subword_mean import subword_mean
 from surgeon.vocab.tokenizer_json import TokenizerFile
 from surgeon.vocab.tokens import NewTokens
 
+OPENS = {"donor": Donor}
 HULL = False  # coefficients may be negative
 BATCH_INDEPENDENT = False  # the last bits of a matrix product depend on its size
 _DEPENDENT = 1e-7  # of an atom's length: an atom that adds less is a sum of those before it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from surgeon.errors import SurgeonError
@@ -17,6 +18,8 @@ from surgeon.vocab.word_vectors import by_own_encoding, by_text, rotation, turne
 HULL = True
 BATCH_INDEPENDENT = False  # the last bits of a matrix product depend on its size
 READS_TEXT = True
+_BEGINNING = partial(read_vec, max_words=1)
+OPENS = {"source_vectors": _BEGINNING, "target_vectors": _BEGINNING, "dictionary": read_dictionary}
 
 
 def wechsel(

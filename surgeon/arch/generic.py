@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from surgeon.arch.configuration import settings_of
+from surgeon.arch.configuration import accepted_settings
 from surgeon.arch.declaration import WRITING_ROLES, Declaration
 from surgeon.arch.roles import role_by_name
 from surgeon.errors import SurgeonError
@@ -116,7 +116,6 @@ def _derive(config_json: str, names: tuple[str, ...], where: str) -> Declaration
 
 def _settings(config: dict[str, Any], where: str) -> tuple[Any, str]:
     """The configuration as its class reads it, and the name of the causal language model for it."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as MODELS
 
@@ -139,14 +138,7 @@ def _settings(config: dict[str, Any], where: str) -> tuple[Any, str]:
                 where,
                 f"did you mean {architecture}?",
             )
-    try:
-        settings = settings_of(config)
-    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise SurgeonError(
-            f"transformers does not accept this config.json: {str(error).strip().splitlines()[-1].strip()}",
-            where,
-            "compare it with the config.json of the model's source",
-        ) from error
+    settings = accepted_settings(config, where)
     towers = any(
         key.endswith("_config") and key not in _NO_TOWERS and isinstance(value, dict)
         for key, value in settings.to_dict().items()

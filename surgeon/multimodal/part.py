@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeon.arch.catalogue import declarations
-from surgeon.arch.configuration import settings_of
+from surgeon.arch.configuration import accepted_settings, settings_of
 from surgeon.arch.family import check_one_matrix, family_of_names
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.same_rows import same_rows
@@ -86,19 +86,11 @@ def language_part(checkpoint: Checkpoint) -> LanguagePart:
 def own_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The config.json of the language model alone: what the class of the multimodal configuration makes of its part,
     whether to tie included. Raises SurgeonError where transformers has no causal language model for it."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
-    try:
-        with quiet():
-            whole = settings_of(config)
-            text = whole.get_text_config()
-    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise SurgeonError(
-            f"transformers does not accept this config.json: {str(error).strip().splitlines()[-1].strip()}",
-            where,
-            "compare it with the config.json of the model's source",
-        ) from error
+    with quiet():
+        whole = accepted_settings(config, where)
+        text = whole.get_text_config()
     model_type = _PLAIN.get(text.model_type, text.model_type)
     architecture = CLASSES.get(model_type)
     if not isinstance(architecture, str):

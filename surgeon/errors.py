@@ -9,6 +9,10 @@ REFUSED = 1
 USAGE = 2
 DIFFERENCE = 3
 INTERRUPTED = 130
+# how to mend it where a multimodal model is given for a language model
+EXTRACT = (
+    "surgeon extract-language-model MODEL OUT takes its language model out, and graft-language-model puts it back"
+)
 
 
 class SurgeonError(Exception):

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgeon.arch.catalogue import EXTRACT
-from surgeon.errors import SurgeonError, UsageError
+from surgeon.errors import EXTRACT, SurgeonError, UsageError
 
 if TYPE_CHECKING:
     import torch

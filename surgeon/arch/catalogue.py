@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from surgeon.arch.declaration import Declaration
-from surgeon.errors import SurgeonError, did_you_mean
+from surgeon.errors import EXTRACT, SurgeonError, did_you_mean
 
 # model_type -> why it is not operated on, and what to do instead
 REFUSED: dict[str, tuple[str, str]] = {
@@ -21,10 +21,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "zamba": ("its blocks share one attention block, so they are no blocks of their own", "use another hybrid model"),
     "zamba2": ("its blocks share attention blocks, so they are no blocks of their own", "use another hybrid model"),
 }
-
-EXTRACT = (
-    "surgeon extract-language-model MODEL OUT takes its language model out, and graft-language-model puts it back"
-)
 
 
 @cache

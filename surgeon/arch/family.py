@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from surgeon.arch.catalogue import EXTRACT, declaration_of, quantised
+from surgeon.arch.catalogue import declaration_of, quantised
 from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
 from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.same_rows import same_rows
-from surgeon.errors import SurgeonError
+from surgeon.errors import EXTRACT, SurgeonError
 
 LEAVES = ("weight", "bias")
 # element types that nobody computes in: those of quantised weights, of masks and of tables

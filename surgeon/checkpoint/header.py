@@ -76,12 +76,13 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 def encode_header(
     entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], like: int | None = None
 ) -> bytes:
-    """The header (length prefix and padding included) of tensors (name, dtype, shape) laid out in this order.
+    """The header (length prefix and padding included) of tensors (name, dtype, shape) laid out in this order, with
+    metadata in the order given.
 
     like: a length of another header; this one is padded to the same place within a page of a file system, so that
     the data behind both can be shared where the file system can do that.
     """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, dtype, shape in entries:
         end = offset + num_bytes(dtype, shape)

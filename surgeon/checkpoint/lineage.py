@@ -69,12 +69,16 @@ class ConfigBefore(_Strict):
 
 class FilesBefore(_Strict):
     """How the weights lay in their files before a step: their bytes, the length of each shard's header, its tensors as
-    runs of places in the order of all names, wide types first, and what the index said beside its map."""
+    runs of places in the order of all names, wide types first, and what the index said beside its map. names,
+    metadata: of the shards, where they are called otherwise than save_pretrained calls them, and where their headers
+    say other things."""
 
     nbytes: int
     headers: list[int]
     tensors: list[list[tuple[int, int]]]
     index: dict[str, Any] = Field(default_factory=dict)
+    names: list[str] = Field(default_factory=list)
+    metadata: list[dict[str, str]] = Field(default_factory=list)
 
 
 class BlockMap(_Strict):

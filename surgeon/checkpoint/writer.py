@@ -35,13 +35,15 @@ class Layout:
 
     whole: shard -> the file of an input that it is the same as, header included. like: shard -> the length of the
     header of the input's file that its data comes from (see encode_header). lengths: shard -> the length of its
-    header, where it is to be that of another file. index: what the index says beside its map (empty: total_size).
+    header, where it is to be that of another file. metadata: shard -> what its header says, where it is not METADATA.
+    index: what the index says beside its map (empty: total_size).
     """
 
     shards: tuple[tuple[str, tuple[Entry, ...]], ...]
     whole: Mapping[str, Path] = field(default_factory=dict)
     like: Mapping[str, int] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     index: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,9 +58,10 @@ class Layout:
     def header(self, shard: str) -> bytes:
         if shard in self.whole:
             return header_bytes(self.whole[shard])
+        entries, metadata = dict(self.shards)[shard], self.metadata.get(shard, METADATA)
         if shard in self.lengths:
-            return at_least(encode_header(dict(self.shards)[shard], METADATA), self.lengths[shard])
-        return encode_header(dict(self.shards)[shard], METADATA, self.like.get(shard))
+            return at_least(encode_header(entries, metadata), self.lengths[shard])
+        return encode_header(entries, metadata, self.like.get(shard))
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,10 @@ def shard_names(count: int, single: str = SINGLE) -> list[str]:
 class Writer:
     """Open shards of a folder, at full length from the start; positions never change, so order does not matter.
 
-    index: write one for a single shard too, where other safetensors files lie beside the model's: a loader that takes
-    every one of a folder keeps to those that the index names. link: shards that are the same as a file of an input
-    are made a second name of it. resume: shards that are there already, of the same length and with the same header,
-    are taken as they are.
+    index: write one for a single shard too, where other safetensors files lie beside the model's (a loader that takes
+    every one of a folder keeps to those that the index names) or it has a name that no loader looks for. link: shards
+    that are the same as a file of an input are made a second name of it. resume: shards that are there already, of
+    the same length and with the same header, are taken as they are.
     """
 
     def __init__(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from surgeon.checkpoint.header import DTYPE_BYTES, StoredTensor, header_bytes
+from surgeon.checkpoint.header import DTYPE_BYTES, StoredTensor, header_bytes, read_header
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import FilesBefore
-from surgeon.checkpoint.writer import lay_out
+from surgeon.checkpoint.writer import METADATA, lay_out, shard_names
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, OutTensor, runs
 
 
 def files_of(checkpoint: Checkpoint) -> FilesBefore:
     """How the weights lie in their files, for the way back."""
+    names = [shard.name for shard in checkpoint.shards]
+    metadata = [read_header(shard)[1] for shard in checkpoint.shards]
     place = {t.name: number for number, t in enumerate(sorted(checkpoint.tensors.values(), key=_by_name))}
     return FilesBefore(
         nbytes=checkpoint.num_bytes,
         headers=[len(header_bytes(shard)) for shard in checkpoint.shards],
-        tensors=[list(runs([place[name] for name in names])) for names in _in_file_order(checkpoint)],
+        tensors=[list(runs([place[name] for name in held])) for held in _in_file_order(checkpoint)],
         index=checkpoint.index_metadata,
+        names=names if names != shard_names(len(names)) else [],
+        metadata=metadata if any(held != METADATA for held in metadata) else [],
     )
 
 

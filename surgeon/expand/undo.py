@@ -110,7 +110,13 @@ def _files_before(
         return {}
     if before is None or sum(t.nbytes for t in tensors) != before.nbytes or not shards_before(before, tensors):
         return {"shards": kept_shards(checkpoint, tensors, names, settings.link)}
-    return {"shards": shards_before(before, tensors), "headers": tuple(before.headers), "index": before.index}
+    return {
+        "shards": shards_before(before, tensors),
+        "headers": tuple(before.headers),
+        "shard_names": tuple(before.names),
+        "metadata": tuple(before.metadata),
+        "index": before.index,
+    }
 
 
 def config_before(config: Mapping[str, Any], step: Lineage, where: str) -> dict[str, Any]:

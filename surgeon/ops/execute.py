@@ -136,7 +136,7 @@ def write_shards(
     """The shards of a plan in a folder. layout: of shards alone, without an index, in place of the plan's.
     progressed: the record of the folder; what it tells of and still is there is not done again.
     unread: what is read for its digest meanwhile."""
-    beside = layout is None and any(name.endswith(".safetensors") for name in plan.binary)
+    beside = layout is None and (bool(plan.shard_names) or any(n.endswith(".safetensors") for n in plan.binary))
     before = progressed.read() if progressed is not None else []
     writer = Writer(folder, layout or layout_of(plan, inputs), index=beside, link=plan.link, resume=bool(before))
     if layout is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from surgeon.checkpoint.header import PAGE, StoredTensor, encode_header, num_bytes
+from surgeon.checkpoint.header import PAGE, StoredTensor, encode_header, num_bytes, read_header
 from surgeon.checkpoint.index import ADAPTER_WEIGHTS, SINGLE, Checkpoint
 from surgeon.checkpoint.writer import METADATA, Layout, lay_out, shard_names
 from surgeon.ops.plan import Copy, OutTensor, Plan
@@ -23,18 +23,24 @@ def layout_of(plan: Plan, inputs: Mapping[str, Checkpoint]) -> Layout:
     by_name = {t.name: t for t in plan.tensors}
     groups = [[by_name[name] for name in names] for names in plan.shards]
     wanted = dict(enumerate(plan.headers)) if len(plan.headers) == len(groups) else {}
+    names = plan.shard_names or shard_names(len(groups), single)
+    said = dict(zip(names, plan.metadata, strict=True)) if plan.metadata else {}
     shards, whole, like, lengths = [], {}, {}, {}
-    for number, (shard, group) in enumerate(zip(shard_names(len(groups), single), groups, strict=True)):
+    for number, (shard, group) in enumerate(zip(names, groups, strict=True)):
         shards.append((shard, tuple((t.name, t.dtype, t.shape) for t in group)))
         origins = [inputs[t.source.model].tensor(t.source.tensor) for t in group if isinstance(t.source, Copy)]
-        length = wanted.get(number)
-        if len(origins) == len(group) and _is_file(group, origins) and length in (None, _header_length(origins)):
+        length, metadata = wanted.get(number), said.get(shard)
+        same_header = length in (None, _header_length(origins)) and metadata in (None, _metadata(origins))
+        if len(origins) == len(group) and _is_file(group, origins) and same_header:
             whole[shard] = origins[0].path
-        elif length is not None and len(encode_header(shards[-1][1], METADATA)) <= length:
+        elif (
+            length is not None
+            and len(encode_header(shards[-1][1], METADATA if metadata is None else metadata)) <= length
+        ):
             lengths[shard] = length
         elif origins and isinstance(group[0].source, Copy):
             like[shard] = origins[0].start % PAGE
-    return Layout(tuple(shards), whole, like, lengths, index_metadata(plan, inputs))
+    return Layout(tuple(shards), whole, like, lengths, said, index_metadata(plan, inputs))
 
 
 def index_metadata(plan: Plan, inputs: Mapping[str, Checkpoint]) -> dict[str, Any]:
@@ -55,8 +61,12 @@ def _elements(tensors: Iterable[OutTensor | StoredTensor]) -> int:
     return sum(t.nbytes // num_bytes(t.dtype, ()) for t in tensors)
 
 
-def _header_length(origins: Sequence[StoredTensor]) -> int:
-    return min(o.start for o in origins)
+def _header_length(origins: Sequence[StoredTensor]) -> int | None:
+    return min((o.start for o in origins), default=None)
+
+
+def _metadata(origins: Sequence[StoredTensor]) -> dict[str, str] | None:
+    return read_header(origins[0].path)[1] if origins else None
 
 
 def _is_file(group: Sequence[OutTensor], origins: Sequence[StoredTensor]) -> bool:

@@ -120,8 +120,9 @@ class Plan:
     shards: the names of each shard's tensors in order, where the shards are those of the input (empty: shards are
     filled up to shard_bytes). link: a shard that is the same as the input's file becomes a second name of it; this
     does not decide its bytes. restores: the digest of a checkpoint that the output may turn out to be, which is said.
-    headers: the lengths of the shards' headers, where they are to be those of that checkpoint; index: what its index
-    said beside its map.
+    headers: the lengths of the shards' headers, where they are to be those of that checkpoint; shard_names, metadata:
+    what its shards were called and what their headers said, where that is unusual; index: what its index said beside
+    its map.
     told: role -> lineage of an input whose folder has none, as a person told it.
     """
 
@@ -142,6 +143,8 @@ class Plan:
     link: bool = False
     restores: str = ""
     headers: tuple[int, ...] = ()
+    shard_names: tuple[str, ...] = ()
+    metadata: tuple[Mapping[str, str], ...] = ()
     index: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Lineage] = field(default_factory=dict)
 
@@ -250,6 +253,10 @@ def to_json(plan: Plan) -> dict[str, Any]:
         value["restores"] = plan.restores
     if plan.headers:
         value["headers"] = list(plan.headers)
+    if plan.shard_names:
+        value["shard_names"] = list(plan.shard_names)
+    if plan.metadata:
+        value["metadata"] = [list(map(list, held.items())) for held in plan.metadata]
     if plan.index:
         value["index"] = dict(plan.index)
     if plan.told:
@@ -279,6 +286,8 @@ def from_json(value: Mapping[str, Any]) -> Plan:
         link=value.get("link", False),
         restores=value.get("restores", ""),
         headers=tuple(value.get("headers", ())),
+        shard_names=tuple(value.get("shard_names", ())),
+        metadata=tuple(map(dict, value.get("metadata", ()))),
         index=value.get("index", {}),
         told={role: Lineage.model_validate(told) for role, told in value.get("told", {}).items()},
     )

@@ -61,9 +61,9 @@ def plan_graft(settings: GraftSettings, progress: Progress = SILENT) -> Plan:
             str(inner.path),
             "write it in the type of the multimodal model",
         )
+    config = grafted_config(outer.config, part, inner.config, str(inner.path))
     check_first_blocks(outer.config, part, inner)
     check_media_tokens(outer.config, outer.path, inner.path)
-    config = grafted_config(outer.config, part, inner.config, str(inner.path))
     tensors = [
         OutTensor(part.inside(name), t.dtype, t.shape, Copy("language_model", name))
         for name, t in inner.tensors.items()

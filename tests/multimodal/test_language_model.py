@@ -189,6 +189,8 @@ def test_what_is_no_such_model_is_refused(model: Model, tmp_path: Path, stories:
     assert "extract-language-model" in told.value.hint
     with pytest.raises(SurgeonError, match="model_type is 'llama'"):
         grafted(model("gemma3"), stories, tmp_path / "out")
+    with pytest.raises(SurgeonError, match="model_type is 'qwen3_vl'"):
+        grafted(model("qwen3_vl"), model("qwen3_vl"), tmp_path / "out")
     narrow = extracted(model("mistral3"), tmp_path / "text")
     changed = config(narrow) | {"vocab_size": 256}
     (narrow / "config.json").write_text(json.dumps(changed))

@@ -191,6 +191,11 @@ def test_what_is_no_such_model_is_refused(model: Model, tmp_path: Path, stories:
         grafted(model("gemma3"), stories, tmp_path / "out")
     with pytest.raises(SurgeonError, match="model_type is 'qwen3_vl'"):
         grafted(model("qwen3_vl"), model("qwen3_vl"), tmp_path / "out")
+    unnamed = tmp_path / "unnamed"
+    shutil.copytree(model("mistral3"), unnamed)
+    (unnamed / "config.json").write_text(json.dumps(config(unnamed) | {"architectures": None}))
+    with pytest.raises(SurgeonError, match="names no class"):
+        grafted(unnamed, extracted(unnamed, tmp_path / "of-unnamed"), tmp_path / "out")
     narrow = extracted(model("mistral3"), tmp_path / "text")
     changed = config(narrow) | {"vocab_size": 256}
     (narrow / "config.json").write_text(json.dumps(changed))
@@ -321,3 +326,22 @@ def test_a_new_token_in_the_place_of_an_image(model: Model, tmp_path: Path, corp
     with pytest.raises(SurgeonError, match="token of that id"):
         grafted(whole, tmp_path / "more", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_language_models_of_two_multimodal_ones_merge(model: Model, tmp_path: Path) -> None:
+    """A fine-tune of the whole by other software: its language model and the base's meet as any two models do."""
+    from safetensors.torch import load_file, save_file
+
+    from surgeon.merge.settings import MergeSettings
+
+    taught = tmp_path / "taught"
+    shutil.copytree(model("gemma3"), taught)
+    held = load_file(taught / "model.safetensors")
+    save_file({name: t * 1.5 for name, t in held.items()}, taught / "model.safetensors", metadata={"format": "pt"})
+    parts = [extracted(whole, tmp_path / n) for whole, n in ((model("gemma3"), "base"), (taught, "tuned"))]
+    perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "out", add=[str(parts[1])]))
+    assert torch.equal(logits(tmp_path / "out", False, IDS), logits(parts[1], False, IDS))
+    deep = grafted(taught, deeper(parts[1], tmp_path / "deep", [1]), tmp_path / "whole")
+    with pytest.raises(SurgeonError, match="does not have"):  # where a lineage begins, no depth is aligned
+        again = extracted(deep, tmp_path / "again")
+        perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "no", add=[str(again)]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from surgeon.arch.catalogue import declarations
 from surgeon.arch.configuration import settings_of
-from surgeon.arch.family import check_one_matrix, family_of_names
+from surgeon.arch.family import check_one_matrix, check_plain, family_of_names
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import SurgeonError
@@ -63,10 +63,11 @@ def language_part(checkpoint: Checkpoint) -> LanguagePart:
         for head in [h for h in heads if any(name.startswith(h) for name in checkpoint.tensors)] or [HEAD]:
             names = {n: new for n in checkpoint.tensors if (new := _own_name(n, prefix, base, head)) is not None}
             try:
-                family_of_names(config, names.values(), where)
+                family = family_of_names(config, names.values(), where)
             except SurgeonError as error:
                 problem = error
                 continue
+            check_plain(family, {own: checkpoint.tensors[name].dtype for name, own in names.items()}, where)
             own = _tied(checkpoint, config, names, prefix + embedding)
             left = tuple(n for n in checkpoint.tensors if n not in names)
             found.append(LanguagePart(own, base, prefix, _head(head, prefix, names), names, left))

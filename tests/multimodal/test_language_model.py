@@ -345,3 +345,16 @@ def test_language_models_of_two_multimodal_ones_merge(model: Model, tmp_path: Pa
     with pytest.raises(SurgeonError, match="does not have"):  # where a lineage begins, no depth is aligned
         again = extracted(deep, tmp_path / "again")
         perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "no", add=[str(again)]))
+
+
+def test_codes_without_a_word_of_them_are_refused(model: Model, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    whole = tmp_path / "whole"
+    shutil.copytree(model("llava"), whole)
+    held = load_file(whole / "model.safetensors")
+    name = "language_model.model.layers.0.self_attn.q_proj.weight"
+    held[name] = held[name].to(torch.float8_e4m3fn)
+    save_file(held, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SurgeonError, match="quantised"):
+        extracted(whole, tmp_path / "out")

@@ -323,8 +323,20 @@ def test_a_new_token_in_the_place_of_an_image(model: Model, tmp_path: Path, corp
     (whole / "config.json").write_text(json.dumps(config(whole) | {"image_token_index": 512}))
     text = extracted(whole, tmp_path / "text")
     perform("extend-vocab", ExtendVocabSettings(model=str(text), out=tmp_path / "more", corpus=[str(corpus)], add=6))
-    with pytest.raises(SurgeonError, match="token of that id"):
+    with pytest.raises(SurgeonError, match=r"image_token_index is 512, and .* token of that id"):
         grafted(whole, tmp_path / "more", tmp_path / "out")
+    whole = tmp_path / "by-default"  # LLaVA's class says 32000 where config.json says nothing
+    shutil.copytree(model("llava"), whole)
+    said = config(whole)
+    del said["image_token_index"]
+    (whole / "config.json").write_text(json.dumps(said))
+    text = extracted(whole, tmp_path / "llava")
+    tokenizer = json.loads((text / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 32000, "content": "<new>"})
+    tokenizer["model"]["vocab"]["<new>"] = 32000
+    (text / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(SurgeonError, match=r"image_token_index is 32000, and .* '<new>'"):
+        grafted(whole, text, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"num_key_value_heads": 4, "head_dim": 8, "patch_size": 4, "position_embedding_size": 64},
         {"audio_config": None, "image_token_id": 500},
     ),
+    "aya_vision": ({"logit_scale": 0.25, "sliding_window": 8}, {"vision_use_head": False}, {"image_token_index": 500}),
     "llama4": ({"intermediate_size_mlp": 64, "num_local_experts": 2}, {}, {"image_token_index": 500}),
     "mistral3": ({}, {}, {"image_token_index": 500}),
     "llava": ({}, {}, {"image_token_index": 500}),
@@ -38,7 +39,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def build(kind: str, folder: Path, tokenizer: Path, **text: Any) -> Path:
+def build(kind: str, folder: Path, tokenizer: Path, **whole: Any) -> Path:
     """Saved as save_pretrained does; every parameter random, norms and biases too."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -47,10 +48,10 @@ def build(kind: str, folder: Path, tokenizer: Path, **text: Any) -> Path:
     classes = {"text_config": type(plain.text_config), "vision_config": type(plain.vision_config)}
     if plain.vision_config is None:
         classes["vision_config"] = type(plain).sub_configs["vision_config"]
-    values = {"text_config": TEXT | of_text | text, "vision_config": VISION | of_vision}
+    values = {"text_config": TEXT | of_text, "vision_config": VISION | of_vision}
     parts = {name: made(**values[name]).to_dict() for name, made in classes.items()}
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(type(plain)(**parts, **of_all))
+    model = AutoModelForImageTextToText.from_config(type(plain)(**parts, **of_all, **whole))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.02)

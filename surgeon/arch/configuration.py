@@ -22,7 +22,7 @@ def accepted_settings(config: Mapping[str, Any], where: str) -> Any:
 
     try:
         return settings_of(config)
-    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise SurgeonError(
             f"transformers does not accept this config.json: {str(error).strip().splitlines()[-1].strip()}",
             where,

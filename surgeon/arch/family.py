@@ -188,20 +188,29 @@ def family_of(checkpoint: Checkpoint) -> Family:
     """The family of an open checkpoint; every tensor has a role, or SurgeonError names the one that has none, or the
     one that holds codes."""
     family = family_of_names(checkpoint.config, checkpoint.tensors, str(checkpoint.path))
-    for name, stored in checkpoint.tensors.items():
-        if stored.dtype in CODES and _is_multiplied(family, name, stored.dtype):
-            raise quantised(f"{checkpoint.path}: {name} is {stored.dtype}")
+    check_plain(family, {name: stored.dtype for name, stored in checkpoint.tensors.items()}, str(checkpoint.path))
     if family.tied and family.head is not None:
         check_one_matrix(checkpoint, family.embedding, family.head)
     return family
 
 
+def check_plain(family: Family, dtypes: Mapping[str, str], where: str) -> None:
+    """Raise SurgeonError on a parameter that holds codes. dtypes: name -> element type of every tensor."""
+    for name, dtype in dtypes.items():
+        if dtype in CODES and _is_multiplied(family, name, dtype):
+            raise quantised(f"{where}: {name} is {dtype}")
+
+
 def check_one_matrix(checkpoint: Checkpoint, embedding: str, head: str) -> None:
     """Raise SurgeonError where a head that config.json ties is stored as another matrix than the embedding:
     transformers 5 takes it for a head of its own with a warning, older releases drop it without one."""
-    if not same_rows(checkpoint.tensors[embedding], checkpoint.tensors[head]):
+    a, b = checkpoint.tensors[head], checkpoint.tensors[embedding]
+    if not same_rows(a, b):
+        other = f"holds other values than {embedding}"
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            other = f"is {a.dtype} {list(a.shape)}, {embedding} {b.dtype} {list(b.shape)}"
         raise SurgeonError(
-            f"config.json ties the head to the embedding, and {head} holds other values than {embedding}",
+            f"config.json ties the head to the embedding, and {head} {other}",
             str(checkpoint.path),
             "say tie_word_embeddings: false in config.json (as transformers 5 reads it), or remove the head's tensor",
         )

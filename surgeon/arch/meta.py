@@ -57,11 +57,13 @@ def check_multimodal(
     import torch
     import transformers
 
-    named = (config.get("architectures") or ["nothing"])[0]
-    kind = getattr(transformers, named, None)
+    named = (config.get("architectures") or [None])[0]
+    kind = getattr(transformers, named, None) if isinstance(named, str) else None
     if kind is None:
         raise SurgeonError(
-            f"transformers has no class {named!r}", where, "restore config.json from the model's source"
+            f"transformers has no class {named!r}" if named else "config.json names no class (architectures)",
+            where,
+            "restore config.json from the model's source",
         )
     try:
         with torch.device("meta"):

@@ -67,13 +67,16 @@ class Member:
         return self.family.tied and f"{self.family.declaration.head}.weight" not in self.changed
 
 
+_BEGINS = "extract-language-model"
+
+
 def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, base: Member) -> tuple[Lineage, ...]:
     """The surgery steps from `base` to `checkpoint` that move tensors or set values, oldest first, as `lineage` tells;
-    empty for a model without one.
+    empty for a model without one, and for one that was taken out of a multimodal model: that is where it begins.
 
     Raises SurgeonError where the lineage does not lead to the base.
     """
-    if checkpoint.digest == base.checkpoint.digest or lineage is None:
+    if checkpoint.digest == base.checkpoint.digest or lineage is None or lineage.operation == _BEGINS:
         return ()
     steps: list[Lineage] = []
     for step in lineage.chain():

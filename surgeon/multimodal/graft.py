@@ -13,6 +13,7 @@ from surgeon.checkpoint.sidecars import PROCESSOR_FILES, sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.shards import kept_shards
 from surgeon.multimodal.grafted_config import check_first_blocks, grafted_config
+from surgeon.multimodal.media_tokens import check_media_tokens
 from surgeon.multimodal.part import language_part
 from surgeon.ops.plan import Copy, Input, OutTensor, Plan, source_to_json
 from surgeon.progress import SILENT, Progress
@@ -60,8 +61,9 @@ def plan_graft(settings: GraftSettings, progress: Progress = SILENT) -> Plan:
             str(inner.path),
             "write it in the type of the multimodal model",
         )
-    check_first_blocks(outer.config, part, inner)
     config = grafted_config(outer.config, part, inner.config, str(inner.path))
+    check_first_blocks(outer.config, part, inner)
+    check_media_tokens(outer.config, outer.path, inner.path)
     tensors = [
         OutTensor(part.inside(name), t.dtype, t.shape, Copy("language_model", name))
         for name, t in inner.tensors.items()

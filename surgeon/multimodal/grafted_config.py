@@ -8,6 +8,7 @@ from typing import Any
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.multimodal.part import LanguagePart
+from surgeon.multimodal.values import read_settings, values_of
 
 # what the towers and the projector beside the language model reckon with
 _FIXED = ("model_type", "hidden_size")
@@ -23,14 +24,15 @@ def grafted_config(
 
     Raises SurgeonError where the language model is of another type or width, or lacks rows that it had.
     """
+    was, now = (values_of(read_settings(held, at)) for held, at in ((part.config, "the part"), (inner, where)))
     for key in _FIXED:
-        if inner.get(key) != part.config.get(key):
+        if now.get(key) != was.get(key):
             raise SurgeonError(
-                f"{key} is {inner.get(key)!r}, and that of the multimodal model's part is {part.config.get(key)!r}",
+                f"{key} is {now.get(key)!r}, and that of the multimodal model's part is {was.get(key)!r}",
                 where,
                 "give what became of the one that surgeon extract-language-model took out of it",
             )
-    rows, before = inner.get("vocab_size"), part.config.get("vocab_size")
+    rows, before = now.get("vocab_size"), was.get("vocab_size")
     if isinstance(rows, int) and isinstance(before, int) and rows < before:
         raise SurgeonError(
             f"the language model has {rows} rows and had {before}: the ids of images may be among those that lack",
@@ -41,16 +43,37 @@ def grafted_config(
     text = found
     if isinstance(outer.get("text_config"), dict):  # else all lies at the top, as before transformers 5 (Qwen2-VL)
         text = found["text_config"] = dict(outer["text_config"])
-    for key in dict.fromkeys((*part.config, *inner)):
-        if key in _SILENT or inner.get(key, _SILENT) == part.config.get(key, _SILENT):
+    unread = _unread(outer, inner, now, where)
+    for key in dict.fromkeys((*was, *now)):
+        if key in _SILENT or key in unread or now.get(key, _SILENT) == was.get(key, _SILENT):
             continue
-        if key not in inner:
+        if key not in now:
             text.pop(key, None)
             continue
-        text[key] = _rope(text, inner[key]) if key == "rope_parameters" else inner[key]
+        value = inner.get(key, now[key])
+        text[key] = _rope(text, value) if key == "rope_parameters" else value
         if key in outer or key == "tie_word_embeddings":
-            found[key] = inner[key]
+            found[key] = value
     return found
+
+
+def _unread(outer: Mapping[str, Any], inner: Mapping[str, Any], now: Mapping[str, Any], where: str) -> set[str]:
+    """The keys that the part does not know, as its type is another one. Raises SurgeonError on one that has another
+    value than what the part does."""
+    part = read_settings(outer, where).get_text_config()
+    if part.model_type == now["model_type"]:
+        return set()
+    known = values_of(part)
+    silent = values_of(read_settings({k: v for k, v in inner.items() if k in known or k == "model_type"}, where))
+    unread = {key for key in now if key not in known and key != "tie_word_embeddings"}  # the whole ties
+    for key in sorted(unread):
+        if key in silent and silent[key] != now[key] and key not in _SILENT:
+            raise SurgeonError(
+                f"{key} is {now[key]!r}, which the multimodal model's part, a {part.model_type}, does not know",
+                where,
+                "give one that computes what the extracted one did",
+            )
+    return unread
 
 
 def check_first_blocks(outer: Mapping[str, Any], part: LanguagePart, inner: Checkpoint) -> None:

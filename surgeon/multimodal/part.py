@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from surgeon.arch.catalogue import declarations
-from surgeon.arch.configuration import accepted_settings, settings_of
-from surgeon.arch.family import check_one_matrix, family_of_names
+from surgeon.arch.configuration import settings_of
+from surgeon.arch.family import check_one_matrix, check_plain, family_of_names
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import SurgeonError
-from surgeon.loading import quiet
+from surgeon.multimodal.head import head_of
+from surgeon.multimodal.values import read_settings, values_of
 
 HEAD = "lm_head."
 # what the class of a configuration says of itself, and not of the model
@@ -63,10 +63,11 @@ def language_part(checkpoint: Checkpoint) -> LanguagePart:
         for head in [h for h in heads if any(name.startswith(h) for name in checkpoint.tensors)] or [HEAD]:
             names = {n: new for n in checkpoint.tensors if (new := _own_name(n, prefix, base, head)) is not None}
             try:
-                family_of_names(config, names.values(), where)
+                family = family_of_names(config, names.values(), where)
             except SurgeonError as error:
                 problem = error
                 continue
+            check_plain(family, {own: checkpoint.tensors[name].dtype for name, own in names.items()}, where)
             own = _tied(checkpoint, config, names, prefix + embedding)
             left = tuple(n for n in checkpoint.tensors if n not in names)
             found.append(LanguagePart(own, base, prefix, _head(head, prefix, names), names, left))
@@ -79,7 +80,9 @@ def language_part(checkpoint: Checkpoint) -> LanguagePart:
             "give another",
         )
     raise problem or SurgeonError(
-        f"no tensor is the embedding of a {config['model_type']}", where, "give a complete checkpoint"
+        f"no tensor is named {embedding!r}, as the embedding of a {config['model_type']} would be",
+        where,
+        "give a complete checkpoint of a model that names it so",
     )
 
 
@@ -88,9 +91,13 @@ def own_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     whether to tie included. Raises SurgeonError where transformers has no causal language model for it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
-    with quiet():
-        whole = accepted_settings(config, where)
+    whole = read_settings(config, where)
+    try:
         text = whole.get_text_config()
+    except ValueError as error:
+        raise SurgeonError(
+            "config.json describes several language models", where, "use a model with one that is a model of its own"
+        ) from error
     model_type = _PLAIN.get(text.model_type, text.model_type)
     architecture = CLASSES.get(model_type)
     if not isinstance(architecture, str):
@@ -100,14 +107,20 @@ def own_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "use a model whose text part is one of its own (gemma3_text, mistral, qwen3_5_text, ...)",
         )
     found = {"architectures": [architecture]} | {
-        key: value
-        for key, value in json.loads(text.to_json_string(use_diff=False)).items()
-        if key not in _OF_THE_OBJECT
+        key: value for key, value in values_of(text).items() if key not in _OF_THE_OBJECT
     }
     if model_type != text.model_type:
         found = _as_plain(found, model_type, where)
-    outer = json.loads(whole.to_json_string(use_diff=False))
-    found["tie_word_embeddings"] = bool(whole.tie_word_embeddings)  # the class ties by this one
+    outer = values_of(whole)
+    head = head_of(whole, text, config.get("architectures"))
+    derived = [key for key in head.neutral if key not in found]
+    if derived:
+        raise SurgeonError(
+            f"the multimodal model's logits are not those of a {model_type}: its head knows no {derived[0]}",
+            where,
+            "nothing in config.json makes the causal model compute the same: use another model",
+        )
+    found |= {"tie_word_embeddings": head.tied, **head.neutral}
     for key in ("dtype", *_SHARED):
         if found.get(key) is None and outer.get(key) is not None:
             found[key] = outer[key]

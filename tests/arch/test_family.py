@@ -245,12 +245,18 @@ def test_a_tied_head_of_other_values_is_refused(stories: Path, tmp_path: Path) -
     embedding = held["model.embed_tokens.weight"]
     other = embedding.clone()
     other[-1, -1] += 1
-    for name, head in (("same", embedding.clone()), ("other", other), ("longer", torch.cat([embedding, embedding]))):
+    longer = torch.cat([embedding, embedding])
+    heads = {"same": embedding.clone(), "other": other, "longer": longer, "shorter type": embedding.half()}
+    for name, head in heads.items():
         shutil.copytree(stories, tmp_path / name)
         save_file(held | {"lm_head.weight": head}, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     assert family_of(Checkpoint.open(tmp_path / "same")).tied
-    for name in ("other", "longer"):
-        with pytest.raises(SurgeonError, match=r"lm_head\.weight holds other values than model\.embed_tokens\.weight"):
+    for name, told in (
+        ("other", r"lm_head\.weight holds other values than model\.embed_tokens\.weight"),
+        ("longer", r"lm_head\.weight is F32 \[1024, 64\], model\.embed_tokens\.weight F32 \[512, 64\]"),
+        ("shorter type", r"lm_head\.weight is F16 \[512, 64\], model\.embed_tokens\.weight F32"),
+    ):
+        with pytest.raises(SurgeonError, match=told):
             family_of(Checkpoint.open(tmp_path / name))
     config = json.loads((tmp_path / "other" / "config.json").read_text()) | {"tie_word_embeddings": False}
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))

@@ -31,10 +31,11 @@ Model = Callable[..., Path]
 def model(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Model:
     built: dict[str, Path] = {}
 
-    def of(kind: str) -> Path:
-        if kind not in built:
-            built[kind] = multimodal_models.build(kind, tmp_path_factory.mktemp(kind) / "model", stories)
-        return built[kind]
+    def of(kind: str, **whole: Any) -> Path:
+        key = f"{kind}{whole or ''}"
+        if key not in built:
+            built[key] = multimodal_models.build(kind, tmp_path_factory.mktemp(kind) / "model", stories, **whole)
+        return built[key]
 
     return of
 
@@ -188,6 +189,13 @@ def test_what_is_no_such_model_is_refused(model: Model, tmp_path: Path, stories:
     assert "extract-language-model" in told.value.hint
     with pytest.raises(SurgeonError, match="model_type is 'llama'"):
         grafted(model("gemma3"), stories, tmp_path / "out")
+    with pytest.raises(SurgeonError, match="model_type is 'qwen3_vl'"):
+        grafted(model("qwen3_vl"), model("qwen3_vl"), tmp_path / "out")
+    unnamed = tmp_path / "unnamed"
+    shutil.copytree(model("mistral3"), unnamed)
+    (unnamed / "config.json").write_text(json.dumps(config(unnamed) | {"architectures": None}))
+    with pytest.raises(SurgeonError, match="names no class"):
+        grafted(unnamed, extracted(unnamed, tmp_path / "of-unnamed"), tmp_path / "out")
     narrow = extracted(model("mistral3"), tmp_path / "text")
     changed = config(narrow) | {"vocab_size": 256}
     (narrow / "config.json").write_text(json.dumps(changed))
@@ -268,3 +276,97 @@ def test_a_head_that_only_a_default_ties(model: Model, tmp_path: Path) -> None:
     )
     back = grafted(whole, deeper(text, tmp_path / "deep", [1]), tmp_path / "back")
     assert torch.equal(logits(back, True, IDS), before)
+
+
+def test_a_class_that_leaves_tying_to_its_part() -> None:
+    """BLIP-2 holds a causal model, and its own configuration has no word on tying; that of its part decides."""
+    from surgeon.multimodal.part import own_config
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32, "vocab_size": 64}
+    for tied in (True, False):
+        text = small | {"model_type": "opt", "word_embed_proj_dim": 16, "tie_word_embeddings": tied}
+        whole = {"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"], "text_config": text}
+        assert own_config(whole, "config.json")["tie_word_embeddings"] is tied
+
+
+def test_a_language_model_saved_by_transformers(model: Model, tmp_path: Path) -> None:
+    """It says nothing of what is the default of its class: an untied head, which the multimodal model had tied."""
+    from transformers import AutoModelForCausalLM
+
+    whole = model("qwen3_vl", tie_word_embeddings=True)
+    text = extracted(whole, tmp_path / "text")
+    assert config(text)["tie_word_embeddings"] is True
+    free = AutoModelForCausalLM.from_pretrained(text, tie_word_embeddings=False)
+    with torch.no_grad():
+        free.lm_head.weight.mul_(2)
+    free.save_pretrained(tmp_path / "free")
+    said = config(tmp_path / "free")
+    said.pop("tie_word_embeddings", None)
+    (tmp_path / "free" / "config.json").write_text(json.dumps(said))
+    out = grafted(whole, tmp_path / "free", tmp_path / "out")
+    assert config(out)["tie_word_embeddings"] is False
+    assert config(out)["text_config"].keys() <= config(whole)["text_config"].keys() | {"tie_word_embeddings"}
+    assert torch.equal(logits(out, True, IDS), logits(tmp_path / "free", False, IDS))
+    said |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    said.pop("layer_types", None)
+    (tmp_path / "free" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(SurgeonError, match="does not know"):
+        grafted(whole, tmp_path / "free", tmp_path / "windowed")
+
+
+def test_a_new_token_in_the_place_of_an_image(model: Model, tmp_path: Path, corpus: Path) -> None:
+    """The tokenizer did not name the id of images, so that the first new token got it: its text would be an image."""
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    whole = tmp_path / "whole"
+    shutil.copytree(model("gemma3"), whole)
+    (whole / "config.json").write_text(json.dumps(config(whole) | {"image_token_index": 512}))
+    text = extracted(whole, tmp_path / "text")
+    perform("extend-vocab", ExtendVocabSettings(model=str(text), out=tmp_path / "more", corpus=[str(corpus)], add=6))
+    with pytest.raises(SurgeonError, match=r"image_token_index is 512, and .* token of that id"):
+        grafted(whole, tmp_path / "more", tmp_path / "out")
+    whole = tmp_path / "by-default"  # LLaVA's class says 32000 where config.json says nothing
+    shutil.copytree(model("llava"), whole)
+    said = config(whole)
+    del said["image_token_index"]
+    (whole / "config.json").write_text(json.dumps(said))
+    text = extracted(whole, tmp_path / "llava")
+    tokenizer = json.loads((text / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 32000, "content": "<new>"})
+    tokenizer["model"]["vocab"]["<new>"] = 32000
+    (text / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(SurgeonError, match=r"image_token_index is 32000, and .* '<new>'"):
+        grafted(whole, text, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_language_models_of_two_multimodal_ones_merge(model: Model, tmp_path: Path) -> None:
+    """A fine-tune of the whole by other software: its language model and the base's meet as any two models do."""
+    from safetensors.torch import load_file, save_file
+
+    from surgeon.merge.settings import MergeSettings
+
+    taught = tmp_path / "taught"
+    shutil.copytree(model("gemma3"), taught)
+    held = load_file(taught / "model.safetensors")
+    save_file({name: t * 1.5 for name, t in held.items()}, taught / "model.safetensors", metadata={"format": "pt"})
+    parts = [extracted(whole, tmp_path / n) for whole, n in ((model("gemma3"), "base"), (taught, "tuned"))]
+    perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "out", add=[str(parts[1])]))
+    assert torch.equal(logits(tmp_path / "out", False, IDS), logits(parts[1], False, IDS))
+    deep = grafted(taught, deeper(parts[1], tmp_path / "deep", [1]), tmp_path / "whole")
+    with pytest.raises(SurgeonError, match="does not have"):  # where a lineage begins, no depth is aligned
+        again = extracted(deep, tmp_path / "again")
+        perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "no", add=[str(again)]))
+
+
+def test_codes_without_a_word_of_them_are_refused(model: Model, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    whole = tmp_path / "whole"
+    shutil.copytree(model("llava"), whole)
+    held = load_file(whole / "model.safetensors")
+    name = "language_model.model.layers.0.self_attn.q_proj.weight"
+    held[name] = held[name].to(torch.float8_e4m3fn)
+    save_file(held, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SurgeonError, match="quantised"):
+        extracted(whole, tmp_path / "out")

@@ -10,9 +10,9 @@ from typing import Any
 
 from surgeon.arch.catalogue import declaration_of, quantised
 from surgeon.arch.declaration import WRITING_ROLES, Branches, Declaration
+from surgeon.arch.one_matrix import check_one_matrix
 from surgeon.checkpoint.header import DTYPE_BYTES, FLOATS
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import EXTRACT, SurgeonError
 
 LEAVES = ("weight", "bias")
@@ -199,21 +199,6 @@ def check_plain(family: Family, dtypes: Mapping[str, str], where: str) -> None:
     for name, dtype in dtypes.items():
         if dtype in CODES and _is_multiplied(family, name, dtype):
             raise quantised(f"{where}: {name} is {dtype}")
-
-
-def check_one_matrix(checkpoint: Checkpoint, embedding: str, head: str) -> None:
-    """Raise SurgeonError where a head that config.json ties is stored as another matrix than the embedding:
-    transformers 5 takes it for a head of its own with a warning, older releases drop it without one."""
-    a, b = checkpoint.tensors[head], checkpoint.tensors[embedding]
-    if not same_rows(a, b):
-        other = f"holds other values than {embedding}"
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            other = f"is {a.dtype} {list(a.shape)}, {embedding} {b.dtype} {list(b.shape)}"
-        raise SurgeonError(
-            f"config.json ties the head to the embedding, and {head} {other}",
-            str(checkpoint.path),
-            "say tie_word_embeddings: false in config.json (as transformers 5 reads it), or remove the head's tensor",
-        )
 
 
 def _is_multiplied(family: Family, name: str, dtype: str) -> bool:

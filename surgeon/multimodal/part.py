@@ -8,7 +8,8 @@ from typing import Any
 
 from surgeon.arch.catalogue import declarations
 from surgeon.arch.configuration import settings_of
-from surgeon.arch.family import check_one_matrix, check_plain, family_of_names
+from surgeon.arch.family import check_plain, family_of_names
+from surgeon.arch.one_matrix import check_one_matrix
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.same_rows import same_rows
 from surgeon.errors import SurgeonError

@@ -271,14 +271,15 @@ class Settling:
             return member
         from surgeon.adapters.apply import applied
 
-        found = applied(member.checkpoint, member.family, member.folder, f"adapter{len(self.inputs)}")
+        label = f"adapter{len(self.inputs)}"
+        found = applied(member.checkpoint, member.family, member.folder, label)
         for role, folder in found.inputs.items():
             self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, folder.name))
         changed = dict(found.sources)
         if found.head is not None:
             changed[f"{member.family.declaration.head}.weight"] = found.head
         in_roles = {name: map_copies(source, partial(_in_role, member.role)) for name, source in changed.items()}
-        return replace(member, changed=in_roles)
+        return replace(member, adapter_role=label, changed=in_roles)
 
 
 def _in_role(role: str, copy: Copy) -> Copy:

@@ -137,7 +137,7 @@ def _source(
     number = None if same_as is None else same_as(weights, **method.bind(here))
     if number is not None:
         return values[number]
-    roles = [entry.member.role for entry in weighted]
+    roles = [entry.member.label for entry in weighted]
     settings: dict[str, Any] = {"method": method.name, "weights": weights, "models": roles, "options": here}
     if "tensors" not in method.supplied:
         settings["base"] = False

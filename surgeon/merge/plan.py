@@ -162,7 +162,7 @@ def _source(
         delta = alignment.delta(entry.member, name) if weight * scale != 0 or every else None
         if delta is not None or every:
             found.append((entry.member, weight, Zeros() if delta is None else delta))
-    roles = {entry.member.digest: entry.member.role for entry in aligned.members.added}
+    roles = {entry.member.digest: entry.member.label for entry in aligned.members.added}
     reference = alignment.reference(name)
     own = None if onto is None else alignment.delta(onto, name)
     if onto is not None and own is not None:

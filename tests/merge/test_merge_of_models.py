@@ -81,6 +81,8 @@ def test_methods_with_a_base_and_without_are_not_mixed_up(pair: tuple[Path, Path
         merge_models("ties", tmp_path / "out", *map(str, pair))
     with pytest.raises(UsageError, match="without a base"):
         merged(tmp_path / "out", pair[0], {pair[1]: 1.0}, method="slerp")
+    with pytest.raises(UsageError, match="weights and t both"):
+        merge_models("slerp", tmp_path / "out", f"{pair[0]}=1", f"{pair[1]}=2", option={"t": 0.5})
     with pytest.raises(UsageError, match="between two"):
         merge_models("slerp", tmp_path / "out", str(pair[0]))
     with pytest.raises(UsageError, match="sum to 0"):

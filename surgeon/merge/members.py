@@ -15,6 +15,7 @@ from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
+from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
@@ -89,6 +90,7 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
     asked = None if onto is None else _placed(open_member(onto, "onto"), root, how)
     target = _target(root, added, asked)
     check_contexts(target, [entry.member for entry in added])
+    check_computation(root, target, [entry.member for entry in added])
     added = [Weighted(_met(e.member, root, target), e.weight) for e in added]
     target = next((e.member for e in added if e.member.digest == target.digest), _met(target, root, target))
     if target.digest == root.digest:

@@ -18,6 +18,7 @@ from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import chat_files
+from surgeon.merge.computation import check_one_computation
 from surgeon.merge.members import Settling, Weighted, open_member
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
@@ -176,6 +177,7 @@ def check_alike(members: Sequence[Member]) -> None:
                     str(member.checkpoint.path),
                     "models of different shapes meet by lineage only: surgeon merge-task-vectors",
                 )
+        check_one_computation(first, member)
         _check_tokens(first, member)
 
 

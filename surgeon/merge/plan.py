@@ -80,6 +80,8 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     members, alignment = aligned.members, aligned.alignment
     if method.trait("ONTO_WHOLE", False) and settings.onto is None:
         raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
+    if any(entry.member.digest == members.base.digest for entry in members.added):
+        progress.say(f"one of the models added is {members.base.name} itself: its delta is zero and changes nothing")
     target = members.target
     roles = {alignment.family.role(aligned.matrix(name)) for name in aligned.names}
     options.check(roles)

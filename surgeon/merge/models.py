@@ -102,7 +102,8 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
             source = drawn_as(matrix, name, _source(matrix, weighted, family, method, options))
         like = name if name in first.checkpoint.tensors else family.embedding
         tensors.append(fitted(name, source, first.checkpoint, code if merged else None, inputs, like))
-    files = chat_files(Voices(None, first, [(e.member, e.weight) for e in weighted if e.member is not first]), {})
+    others = [(e.member, e.weight) for e in weighted if e.weight.adds and e.member is not first]
+    files = chat_files(Voices(None, first, others), {})
     for what, name in files.origin.items():
         progress.say(f"{what} is that of {name}: {first.name} has none")
     described = _described(settings, weighted, first, options)

@@ -91,7 +91,7 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     check_numbers(method, members.added, options, places)
     tensors = [_tensor(aligned, name, settings, method, options, code) for name in aligned.names]
     chat = None if settings.chat is None else members.of(settings.chat)
-    others = [(e.member, e.weight) for e in members.added if e.weight.constant != 0 and e.member is not target]
+    others = [(e.member, e.weight) for e in members.added if e.weight.adds and e.member is not target]
     files = chat_files(
         Voices(members.base, target, others, chat), {content: i for content, (i, _) in aligned.special.added.items()}
     )

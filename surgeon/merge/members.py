@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from surgeon import model_ref
+from surgeon.adapters.base_check import check_base
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
@@ -75,10 +76,10 @@ class Opening:
 
 def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) -> Members:
     """Raises UsageError on words that do not parse, SurgeonError on models that do not meet."""
-    root = open_member(base, "base")
+    root = open_member(base, "base", how.any_base)
     entries = [parse_weight(text) for text in add]
     opened = sorted(
-        ((open_member(name, f"tuned{n}"), weight) for n, (name, weight) in enumerate(entries)),
+        ((open_member(name, f"tuned{n}", how.any_base), weight) for n, (name, weight) in enumerate(entries)),
         key=lambda e: e[0].digest,
     )
     for (one, _), (other, _) in pairwise(opened):
@@ -87,7 +88,7 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
                 f"{one.name} and {other.name} are the same model", "--add", "give it once, with the sum of the weights"
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
-    asked = None if onto is None else _placed(open_member(onto, "onto"), root, how)
+    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
     target = _target(root, added, asked)
     check_contexts(target, [entry.member for entry in added])
     check_computation(root, target, [entry.member for entry in added])
@@ -99,13 +100,14 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
     return _with_roles(root, target, added)
 
 
-def open_member(text: str, role: str) -> Member:
-    """A model, or a model with an adapter, as a person names it."""
+def open_member(text: str, role: str, any_base: bool = False) -> Member:
+    """A model, or a model with an adapter, as a person names it. any_base: even an adapter of another model."""
     ref = model_ref.resolve(text)
     checkpoint = Checkpoint.open(ref.path)
     refuse_quantised(checkpoint, ref.name)
     if ref.adapter is None:
         return Member(role, ref.name, checkpoint)
+    check_base(ref.adapter.path, checkpoint, any_base, "fold it first (surgeon fold-adapter --any-base)")
     digest = Checkpoint.open(ref.adapter.path).digest
     return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
 

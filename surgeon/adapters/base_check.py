@@ -9,15 +9,18 @@ from surgeon.checkpoint.lineage import read_lineage
 from surgeon.errors import SurgeonError
 
 
-def check_base(adapter: Path, model: Checkpoint, any_base: bool = False) -> None:
-    """Refuse an adapter whose lineage names another model; one without lineage is judged by its shapes alone."""
+def check_base(
+    adapter: Path, model: Checkpoint, any_base: bool = False, otherwise: str = "--any-base to use it all the same"
+) -> None:
+    """Refuse an adapter whose lineage names another model; one without lineage is judged by its shapes alone.
+    otherwise: what a person may do who means it."""
     made_for = base_digest(adapter)
     if any_base or made_for is None or made_for[1] == model.digest:
         return
     raise SurgeonError(
         f"the adapter was made for {made_for[0]} ({made_for[1][:19]}), the model is {model.digest[:19]}",
         f"{adapter} and {model.path}",
-        "give the model it was made for, or --any-base to use it all the same",
+        f"give the model it was made for, or {otherwise}",
     )
 
 

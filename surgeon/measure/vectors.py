@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.merge.kinship import kinship
+from surgeon.merge.members import open_member
 from surgeon.merge.pieces import attachments
 from surgeon.merge.plan import Aligned, MergeSettings, align
 from surgeon.ops.diagnosis import Diagnosis
@@ -31,10 +32,10 @@ def vectors(
         base=str(base), out=Path("-"), add=[f"{model}=1" for model in models], special_tokens="merged"
     )
     aligned = align(settings)
-    roles = _roles(aligned, models)
-    names = {entry.member.role: entry.member.name for entry in aligned.members.added}
-    diagnosis = Diagnosis(aligned.alignment.family, roles)
-    planned = [out for name in aligned.names if aligned.merges(name) and (out := _planned(aligned, name)) is not None]
+    names = _names(aligned, models)
+    diagnosis = Diagnosis(aligned.alignment.family, list(names))
+    merged = [name for name in aligned.names if aligned.merges(name) and aligned.matrix(name) == name]
+    planned = [out for name in merged if (out := _planned(aligned, name)) is not None]
     folder = aligned.alignment.target.tables_folder()
     tables = {name: (folder / name).read_bytes() for name in attachments(out.source for out in planned)}
     elsewhere = with_torch(aligned.inputs, tables)
@@ -56,31 +57,21 @@ def vectors(
     return {"base": aligned.members.base.name, **found, "pairs": found["total"]["pairs"], "kinship": related}
 
 
-def _roles(aligned: Aligned, models: Sequence[str | Path]) -> list[str]:
-    """The roles of the models in the order in which they were given."""
-    by_place = {}
-    for entry in aligned.members.added:
-        member = entry.member
-        plain = str(member.checkpoint.path.absolute())
-        by_place[plain if member.folder is None else f"{plain}+{member.folder.absolute()}"] = member
-    from surgeon import model_ref
-
-    found = []
-    for model in models:
-        ref = model_ref.resolve(str(model))
-        key = str(ref.path.absolute())
-        member = by_place[key if ref.adapter is None else f"{key}+{ref.adapter.path.absolute()}"]
-        found.append(member.role)
-    return found
+def _names(aligned: Aligned, models: Sequence[str | Path]) -> dict[str, str]:
+    """Label -> what the model is called, in the order in which the models were given; by digest, since one that equals
+    the base is the base."""
+    labels = {entry.member.digest: entry.member.label for entry in aligned.members.added}
+    given = [open_member(str(model), "model") for model in models]
+    return {labels[member.digest]: member.name for member in given}
 
 
 def _planned(aligned: Aligned, name: str) -> OutTensor | None:
     """The tensor as the sum of the reference and all deltas that there are."""
     alignment, target = aligned.alignment, aligned.members.target.checkpoint
-    deltas = [(e.member.role, alignment.delta(e.member, name)) for e in aligned.members.added]
-    there = [(role, delta) for role, delta in deltas if delta is not None]
+    deltas = [(e.member.label, alignment.delta(e.member, name)) for e in aligned.members.added]
+    there = [(label, delta) for label, delta in deltas if delta is not None]
     stored = target.tensors.get(name) or target.tensor(alignment.family.embedding)
-    options = {"method": "task_arithmetic", "weights": [1.0] * len(there), "models": [role for role, _ in there]}
+    options = {"method": "task_arithmetic", "weights": [1.0] * len(there), "models": [label for label, _ in there]}
     reference = alignment.reference(name)
     if isinstance(reference, Zeros) and not there:
         return None

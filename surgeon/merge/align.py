@@ -143,7 +143,8 @@ class Alignment:
             raise SurgeonError(
                 f"{member.name} has no tensor {name!r}, which {self.target.name} has there",
                 str(member.checkpoint.path),
-                "the models must descend from one base: check that it is the same architecture and revision",
+                "the models must descend from one base: check that it is the same architecture and revision, and say "
+                "what was done to a model without surgeon.json (--lineage, --blocks)",
             )
         self._check_shape(member, at)
         return member.changed.get(at, Copy(member.role, at))

@@ -24,9 +24,10 @@ class Member:
 
     role: its checkpoint's name in the plan's sources. name: for people. steps: the surgery since the base, oldest
     first (training changes values, not positions, so it does not count). tables: the folder of the values that the
-    steps refer to. adapter: digest of an adapter on it, folder: where that is; changed: the tensors that the adapter
-    changes, by what they become. met: where the base's rows are in this model, for one without lineage whose tokens
-    stand elsewhere. context: how positions turn, where that has changed since the base.
+    steps refer to. adapter: digest of an adapter on it, adapter_role: the adapter's name in the plan's sources,
+    folder: where that is; changed: the tensors that the adapter changes, by what they become. met: where the base's
+    rows are in this model, for one without lineage whose tokens stand elsewhere. context: how positions turn, where
+    that has changed since the base.
     """
 
     role: str
@@ -35,6 +36,7 @@ class Member:
     steps: tuple[Lineage, ...] = ()
     tables: Path | None = None
     adapter: str | None = None
+    adapter_role: str | None = None
     folder: Path | None = None
     changed: Mapping[str, Source] = field(default_factory=dict)
     met: Met | None = None
@@ -48,6 +50,12 @@ class Member:
     def signature(self) -> tuple[str, ...]:
         """One digest a step, of all that decides shapes and initial values; equal steps meet even if run twice."""
         return tuple(_signature(step, self) for step in self.steps)
+
+    @property
+    def label(self) -> str:
+        """Of the plan's roles the one that tells this model from the others: models may share a checkpoint, and differ
+        by their adapters."""
+        return self.adapter_role or self.role
 
     @property
     def level(self) -> int:

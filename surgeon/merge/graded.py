@@ -32,6 +32,11 @@ class Graded:
         """The number, where it does not vary."""
         return self.values[0] if len(self.values) == 1 and not self.parts else None
 
+    @property
+    def adds(self) -> bool:
+        """Whether it is positive anywhere: what is only taken away, or left out, has no say in what the output is."""
+        return any(value > 0 for curve in (self.values, *self.parts.values()) for value in curve)
+
     def at(self, place: Place) -> float:
         """The value for a tensor that stands there."""
         for word in words(place.role):

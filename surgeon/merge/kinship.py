@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from surgeon.checkpoint.header import FLOATS
@@ -28,6 +29,12 @@ def check_kinship(base: Member, member: Member) -> None:
     if found is None or found[0] >= LEAST_COSINE:
         return
     cosine, relative, count = found
+    if not isfinite(relative):
+        raise SurgeonError(
+            f"{base.name} or {member.name} holds values that are not finite: whether they share a base is not known",
+            str(member.checkpoint.path),
+            "give checkpoints without them: `surgeon inspect` lists where they are",
+        )
     raise SurgeonError(
         f"{member.name} and {base.name} do not share a base: the cosine of their weights is {cosine:.3f} "
         f"(|delta| / |W| {relative:.2f}, {count} matrices), that of a model and its base is near 1",

@@ -9,12 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from surgeon import model_ref
+from surgeon.adapters.base_check import check_base
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
+from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
@@ -74,10 +76,10 @@ class Opening:
 
 def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) -> Members:
     """Raises UsageError on words that do not parse, SurgeonError on models that do not meet."""
-    root = open_member(base, "base")
+    root = open_member(base, "base", how.any_base)
     entries = [parse_weight(text) for text in add]
     opened = sorted(
-        ((open_member(name, f"tuned{n}"), weight) for n, (name, weight) in enumerate(entries)),
+        ((open_member(name, f"tuned{n}", how.any_base), weight) for n, (name, weight) in enumerate(entries)),
         key=lambda e: e[0].digest,
     )
     for (one, _), (other, _) in pairwise(opened):
@@ -86,9 +88,10 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
                 f"{one.name} and {other.name} are the same model", "--add", "give it once, with the sum of the weights"
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
-    asked = None if onto is None else _placed(open_member(onto, "onto"), root, how)
+    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
     target = _target(root, added, asked)
     check_contexts(target, [entry.member for entry in added])
+    check_computation(root, target, [entry.member for entry in added])
     added = [Weighted(_met(e.member, root, target), e.weight) for e in added]
     target = next((e.member for e in added if e.member.digest == target.digest), _met(target, root, target))
     if target.digest == root.digest:
@@ -97,13 +100,14 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
     return _with_roles(root, target, added)
 
 
-def open_member(text: str, role: str) -> Member:
-    """A model, or a model with an adapter, as a person names it."""
+def open_member(text: str, role: str, any_base: bool = False) -> Member:
+    """A model, or a model with an adapter, as a person names it. any_base: even an adapter of another model."""
     ref = model_ref.resolve(text)
     checkpoint = Checkpoint.open(ref.path)
     refuse_quantised(checkpoint, ref.name)
     if ref.adapter is None:
         return Member(role, ref.name, checkpoint)
+    check_base(ref.adapter.path, checkpoint, any_base, "fold it first (surgeon fold-adapter --any-base)")
     digest = Checkpoint.open(ref.adapter.path).digest
     return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
 
@@ -271,14 +275,15 @@ class Settling:
             return member
         from surgeon.adapters.apply import applied
 
-        found = applied(member.checkpoint, member.family, member.folder, f"adapter{len(self.inputs)}")
+        label = f"adapter{len(self.inputs)}"
+        found = applied(member.checkpoint, member.family, member.folder, label)
         for role, folder in found.inputs.items():
             self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, folder.name))
         changed = dict(found.sources)
         if found.head is not None:
             changed[f"{member.family.declaration.head}.weight"] = found.head
         in_roles = {name: map_copies(source, partial(_in_role, member.role)) for name, source in changed.items()}
-        return replace(member, changed=in_roles)
+        return replace(member, adapter_role=label, changed=in_roles)
 
 
 def _in_role(role: str, copy: Copy) -> Copy:

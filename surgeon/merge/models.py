@@ -18,9 +18,10 @@ from surgeon.data.numbers import Count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import chat_files
+from surgeon.merge.computation import check_one_computation
 from surgeon.merge.members import Settling, Weighted, open_member
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
-from surgeon.merge.output import is_float
+from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.place import place_of
 from surgeon.merge.sequence import Policy, plan_sequence
 from surgeon.merge.three_way import Voices
@@ -78,21 +79,31 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
     settle, weighted = _open(settings)
     first = weighted[0].member
     check_alike([entry.member for entry in weighted])
-    roles = {first.family.role(name) for name in first.checkpoint.tensors}
+    family, head = first.family, f"{first.family.declaration.head}.weight"
+    names = list(first.checkpoint.tensors)
+    two = family.tied and not first.is_tied()  # adapters made two matrices of the one
+    if two and head not in names:
+        names.append(head)
+    matrices = {name: one_matrix(name, first) for name in names}
+    roles = {family.role(matrix) for matrix in matrices.values()}
     options.check(roles)
     for entry in weighted:
         entry.weight.check(roles, entry.member.name)
     if method.trait("COMMUTATIVE", False):  # one sum, whatever the order they are given in
         weighted.sort(key=lambda entry: entry.member.digest)
-    check_numbers(method, weighted, options, [place_of(name, first.family) for name in first.checkpoint.tensors])
+    check_numbers(method, weighted, options, [place_of(matrix, family) for matrix in matrices.values()])
     members = [entry.member for entry in weighted]
     inputs = {entry.role: Checkpoint.open(entry.path) for entry in settle.inputs}
     tensors = []
-    for name in first.checkpoint.tensors:
-        merged = is_float(name, members)
-        source = _source(name, weighted, first.family, method, options) if merged else Copy(first.role, name)
-        tensors.append(fitted(name, source, first.checkpoint, code if merged else None, inputs))
-    files = chat_files(Voices(None, first, [(e.member, e.weight) for e in weighted if e.member is not first]), {})
+    for name, matrix in matrices.items():
+        merged = is_merged(name, members)
+        source: Source = Copy(first.role, name)
+        if merged:
+            source = drawn_as(matrix, name, _source(matrix, weighted, family, method, options))
+        like = name if name in first.checkpoint.tensors else family.embedding
+        tensors.append(fitted(name, source, first.checkpoint, code if merged else None, inputs, like))
+    others = [(e.member, e.weight) for e in weighted if e.weight.adds and e.member is not first]
+    files = chat_files(Voices(None, first, others), {})
     for what, name in files.origin.items():
         progress.say(f"{what} is that of {name}: {first.name} has none")
     described = _described(settings, weighted, first, options)
@@ -102,7 +113,9 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
         seed=settings.seed,
         inputs=tuple(settle.inputs),
         tensors=tuple(tensors),
-        config=with_dtype(first.checkpoint.config, code) | files.config,
+        config=with_dtype(first.checkpoint.config, code)
+        | files.config
+        | ({"tie_word_embeddings": False} if two else {}),
         lineage=Lineage(
             operation="merge",
             kind="training",
@@ -126,7 +139,7 @@ def _source(
     number = None if same_as is None else same_as(weights, **method.bind(here))
     if number is not None:
         return values[number]
-    roles = [entry.member.role for entry in weighted]
+    roles = [entry.member.label for entry in weighted]
     settings: dict[str, Any] = {"method": method.name, "weights": weights, "models": roles, "options": here}
     if "tensors" not in method.supplied:
         settings["base"] = False
@@ -156,6 +169,8 @@ def check_alike(members: Sequence[Member]) -> None:
             )
         found = {name: tensor.shape for name, tensor in member.checkpoint.tensors.items()}
         for name in sorted(shapes.keys() | found.keys()):
+            if one_matrix(name, first) != name:  # stored a second time or not
+                continue
             if shapes.get(name) != found.get(name):
                 here, there = shapes.get(name, "absent"), found.get(name, "absent")
                 raise SurgeonError(
@@ -163,6 +178,7 @@ def check_alike(members: Sequence[Member]) -> None:
                     str(member.checkpoint.path),
                     "models of different shapes meet by lineage only: surgeon merge-task-vectors",
                 )
+        check_one_computation(first, member)
         _check_tokens(first, member)
 
 

@@ -18,7 +18,7 @@ from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import ChatFiles, chat_files
 from surgeon.merge.members import Members, Opening, open_members
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
-from surgeon.merge.output import is_float
+from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.pieces import attachments
 from surgeon.merge.place import place_of
 from surgeon.merge.settings import MergeSettings as MergeSettings  # the settings of the operation that is planned here
@@ -47,9 +47,13 @@ class Aligned:
         names = list(self.alignment.target.checkpoint.tensors)
         return sorted({*names, self.alignment.head}) if self.alignment.untie else names
 
+    def matrix(self, name: str) -> str:
+        """The name by which the tensor is merged."""
+        return name if self.alignment.untie else one_matrix(name, self.alignment.target)
+
     def merges(self, name: str) -> bool:
         """Whether the tensor is merged (floating point, not a buffer)."""
-        return is_float(name, self.members.all) and self.alignment.family.role(name) != "buffer"
+        return is_merged(name, [self.members.target, *self.members.all])
 
 
 def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
@@ -76,15 +80,18 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     members, alignment = aligned.members, aligned.alignment
     if method.trait("ONTO_WHOLE", False) and settings.onto is None:
         raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
+    if any(entry.member.digest == members.base.digest for entry in members.added):
+        progress.say(f"one of the models added is {members.base.name} itself: its delta is zero and changes nothing")
     target = members.target
-    roles = {alignment.family.role(name) for name in target.checkpoint.tensors}
+    roles = {alignment.family.role(aligned.matrix(name)) for name in aligned.names}
     options.check(roles)
     for entry in members.added:
         entry.weight.check(roles, f"--add {entry.member.name}")
-    check_numbers(method, members.added, options, [place_of(name, alignment.family) for name in aligned.names])
+    places = [place_of(aligned.matrix(name), alignment.family) for name in aligned.names]
+    check_numbers(method, members.added, options, places)
     tensors = [_tensor(aligned, name, settings, method, options, code) for name in aligned.names]
     chat = None if settings.chat is None else members.of(settings.chat)
-    others = [(e.member, e.weight) for e in members.added if e.weight.constant != 0 and e.member is not target]
+    others = [(e.member, e.weight) for e in members.added if e.weight.adds and e.member is not target]
     files = chat_files(
         Voices(members.base, target, others, chat), {content: i for content, (i, _) in aligned.special.added.items()}
     )
@@ -130,7 +137,8 @@ def _tensor(
     source: Source = Copy(target.role, name)
     merged = aligned.merges(name)
     if merged:
-        source = _source(aligned, name, settings, method, options)
+        matrix = aligned.matrix(name)
+        source = drawn_as(matrix, name, _source(aligned, matrix, settings, method, options))
     like = alignment.family.embedding if name not in target.checkpoint.tensors else name
     out = fitted(name, source, target.checkpoint, code if merged else None, aligned.inputs, like)
     if alignment.rows is not None and alignment.is_vocabulary(name):
@@ -156,7 +164,7 @@ def _source(
         delta = alignment.delta(entry.member, name) if weight * scale != 0 or every else None
         if delta is not None or every:
             found.append((entry.member, weight, Zeros() if delta is None else delta))
-    roles = {entry.member.digest: entry.member.role for entry in aligned.members.added}
+    roles = {entry.member.digest: entry.member.label for entry in aligned.members.added}
     reference = alignment.reference(name)
     own = None if onto is None else alignment.delta(onto, name)
     if onto is not None and own is not None:

@@ -13,8 +13,8 @@ from surgeon.merge.graded import Graded
 
 @dataclass(frozen=True)
 class Voices:
-    """The models of a merge; `others`: without the target, those of weight 0 left out. base: None where there is none:
-    then what the target says stands. chat: the one that a person named as the one to follow."""
+    """The models of a merge; `others`: without the target, only those of some positive weight. base: None where there
+    is none: then what the target says stands. chat: the one that a person named as the one to follow."""
 
     base: Member | None
     target: Member

@@ -17,6 +17,7 @@ from surgeon.checkpoint.writer import Writer
 from surgeon.ops.check import working_bytes
 from surgeon.ops.done import Done, LeafHasher
 from surgeon.ops.evaluate import Evaluator, Run
+from surgeon.ops.finite import check_merged
 from surgeon.ops.measure_change import ChangeMeter
 from surgeon.ops.memory import memory_budget
 from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
@@ -79,6 +80,7 @@ class Computer:
         for rows in [None] if whole else _chunks(out, 0, out.shape[0]):
             if meter is None:
                 stored = self.evaluator.tensor(out, rows, cache)
+                check_merged(out, stored, self.evaluator)
             else:
                 exact = meter.exact(rows, cache)
                 same = meter.change.exact is out.source

@@ -70,7 +70,8 @@ class _Group:
             for j, y in enumerate(at[: i + 1]):
                 key = (min(x, y), max(x, y))
                 self.dots[key] = sums.dot(i + 1, j + 1)
-                self.elements[key] = sums.elements
+                # a tensor that one of them leaves as it is has no random direction there
+                self.elements[key] = sums.elements if sums.dot(i + 1, i + 1) > 0 < sums.dot(j + 1, j + 1) else 0
                 if i != j:
                     self.absolute[key] = sums.product(i + 1, j + 1)
 

@@ -136,7 +136,8 @@ class Evaluator:
             "shape": shape if rows is None else (rows[1] - rows[0], *shape[1:]),
             "rows": rows,
             "whole": shape,
-            "seed": tensor_seed(self.seed, name),
+            # of two tensors that are one matrix the draws are the same
+            "seed": tensor_seed(self.seed, source.options.get("drawn_as", name)),
             "table": None if source.attachment is None else self.tables[source.attachment],
             "pieces": partial(self._pieces, source, method, shape, name, cache),
             # by identity: the source lives in the plan, longer than what is known of one of its tensors

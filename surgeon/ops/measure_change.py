@@ -13,8 +13,8 @@ from torch import Tensor
 from surgeon.ops.delta_meter import DeltaMeter
 from surgeon.ops.delta_sums import DeltaSums
 from surgeon.ops.evaluate import Evaluator, Run
-from surgeon.ops.plan import OutTensor, leaves
-from surgeon.ops.sum_piece import refuse_not_finite, refuse_overflow
+from surgeon.ops.finite import refuse
+from surgeon.ops.plan import OutTensor
 from surgeon.ops.survival import Change, change_of
 
 _PIECE = 1 << 16
@@ -68,13 +68,7 @@ class ChangeMeter:
                 self._meter.sums.elements += len(numpy)
             self._meter.survival(numpy, meant[piece].numpy(), after[piece].numpy())
         if not self._meter.finite():
-            self._refuse(after)
-
-    def _refuse(self, after: Tensor) -> None:
-        for source, values in zip(self.change.exact.inputs, self._inputs, strict=True):
-            for leaf in leaves(source):
-                refuse_not_finite(values.numpy(), str(self.evaluator.inputs[leaf.model].path), leaf.tensor)
-        refuse_overflow(after.numpy(), self.out.name, self.out.dtype)
+            refuse(self.change.exact, self.out, stored, self.evaluator)
 
 
 def _single(values: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def vectors_of(settings: MergeSettings) -> Vectors:
                 f"--add {text}",
                 f"give --add {name} to search its weight, or --add {name}=NUMBER to keep it",
             )
-        found.append(Vector(name, open_member(name, "tuned").digest, given))
+        found.append(Vector(name, open_member(name, "tuned", any_base=True).digest, given))
     vectors = Vectors(tuple(sorted(found, key=lambda v: v.digest)))
     if not 1 <= len(vectors.free) <= MOST:
         problem = "every model has a weight, so none is left to search" if not vectors.free else (

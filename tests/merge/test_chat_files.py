@@ -51,6 +51,17 @@ def test_they_follow_the_instruct_model(trio: tuple[Path, Path, Path], tmp_path:
     assert set(lineage.merge["files_from"].values()) == {"instruct"}
 
 
+@pytest.mark.parametrize("weight", [-0.4, "0,0", "0,-1,mlp:-2"])
+def test_a_model_that_is_only_taken_away_is_not_followed(
+    trio: tuple[Path, Path, Path], tmp_path: Path, weight: Any
+) -> None:
+    base, instruct, domain = trio
+    out = merged(tmp_path / "out", base, {instruct: weight, domain: 0.5})
+    assert (out / "chat_template.jinja").read_text() == "plain {{ messages }}"
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (base / name).read_bytes()
+
+
 def test_a_target_that_changed_them_keeps_its_own_unless_told(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, instruct, domain = trio
     (domain / "chat_template.jinja").write_text("domain {{ messages }}")

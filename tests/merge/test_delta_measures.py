@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ from safetensors.torch import save_file
 from surgeon.errors import SurgeonError
 from surgeon.measure.delta import diff
 from surgeon.measure.vectors import vectors
+from surgeon.merge.plan import MergeSettings, plan_merge
+from surgeon.ops.execute import execute
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
+import adapter_models as adapters
 
 
 def test_diff_of_a_model_with_itself(stories: Path) -> None:
@@ -77,6 +84,33 @@ def test_vectors_are_aligned_by_lineage_and_say_their_null(stories: Path, tmp_pa
 def test_vectors_of_an_untrained_expansion_are_zero(stories: Path, tmp_path: Path) -> None:
     deep = expanded(stories, tmp_path / "deep", [0, 3])
     assert vectors(stories, [deep])["total"]["norms"] == [0.0]
+
+
+def test_a_model_that_equals_the_base_has_no_delta(stories: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(stories, tmp_path / "again")
+    found = vectors(stories, [again, trained(stories, tmp_path / "other", 1)])
+    assert found["models"] == ["again", "other"] and found["total"]["norms"][0] == 0 < found["total"]["norms"][1]
+    assert found["pairs"][0]["cosine"] is None
+
+
+def test_adapters_on_one_model_are_measured_apart(stories: Path, tmp_path: Path) -> None:
+    words = []
+    for n, targets in enumerate(("attention.q,mlp.up", "attention.v,mlp.up")):
+        fresh = adapters.attach(stories, tmp_path / f"fresh{n}", targets=targets)
+        adapters.trained(adapters.with_peft(stories, fresh)).save_pretrained(tmp_path / f"adapter{n}")
+        words.append(f"{stories}+{tmp_path / f'adapter{n}'}")
+        adapters.fold(stories, tmp_path / f"adapter{n}", tmp_path / f"folded{n}")
+    found, whole = vectors(stories, words), vectors(stories, [tmp_path / "folded0", tmp_path / "folded1"])
+    assert found["total"]["norms"] == pytest.approx(whole["total"]["norms"], rel=1e-3)
+    assert found["models"] == [f"{stories.name}+adapter0", f"{stories.name}+adapter1"]
+    pair, other = found["pairs"][0], whole["pairs"][0]
+    assert pair["cosine"] == pytest.approx(other["cosine"], rel=1e-2)
+    up = tensors(stories)["model.layers.0.mlp.up_proj.weight"].numel() * 5
+    assert pair["elements"] == other["elements"] == up  # where both have something
+    settings = MergeSettings(base=str(stories), out=tmp_path / "out", add=[f"{word}=0.5" for word in words])
+    told = execute(plan_merge(settings), tmp_path / "out").found["vectors"]
+    assert sorted(told["models"]) == ["adapter0", "adapter1"]
+    assert sorted(told["total"]["norms"]) == pytest.approx(sorted(found["total"]["norms"]), rel=1e-6)
 
 
 def test_vectors_refuse_another_base(stories: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from merge_models import expanded, logits, merged, same_tensors, tensors, trained
 
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.merge.plan import MergeSettings, plan_merge
+from surgeon.ops.execute import execute
+from surgeon.progress import Silent
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,20 @@ def test_equal_shapes_end_at_base_first_and_second(family: dict[str, Path], tmp_
     assert Checkpoint.open(none).digest == Checkpoint.open(base).digest
     assert same_tensors(merged(tmp_path / "first", base, {instruct: 1.0, chat: 0.0}), instruct)
     assert same_tensors(merged(tmp_path / "second", base, {instruct: 0.0, chat: 1.0}), chat)
+
+
+def test_a_model_that_is_the_base_changes_nothing_and_that_is_said(family: dict[str, Path], tmp_path: Path) -> None:
+    again = shutil.copytree(family["base"], tmp_path / "again")
+    lines: list[str] = []
+
+    class Heard(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    settings = MergeSettings(base=str(family["base"]), out=tmp_path / "out", add=[f"{again}=0.5"])
+    execute(plan_merge(settings, Heard()), tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").digest == Checkpoint.open(family["base"]).digest
+    assert any("delta is zero" in line for line in lines)
 
 
 def test_ends_with_a_deeper_model(family: dict[str, Path], tmp_path: Path) -> None:

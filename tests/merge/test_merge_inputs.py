@@ -48,6 +48,16 @@ def test_a_model_with_an_adapter_is_what_folding_gives(stories: Path, tmp_path: 
     assert verify(out, function=True)["holds"]
 
 
+def test_an_adapter_of_another_model_is_refused(stories: Path, tmp_path: Path) -> None:
+    adapter = adapters.attach(trained(stories, tmp_path / "other", 1), tmp_path / "adapter")
+    word = f"{stories}+{adapter}"
+    with pytest.raises(SurgeonError, match="was made for other"):
+        merge(stories, tmp_path / "out", word)
+    with pytest.raises(SurgeonError, match="was made for other"):
+        plan_merge_models(MergeModelsSettings(method="linear", out=tmp_path / "out", models=[word]))
+    merge(stories, tmp_path / "out", word, any_base=True)
+
+
 def test_an_adapter_and_a_model_in_one_sum(stories: Path, tmp_path: Path) -> None:
     deep = expanded(stories, tmp_path / "deep", [1])
     domain = trained(deep, tmp_path / "domain", 2)

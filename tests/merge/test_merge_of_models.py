@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from merge_models import expanded, merged, same_tensors, tensors, trained
+from safetensors.torch import save_file
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError, UsageError
@@ -66,11 +67,22 @@ def test_different_shapes_are_refused(pair: tuple[Path, Path], stories: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_buffers_are_not_merged(stories: Path, tmp_path: Path) -> None:
+    name, turning = "model.layers.0.self_attn.rotary_emb.inv_freq", torch.tensor([1.0, 0.1])
+    models = [trained(stories, tmp_path / n, seed) for seed, n in enumerate("ab")]
+    for model in models:  # as old checkpoints have it
+        save_file(tensors(model) | {name: turning}, model / "model.safetensors", metadata={"format": "pt"})
+    out = merge_models("linear", tmp_path / "out", *(f"{m}=0.4" for m in models), option={"normalize": False})
+    assert torch.equal(tensors(out)[name], turning)
+
+
 def test_methods_with_a_base_and_without_are_not_mixed_up(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a base"):
         merge_models("ties", tmp_path / "out", *map(str, pair))
     with pytest.raises(UsageError, match="without a base"):
         merged(tmp_path / "out", pair[0], {pair[1]: 1.0}, method="slerp")
+    with pytest.raises(UsageError, match="weights and t both"):
+        merge_models("slerp", tmp_path / "out", f"{pair[0]}=1", f"{pair[1]}=2", option={"t": 0.5})
     with pytest.raises(UsageError, match="between two"):
         merge_models("slerp", tmp_path / "out", str(pair[0]))
     with pytest.raises(UsageError, match="sum to 0"):

@@ -48,9 +48,11 @@ def same_as(weights: list[float], *, t: float | None = None) -> int | None:
 
 
 def _t(weights: list[float], t: float | None) -> float:
-    share = second_share("slerp", weights if t is None else [1.0] * len(weights))
     if t is None:
-        return share
+        return second_share("slerp", weights)
+    second_share("slerp", [1.0] * len(weights))  # there are two
+    if any(weight != 1 for weight in weights):
+        raise UsageError("the weights and t both say the second's share", "--option t", "give one of the two")
     if not 0 <= t <= 1:
         raise UsageError(f"t={t} is not in [0, 1]", "--option t", "0 is the first model, 1 the second")
     return t

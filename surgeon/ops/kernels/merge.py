@@ -45,14 +45,15 @@ def merge(
     options: dict[str, Any] | None = None,
     base: bool = True,
     models: list[str] | None = None,
+    drawn_as: str | None = None,
 ) -> Tensor:
     """`method` on float64 tensors of one shape; returns that shape, not rounded.
 
     inputs: the tensors, or `rows` of a tensor of the shape `whole`; pieces: a fresh run over all of its rows; memo:
     what is kept from one call to the next for one tensor. A method that asks for `base` and `deltas` gets inputs[0]
     and the others (one weight per delta), with base=False None and all of them; one that asks for `tensors` gets all
-    inputs (one weight each). models: the roles whose deltas they are, for who measures them. What else it may ask for
-    is said in surgeon.merge.methods.
+    inputs (one weight each). models: the roles whose deltas they are, for who measures them. drawn_as: the
+    tensor whose seed it gets, in place of its own. What else it may ask for is said in surgeon.merge.methods.
     """
     found = registry.get("merge", method)
     if not base and "base" in found.supplied and not found.trait("BASE_OPTIONAL", False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +29,8 @@ def performer(name: str, show: Show | None = None) -> Callable[[BaseModel, Flags
             if getattr(settings, "search", None):
                 progress.say("the search is made all the same: the plan is that of the weights it finds")
             description = operations.described(name, settings, progress)
+            if _in_the_way(settings, flags):
+                progress.say(f"{getattr(settings, 'out')} exists already: without --force this would be refused")  # noqa: B009
             if show is not None:
                 show(description, flags)
                 return
@@ -47,6 +50,12 @@ def performer(name: str, show: Show | None = None) -> Callable[[BaseModel, Flags
         _show_scores(result, flags)
 
     return run
+
+
+def _in_the_way(settings: BaseModel, flags: Flags) -> bool:
+    """Whether something is at the output path that a run would not touch."""
+    out = getattr(settings, "out", None)
+    return bool(out) and not flags.force and not getattr(settings, "in_place", False) and Path(str(out)).exists()
 
 
 def _show_scores(result: dict[str, Any], flags: Flags) -> None:

@@ -61,8 +61,16 @@ def window_length(model: Any, context: int | None) -> int:
 def score(model: Any, items: Sequence[Item], context: int) -> Score:
     """The sum over items, in windows of `context` tokens (see surgeon.data.items).
 
+    Raises SurgeonError where the items hold no token (AutoTokenizer makes an empty tokenizer of a folder without one)
+    and where the loss is not a number.
     Probabilities from logits in float32, summed in float64. Runs in eval mode and restores the mode.
     """
+    if not any(i.num_tokens for i in items):
+        raise SurgeonError(
+            "the tokenizer makes no token of the texts",
+            str(model.config.name_or_path),
+            "look whether the tokenizer's files are there and are the model's",
+        )
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device

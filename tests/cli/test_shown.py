@@ -82,3 +82,11 @@ def test_a_token_in_a_check_is_shown_not_obeyed(capsys: pytest.CaptureFixture[st
     Output().table({}, "[/a]", ("check [/b]", ""), [("1 moved, such as '[/INST]'", "BROKEN")])
     shown = capsys.readouterr().out
     assert "[/a]" in shown and "[/b]" in shown and "'[/INST]'" in shown
+
+
+def test_a_dry_run_says_what_is_in_its_way(stories: Path, tmp_path: Path) -> None:
+    words = ("expand-layers", str(stories), str(tmp_path), "--add", "1", "--dry-run")
+    done = surgeon(*words)
+    assert done.code == 0 and f"{tmp_path} exists already: without --force this would be refused" in done.err
+    assert "exists already" not in surgeon(*words, "--force").err
+    assert "exists already" not in surgeon(*words[:2], str(tmp_path / "new"), *words[3:]).err

@@ -23,7 +23,6 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
-from surgeon.ops.plan import dump_plan, from_json
 from surgeon.ops.result import Result
 from surgeon.verify import verify
 
@@ -285,32 +284,3 @@ def test_choices_that_add_and_models_that_were_not_deepened_are_refused(stories:
     (deep / "surgeon.json").write_text(json.dumps(record))
     with pytest.raises(SurgeonError, match="older version"):
         undone(deep, tmp_path / "out")
-
-
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("metadata", [None, {"mergekit_version": "0.1", "format": "pt", "a": "ü"}])
-def test_names_and_headers_of_other_tools_come_back(
-    stories: Path, tmp_path: Path, count: int, metadata: dict[str, str] | None
-) -> None:
-    """Shards that save_pretrained would call otherwise, and what a header says beside its tensors."""
-    from safetensors.torch import save_file
-
-    model = tmp_path / "model"
-    shutil.copytree(stories, model)
-    held = sorted(load_file(model / "model.safetensors").items())
-    (model / "model.safetensors").unlink()
-    names = [f"part{number}.safetensors" for number in range(count)]
-    weight_map = {}
-    for number, name in enumerate(names):
-        part = dict(held[number::count])
-        save_file(part, model / name, metadata=metadata)
-        weight_map |= dict.fromkeys(part, name)
-    total = sum(t.nbytes for _, t in held)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (model / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    deep = expanded(model, tmp_path / "deep", at=[1, 3])
-    assert undone(deep, tmp_path / "out").verified["original"] is True
-    same_files(model, tmp_path / "out")
-    plan = plan_expand(ExpandSettings(model=str(deep), out=tmp_path / "again", undo=True))
-    execute(from_json(json.loads(dump_plan(plan))), tmp_path / "again")  # a saved plan says it too
-    same_files(model, tmp_path / "again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,6 +127,12 @@ def test_refusals(stories: Path, texts: Path) -> None:
         evaluate([str(stories)], [f"t={texts}"], context=513, device="cpu")
     with pytest.raises(SurgeonError, match="no such folder"):
         evaluate(["nowhere"], [f"t={texts}"])
+
+
+def test_a_model_without_a_tokenizer_is_refused(tiny: Callable[..., Path], texts: Path) -> None:
+    """Of some families AutoTokenizer makes an empty one, which reads every text as nothing."""
+    with pytest.raises(SurgeonError, match="makes no token"):
+        evaluate([str(tiny("qwen2"))], [str(texts)], device="cpu")
 
 
 def test_a_model_that_is_absent_is_refused_before_any_is_measured(stories: Path, texts: Path) -> None:

@@ -67,7 +67,7 @@ class Members:
 @dataclass(frozen=True)
 class Opening:
     """What a person says of models that have no lineage. lineage: a surgeon.json; blocks: the base's block that each
-    block came from; any_base: do not ask whether they share the base."""
+    block came from; any_base: do not ask whether they share the base, or compute as it does."""
 
     lineage: Path | None = None
     blocks: str | None = None
@@ -91,7 +91,8 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
     asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
     target = _target(root, added, asked)
     check_contexts(target, [entry.member for entry in added])
-    check_computation(root, target, [entry.member for entry in added])
+    if not how.any_base:
+        check_computation(root, target, [entry.member for entry in added])
     added = [Weighted(_met(e.member, root, target), e.weight) for e in added]
     target = next((e.member for e in added if e.member.digest == target.digest), _met(target, root, target))
     if target.digest == root.digest:

@@ -49,7 +49,10 @@ class MergeSettings(BaseModel):
         description="Of a deeper model without lineage: the base's block that each block came from, 0,1,1,2 (1:zero "
         "where the copy began with that fill).",
     )
-    any_base: bool = Field(False, description="Add models whose weights do not look as if they came from BASE.")
+    any_base: bool = Field(
+        False,
+        description="Add models whose weights do not look as if they came from BASE, or that compute in another way.",
+    )
     dtype: str | None = Field(None, description="Stored type: float32, bfloat16, float16 [as the model's].")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the method; repeatable.")
     search: list[str] = Field(

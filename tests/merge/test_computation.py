@@ -39,6 +39,7 @@ def test_another_computation_is_refused(base: Path, tmp_path: Path, changes: dic
     other = with_config(trained(base, tmp_path / "other", 1, lineage=False), **changes)
     with pytest.raises(SurgeonError, match=said):
         merged(tmp_path / "out", base, {other: 0.5})
+    merged(tmp_path / "all-the-same", base, {other: 0.5}, any_base=True)
     settings = MergeModelsSettings(method="slerp", out=tmp_path / "out", models=[str(base), str(other)])
     with pytest.raises(SurgeonError, match=said):
         plan_merge_models(settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from surgeon.checkpoint.index import Checkpoint
+from surgeon.arch.family import family_of
+from surgeon.checkpoint.header import read_header
+from surgeon.checkpoint.index import ADAPTER_WEIGHTS, Checkpoint
 from surgeon.checkpoint.lineage import read_lineage
 from surgeon.errors import SurgeonError
 
@@ -12,16 +15,44 @@ from surgeon.errors import SurgeonError
 def check_base(
     adapter: Path, model: Checkpoint, any_base: bool = False, otherwise: str = "--any-base to use it all the same"
 ) -> None:
-    """Refuse an adapter whose lineage names another model; one without lineage is judged by its shapes alone.
-    otherwise: what a person may do who means it."""
+    """Refuse an adapter whose lineage names another model; one without lineage is judged by its shapes, and by its
+    blocks where the model was deepened. otherwise: what a person may do who means it."""
+    if any_base:
+        return
     made_for = base_digest(adapter)
-    if any_base or made_for is None or made_for[1] == model.digest:
+    if made_for is None:
+        _check_blocks(adapter, model, otherwise)
+        return
+    if made_for[1] == model.digest:
         return
     raise SurgeonError(
         f"the adapter was made for {made_for[0]} ({made_for[1][:19]}), the model is {model.digest[:19]}",
         f"{adapter} and {model.path}",
         f"give the model it was made for, or {otherwise}",
     )
+
+
+def _check_blocks(adapter: Path, model: Checkpoint, otherwise: str) -> None:
+    """Refuse what looks like an adapter of the model from before an expansion: with all of its blocks and no other.
+    By their numbers alone its parts would land on other blocks."""
+    expansions = (
+        [s.blocks for s in model.lineage.chain() if s.blocks is not None and s.blocks.new] if model.lineage else []
+    )
+    weights = adapter / ADAPTER_WEIGHTS
+    if not expansions or not weights.is_file():
+        return
+    inside = re.compile(r"\." + re.escape(family_of(model).block_prefix) + r"(\d+)\.")
+    numbers = {int(found[1]) for name in read_header(weights)[0] if (found := inside.search(name))}
+    for blocks in expansions:
+        before = len(blocks.source) - len(blocks.new)
+        moved = any(block.block < before for block in blocks.new)
+        if moved and numbers == set(range(before)):
+            raise SurgeonError(
+                f"the adapter is of blocks 0 to {before - 1}, all that the model had before it was deepened, and some "
+                "lie elsewhere now",
+                f"{adapter} and {model.path}",
+                f"fold it into the model from before the expansion, or {otherwise}",
+            )
 
 
 def base_digest(adapter: Path) -> tuple[str, str] | None:

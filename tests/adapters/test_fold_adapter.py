@@ -137,6 +137,26 @@ def test_an_adapter_of_another_model_is_refused(stories: Path, tmp_path: Path) -
         plan_fold(FoldSettings(model=str(stories), out=tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("at", "refused"), [([1], True), ([3], False)])
+def test_an_adapter_from_before_an_expansion_is_told_by_its_blocks(
+    tmp_path: Path, at: list[int], refused: bool
+) -> None:
+    """One that PEFT saved knows no lineage: its blocks 2 and 3 would land on those that were 1 and 2."""
+    from surgeon.expand.plan import ExpandSettings, plan_expand
+
+    model, deep = tiny.build("llama", tmp_path / "model"), tmp_path / "deep"
+    execute(plan_expand(ExpandSettings(model=str(model), out=deep, at=at)), deep)
+    peft_adapter(model, tmp_path / "adapter", r=2, target_modules=["q_proj"])
+    if not refused:  # a block at the end moves no other
+        fold(deep, tmp_path / "adapter", tmp_path / "out")
+        return
+    with pytest.raises(SurgeonError, match="blocks 0 to 3, all that the model had before"):
+        fold(deep, tmp_path / "adapter", tmp_path / "out")
+    fold(deep, tmp_path / "adapter", tmp_path / "out", any_base=True)
+    peft_adapter(deep, tmp_path / "some", r=2, target_modules=["q_proj"], layers_to_transform=[0, 2])
+    fold(deep, tmp_path / "some", tmp_path / "of-some")
+
+
 def test_a_checkpoint_without_the_prefix_of_its_base_model(tmp_path: Path) -> None:
     """GPT-2 of the hub is stored without `transformer.`; the adapter is for the model that transformers builds."""
     from surgeon.adapters.attach import AttachSettings, plan_attach

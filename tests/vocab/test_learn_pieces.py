@@ -264,13 +264,12 @@ def test_sentencepiece_reads_the_extended_unigram_alike(
 ) -> None:
     old, tokens = opened(kind), learned(kind).tokens
     files = extend_files(old.path.parent, old, tokens, [], old.next_id + hole)
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(files.binary["tokenizer.model"])
-    before = sentencepiece.SentencePieceProcessor(str(old.path.parent / "tokenizer.model"))
-    after = sentencepiece.SentencePieceProcessor(str(path))
+    (tmp_path / "tokenizer.model").write_bytes(files.binary["tokenizer.model"])
+    places = (old.path.parent, tmp_path)
+    before, after = (sentencepiece.SentencePieceProcessor(str(p / "tokenizer.model")) for p in places)
     # sentence by sentence: sentencepiece 0.2.1 adds the scores of a whole text in float32
-    held = [sentence for line in (*lines("domain.valid"), *lines("general.valid")) for sentence in line.split(". ")]
-    text = [*held, f"<unused {old.next_id}> {GREEK}"]
+    whole = (*lines("domain.valid"), *lines("general.valid"), f"<unused {old.next_id}> {GREEK}")
+    text = [sentence for line in whole for sentence in line.split(". ")]
     assert before.encode(text) == encode(old, text)
     rows = encode(files.file, text)
     assert after.encode(text) == rows

@@ -80,7 +80,7 @@ def shown(plan: Plan) -> dict[str, Any]:
 
 
 def _by_module(names: tuple[str, ...]) -> dict[str, int]:
-    """ "model.visual" -> how many of the names lie in it: the outermost modules, but one that holds all of it."""
+    """Outermost module ("model.visual" where `model` holds all) -> how many of the names lie in it."""
     found: dict[str, int] = {}
     for name in names:
         first, *rest = name.split(".")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgeon.errors import SurgeonError
 from surgeon.loading import quiet
 
 # what a causal class does to its logits, and the value of the key at which it does nothing. A class with a head of its
@@ -28,9 +29,10 @@ class Head:
     neutral: Mapping[str, Any] = field(default_factory=dict)
 
 
-def head_of(whole: Any, text: Any, architectures: Any) -> Head:
-    """Of the class that config.json names; by the configuration alone where transformers has no such class, or the
-    class has no head. whole, text: configuration objects.
+def head_of(whole: Any, text: Any, architectures: Any, where: str) -> Head:
+    """Of the class that config.json names; whether it ties by the configuration alone where the class cannot be built
+    here (a tower of a library that is missing) or has no head. whole, text: configuration objects. Raises
+    SurgeonError where it cannot be built and the part has a scale or a cap, of which only the class tells.
 
     A class that holds a causal language model (BLIP-2, Qwen2-Audio) leaves tying and logits to it, and to the
     configuration of the part; one with a head of its own (LLaVA, Gemma 3) goes by the configuration of the whole.
@@ -41,13 +43,20 @@ def head_of(whole: Any, text: Any, architectures: Any) -> Head:
     heads = (
         [name for name, _ in model.named_modules() if name.split(".")[-1] == "lm_head"] if model is not None else []
     )
+    left = {key: value for key, value in _AT_THE_HEAD.items() if getattr(text, key, value) != value}
     if model is None or len(heads) != 1:
+        if left:
+            raise SurgeonError(
+                f"whether the multimodal model's logits have the {next(iter(left))} of its text part cannot be told: "
+                f"its class {architectures[0] if architectures else None!r} cannot be built, or has no one head",
+                where,
+                "install what the class needs (its own error on loading says what), and name it in config.json",
+            )
         return Head(bool(said))
     tied = f"{heads[0]}.weight" in model.all_tied_weights_keys
     if heads[0] != "lm_head":
         return Head(tied)
     read = inspect.getsource(type(model).forward)
-    left = {key: value for key, value in _AT_THE_HEAD.items() if getattr(text, key, value) != value}
     return Head(tied, {key: value for key, value in left.items() if key not in read})
 
 

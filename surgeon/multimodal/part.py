@@ -113,7 +113,7 @@ def own_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if model_type != text.model_type:
         found = _as_plain(found, model_type, where)
     outer = values_of(whole)
-    head = head_of(whole, text, config.get("architectures"))
+    head = head_of(whole, text, config.get("architectures"), where)
     derived = [key for key in head.neutral if key not in found]
     if derived:
         raise SurgeonError(

@@ -136,3 +136,15 @@ def test_codes_without_a_word_of_them_are_refused(model: Model, tmp_path: Path) 
     save_file(held, whole / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SurgeonError, match="quantised"):
         extracted(whole, tmp_path / "out")
+
+
+def test_a_scale_that_only_the_class_tells_is_not_guessed(model: Model, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(model("aya_vision"), whole)
+    said = config(whole)
+    (whole / "config.json").write_text(json.dumps({k: v for k, v in said.items() if k != "architectures"}))
+    with pytest.raises(SurgeonError, match="logit_scale of its text part cannot be told"):
+        extracted(whole, tmp_path / "text")
+    said["text_config"]["logit_scale"] = 1.0  # nothing to tell
+    (whole / "config.json").write_text(json.dumps({k: v for k, v in said.items() if k != "architectures"}))
+    extracted(whole, tmp_path / "text")

@@ -24,7 +24,7 @@ def test_nearly_all_of_it_is_read_as_before(material: Path, means: str) -> None:
     old = TokenizerFile.open(material / "tokenizers" / "minimind-6400")
     kept = texts(corpora, "stories_en.train", 300) + texts(corpora, "general_en.train", 300)
     how: dict[str, Any] = {"keep": kept} if means == "keep" else {"script": "Tamil"}
-    learned = learn(old, texts(corpora, "ta.train", 400), 300, **how)
+    learned = learn(old, texts(corpora, "ta.train", 800), 1000, **how)
     before, after = old.load(), old.extended(learned.tokens, learned.merges).load()
     for name in ("stories_en", "medical_en", "general_en", "finance_en"):
         sentences = [s for text in texts(corpora, f"{name}.valid", 150) for s in text.split(". ")]

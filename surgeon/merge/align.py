@@ -186,8 +186,10 @@ class Alignment:
                     "merge models whose surgery is the same, or the beginning of the other's",
                 )
             peer = self._peer(member)
-            if not self.untie and peer is not None and member.is_tied() != peer.is_tied():
-                tied, untied = (member, peer) if member.is_tied() else (peer, member)
+            # one that was untied beside the target's history has a head that the target has no place for
+            other = self.target if peer is None and member.met is not None and not member.is_tied() else peer
+            if not self.untie and other is not None and member.is_tied() != other.is_tied():
+                tied, untied = (member, other) if member.is_tied() else (other, member)
                 raise SurgeonError(
                     f"{tied.name} ties its head to the embedding and {untied.name} does not",
                     str(member.checkpoint.path),

@@ -20,6 +20,7 @@ from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
+from surgeon.merge.own_tokens import beside
 from surgeon.merge.quantised import refuse_quantised
 from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
 from surgeon.merge.weights import parse_weight
@@ -89,7 +90,10 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
     asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
+    if asked is not None:
+        added = [Weighted(beside(e.member, asked), e.weight) for e in added]
     target = _target(root, added, asked)
+    added = [Weighted(beside(e.member, target), e.weight) for e in added]
     check_contexts(target, [entry.member for entry in added])
     if not how.any_base:
         check_computation(root, target, [entry.member for entry in added])

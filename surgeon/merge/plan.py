@@ -17,6 +17,7 @@ from surgeon.merge.align import Alignment
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import ChatFiles, chat_files
 from surgeon.merge.members import Members, Opening, open_members
+from surgeon.merge.missing_tokens import refuse_all_missing
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.pieces import attachments
@@ -46,6 +47,10 @@ class Aligned:
         """Of the output's tensors."""
         names = list(self.alignment.target.checkpoint.tensors)
         return sorted({*names, self.alignment.head}) if self.alignment.untie else names
+
+    def check_tokens(self) -> None:
+        """Refuse models with tokens that the output would lack."""
+        refuse_all_missing(self.members.target, [(e.member, e.weight) for e in self.members.added], self.special.added)
 
     def matrix(self, name: str) -> str:
         """The name by which the tensor is merged."""
@@ -77,6 +82,7 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     options = _options(settings, method)
     code = dtype_code(settings.dtype)
     aligned = align(settings, progress)
+    aligned.check_tokens()
     members, alignment = aligned.members, aligned.alignment
     if method.trait("ONTO_WHOLE", False) and settings.onto is None:
         raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")

@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 
 from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.errors import SurgeonError
 from surgeon.merge.align import Alignment, Taken
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import TOKENIZER_CONFIG, chat_template
 from surgeon.merge.graded import Graded
 from surgeon.merge.row_values import RowValues
 from surgeon.merge.vocabulary import Vocabulary, same_files, vocabulary_of
-
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Special:
 def special_tokens(
     alignment: Alignment, weighted: Sequence[tuple[Member, Graded]], inputs: Mapping[str, Checkpoint]
 ) -> Special:
-    """Which rows are taken from whom. Raises SurgeonError on a model with plain tokens that the target lacks."""
+    """Which rows are taken from whom."""
     target = alignment.target
     known = vocabulary_of(target.checkpoint)
     if known is None:
@@ -58,8 +55,6 @@ def special_tokens(
         if own is None:
             continue
         chat = _chat_tokens(member, own)
-        if not known.refined_by(own):
-            _refuse_missing(own, known, chat, member, target)
         for i, content in sorted(chat.items()):
             at = i if known.refined_by(own) else known.ids.get(own.keys[i])
             if content in used:
@@ -100,17 +95,3 @@ def _used_by(base: Member) -> set[str]:
     return {own.added[i] for i in flat if isinstance(i, int) and i in own.added} | {
         name for name in names if isinstance(name, str)
     }
-
-
-def _refuse_missing(
-    own: Vocabulary, known: Vocabulary, chat: Mapping[int, str], member: Member, target: Member
-) -> None:
-    missing = [i for i, key in own.keys.items() if key not in known.ids and i not in chat]
-    if not missing:
-        return
-    shown = ", ".join(repr(own.keys[i].partition(b" ")[2].decode(errors="replace")) for i in missing[:SHOWN])
-    raise SurgeonError(
-        f"{member.name} has {len(missing)} tokens that {target.name} lacks, such as {shown}",
-        f"{member.checkpoint.path}/tokenizer.json",
-        f"give them to {target.name} first (surgeon extend-vocab --tokens FILE)",
-    )

@@ -107,6 +107,11 @@ def _key(file: TokenizerFile, i: int, token: str, special: bool, added: bool) ->
         return b"\0text " + token.encode()  # the content is the text itself
     if i in file.byte_ids:
         return b"\0byte " + bytes([file.byte_ids[i]])
+    return piece_key(file, token)
+
+
+def piece_key(file: TokenizerFile, token: str) -> bytes:
+    """The key of a piece of text, as the vocabulary writes it."""
     if isinstance(file, WordPieceFile):
         return b"\0piece " + token.encode()
     try:

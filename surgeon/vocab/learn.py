@@ -39,7 +39,8 @@ class Learned:
     that no line named but that a chain of merges must pass through. curve: (tokens added, tokens of the corpus with
     these), from (0, tokens_before) to all of them. script: that the tokens were held to. banned: merges and characters
     that would have been learned next, had they not changed the text to keep (None: no such text). stopped: whether
-    too small a gain ended it before the number asked for.
+    too small a gain ended it before the number asked for. left_out: tokens of another model that the merges here take
+    apart (surgeon.vocab.tokens_of).
     """
 
     tokens: tuple[str, ...]
@@ -51,6 +52,7 @@ class Learned:
     script: str | None = None
     banned: int | None = None
     stopped: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def tokens_after(self) -> int | None:
@@ -67,7 +69,7 @@ class Learned:
             "script": self.script,
             "banned": self.banned,
             "stopped": self.stopped,
-        }
+        } | ({"left_out": list(self.left_out)} if self.left_out else {})
 
 
 def learn(
@@ -85,7 +87,7 @@ def learn(
     """Exactly `add` new tokens from `documents`, read once; fewer only where `stop_gain` says so.
 
     min_count: a merge must join at least so many pairs, a character occur so often. max_length: characters of a
-    token's text, the space included. script: name of the script that every token is of, or "auto"
+    token's text, the space included. script: name of the script (or of several) that every token is of, or "auto"
     (surgeon.vocab.script). keep: texts that are encoded exactly as before, read twice. stop_gain: stop where the next
     1,000 tokens save less than this per cent of the corpus's old tokens. Raises SurgeonError where the corpus supports
     fewer than `add` tokens, saying how many. The result depends on the texts alone, not on their order, threads or

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon import model_ref
 from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.commit import check_apart
+from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap
 from surgeon.checkpoint.sidecars import sidecars
@@ -59,7 +60,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     learned = _learned(settings, old, progress)
     first = old.next_id if settings.use_padding else old_rows
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)
-    learning = learned.to_json() | _reading(settings, reference.path, old, files, progress)
+    learning = learned.to_json() | _origin(settings) | _reading(settings, reference.path, old, files, progress)
     ids = tuple(range(first, first + len(learned.tokens)))
     num_rows = _padded(max(old_rows, ids[-1] + 1), settings.pad_to_multiple_of)
     texts = Encoded(files.file, Texts(settings.corpus, settings)) if settings.corpus else None
@@ -108,7 +109,11 @@ def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progre
     from surgeon.vocab.given import given_tokens, read_tokens
     from surgeon.vocab.given_pieces import given_pieces
     from surgeon.vocab.learn import learn
+    from surgeon.vocab.tokens_of import tokens_of
 
+    if settings.tokens_of is not None:
+        other = model_ref.resolve(settings.tokens_of)
+        return tokens_of(old, TokenizerFile.open(other.path), other.name)
     if settings.tokens is not None:
         given = given_tokens if old.kind == "BPE" else given_pieces
         return given(old, read_tokens(settings.tokens), str(settings.tokens))
@@ -124,6 +129,14 @@ def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progre
         stop_gain=settings.stop_gain,
         progress=progress,
     )
+
+
+def _origin(settings: ExtendVocabSettings) -> dict[str, Any]:
+    """The model that the tokens are of."""
+    if settings.tokens_of is None:
+        return {}
+    other = model_ref.resolve(settings.tokens_of)
+    return {"tokens_of": {"name": other.name, "tokenizer": json_digest(TokenizerFile.open(other.path).data)}}
 
 
 def _reading(
@@ -147,6 +160,10 @@ def _summary(learned: Learned) -> str:
         parts.append(f"{learned.num_characters:,} of them characters that no token wrote before")
     if learned.helpers:
         parts.append(f"{len(learned.helpers):,} of them only steps of merging towards given ones")
+    if learned.left_out:
+        parts.append(
+            f"{len(learned.left_out):,} left out, which the merges here take apart, as {learned.left_out[0]!r}"
+        )
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Which pieces are of a script: --script Tamil, Deva, Japanese, auto.
+"""Which pieces are of a script: --script Tamil, Deva, Japanese, "Tamil,Telugu", auto.
 
 A piece is of a script if it holds a character of it and otherwise only such characters, marks, modifier letters and
 joiners that Unicode shares between scripts (Common, Inherited), and one space at its start. In byte-level BPE a piece
@@ -81,8 +81,31 @@ class Script:
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
+@dataclass(frozen=True)
+class Either(Script):
+    """Several scripts: a piece is of one of them, and does not mix them."""
+
+    parts: tuple[Script, ...]
+
+    def owns(self, piece: bytes) -> bool:
+        return any(part.owns(piece) for part in self.parts)
+
+    def may_hold(self, piece: bytes) -> bool:
+        return any(part.may_hold(piece) for part in self.parts)
+
+
 def script_named(name: str) -> Script:
-    """A script by its name or ISO 15924 code; refuses others with what may have been meant."""
+    """A script by its name or ISO 15924 code, or several with commas between; refuses others with what may have been
+    meant."""
+    if "," in name:
+        parts = tuple(dict.fromkeys(map(_one_named, name.split(","))))
+        if len(parts) > 1:
+            return Either(",".join(p.name for p in parts), tuple(c for p in parts for c in p.codes), parts)
+        return parts[0]
+    return _one_named(name)
+
+
+def _one_named(name: str) -> Script:
     plain = _plain(name)
     for code, (full, codes) in _WRITTEN_TOGETHER.items():
         if plain in (_plain(code), _plain(full)) and full != "Han":

@@ -12,20 +12,20 @@ from surgeon.data.numbers import Count
 from surgeon.errors import UsageError
 from surgeon.loading import Device
 
-WEIGHTED, FITTED = "weighted_pieces", "distill_hull"
+WEIGHTED, FITTED, ADOPTED = "weighted_pieces", "distill_hull", "adopt"
 BUDGET = 0.02  # nats an old token may lose, where a probe text measures it
 
 
 class ExtendVocabSettings(BaseModel):
     """The options of `surgeon extend-vocab`.
 
-    corpus with add: how many tokens to learn from which texts. tokens: a file of given tokens instead (a corpus is
-    then only read by inits that ask for one). script, keep_corpus, min_count, max_length, stop_gain: what may be
-    learned (surgeon.vocab.learn). init, init_output: of the embedding and of the output matrix; option, option_output:
-    theirs (option_output None: option where the init is the same); `chosen_inits` has the defaults. project: what is
-    not convex is brought to the nearest convex combination. probe, old_loss_budget: old text, and how many nats a
-    token of it may lose to the new output rows. untie: input and output rows of a tied model become two matrices, as
-    large as the embedding each.
+    corpus with add: how many tokens to learn from which texts. tokens: a file of given tokens instead, tokens_of: a
+    model whose tokens this one gets (a corpus is then only read by inits that ask for one). script, keep_corpus,
+    min_count, max_length, stop_gain: what may be learned (surgeon.vocab.learn). init, init_output: of the embedding
+    and of the output matrix; option, option_output: theirs (option_output None: option where the init is the same);
+    `chosen_inits` has the defaults. project: what is not convex is brought to the nearest convex combination. probe,
+    old_loss_budget: old text, and how many nats a token of it may lose to the new output rows. untie: input and output
+    rows of a tied model become two matrices, as large as the embedding each.
     text_field, lines: how the corpora are read.
     """
 
@@ -38,7 +38,14 @@ class ExtendVocabSettings(BaseModel):
     tokens: Path | None = Field(
         None, description="A file of given tokens, one a line (a leading space is part of it), instead of learning."
     )
-    script: str | None = Field(None, description="Learned tokens are of this script: Tamil, Greek, ...; or auto.")
+    tokens_of: str | None = Field(
+        None,
+        description="A model that was extended separately: its tokens, and its rows for them, instead of learning.",
+    )
+    script: str | None = Field(
+        None,
+        description="Learned tokens are of this script: Tamil, Greek, ...; of one of several: Tamil,Greek; or auto.",
+    )
     keep_corpus: list[str] | None = Field(None, description="Text that must encode exactly as before; repeatable.")
     min_count: int = Field(2, gt=0, description="How often a pair must occur to become a token.")
     max_length: int | None = Field(None, gt=0, description="The most characters of a new token.")
@@ -48,7 +55,8 @@ class ExtendVocabSettings(BaseModel):
     init: str | None = Field(
         None,
         description="What new input rows start as (`surgeon methods init`) [with a corpus and a probe distill_hull, "
-        "which trains them; else, or where --init-output alone is given, weighted_pieces].",
+        "which trains them; with --tokens-of adopt, which takes that model's; else, or where --init-output alone is "
+        "given, weighted_pieces].",
     )
     init_output: str | None = Field(None, description="The same for the output matrix [as --init].")
     option: dict[str, Any] = Field(default_factory=dict, description="A keyword of the init; repeatable.")
@@ -91,23 +99,36 @@ class Use(NamedTuple):
 def chosen_inits(settings: ExtendVocabSettings) -> tuple[Use, Use]:
     """What the input and the output matrix start from.
 
-    Nothing chosen: where a corpus and a probe are given, rows distilled and fitted to the corpus under the budget of
-    the probe (surgeon.vocab.inits.distill_hull), else weighted means of the old pieces (weighted_pieces); the latter
-    are the input rows too where the output init alone is chosen. With a budget more of the mean is mixed into output
-    rows until old text loses no more than that.
+    Nothing chosen: with the tokens of a model its rows for them (adopt); where a corpus and a probe are given, rows
+    distilled and fitted to the corpus under the budget of the probe (surgeon.vocab.inits.distill_hull); else weighted
+    means of the old pieces (weighted_pieces). The first or the last are the input rows too where the output init alone
+    is chosen. An init that wants a donor and is given none takes the model of the tokens. With a budget more of the
+    mean is mixed into output rows until old text loses no more than that.
     """
+    first, last = _uses(settings)
+    return _with_donor(first, settings.tokens_of), _with_donor(last, settings.tokens_of)
+
+
+def _uses(settings: ExtendVocabSettings) -> tuple[Use, Use]:
     if settings.init is None and (settings.option or (settings.init_output is None and settings.option_output)):
         raise UsageError("an option of an init that is not named", "--option", "name it with --init")
+    plain = WEIGHTED if settings.tokens_of is None else ADOPTED
     if settings.init is not None or settings.init_output is not None:
-        first = Use(settings.init or WEIGHTED, settings.option)
+        first = Use(settings.init or plain, settings.option)
         if settings.init_output is None:
             return first, Use(
                 first.init, settings.option if settings.option_output is None else settings.option_output
             )
         same = settings.init_output == first.init and settings.option_output is None
         return first, Use(settings.init_output, settings.option if same else settings.option_output or {})
-    default = Use(FITTED if settings.corpus and settings.probe else WEIGHTED, {})
+    fitted = settings.tokens_of is None and settings.corpus and settings.probe
+    default = Use(FITTED if fitted else plain, {})
     return default, default
+
+
+def _with_donor(use: Use, model: str | None) -> Use:
+    wants = model is not None and "donor" in registry.get("init", use.init).options and "donor" not in use.options
+    return Use(use.init, use.options | {"donor": model}) if wants else use
 
 
 def budget(settings: ExtendVocabSettings) -> float | None:
@@ -116,7 +137,7 @@ def budget(settings: ExtendVocabSettings) -> float | None:
         return settings.old_loss_budget
     if not settings.probe:
         return None
-    named = settings.init is not None or settings.init_output is not None
+    named = not (settings.init is None and settings.init_output is None and settings.tokens_of is None)
     return BUDGET if not named or any(map(_reads_probe, chosen_inits(settings))) else None
 
 
@@ -126,15 +147,21 @@ def _reads_probe(use: Use) -> bool:
 
 def check_settings(settings: ExtendVocabSettings) -> None:
     """Refuse words that contradict each other, before anything is read."""
-    if (settings.add is None) == (settings.tokens is None):
-        raise UsageError("one of --add and --tokens is needed", "--add", "--corpus CORPUS --add N, or --tokens FILE")
+    ways = {"--add": settings.add, "--tokens": settings.tokens, "--tokens-of": settings.tokens_of}
+    found = [flag for flag, value in ways.items() if value is not None]
+    if len(found) != 1:
+        raise UsageError(
+            "one of --add, --tokens and --tokens-of is needed",
+            " and ".join(found) or "--add",
+            "--corpus CORPUS --add N, or --tokens FILE, or --tokens-of MODEL",
+        )
     if settings.add is not None and not settings.corpus:
         raise UsageError("new tokens are learned from a corpus", "--add", "add --corpus CORPUS")
-    if settings.tokens is not None:
+    if settings.add is None:
         for name in ("script", "keep_corpus", "min_count", "stop_gain", "max_length"):
             if getattr(settings, name) != type(settings).model_fields[name].default:
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} is for tokens that are learned", "--tokens", f"leave out {flag}")
+                raise UsageError(f"{flag} is for tokens that are learned", found[0], f"leave out {flag}")
     if settings.old_loss_budget is not None and not settings.probe:
         raise UsageError("a budget needs old text to be measured on", "--old-loss-budget", "add --probe CORPUS")
     for use in chosen_inits(settings):

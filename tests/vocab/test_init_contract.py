@@ -46,6 +46,7 @@ def body_and_donor(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> N
     BODY[:] = [Body(body_folder(folder / "body", stories, OLD + 10, WIDTH), "cpu")]
     tokens = [*OLD_FILE.vocab, *(f"token{n}" for n in range(7))]
     OPTIONS["omp"] = {"donor": str(donor_folder(folder / "donor", tokens, 12)), "k": 8}
+    OPTIONS["adopt"] = {"donor": str(donor_folder(folder / "same-width", tokens, WIDTH))}
 
 
 @pytest.fixture(autouse=True, scope="module")

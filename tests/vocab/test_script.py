@@ -31,6 +31,21 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
             script_named(name)
 
 
+def test_several_scripts_own_what_one_of_them_owns() -> None:
+    both = script_named("Tamil, grek,Taml")
+    assert (both.name, both.codes) == ("Tamil,Greek", ("Taml", "Grek"))
+    assert script_named("Taml,Tamil") == TAMIL
+    for piece in ("தமிழ்", " தமிழ்", "λόγος", " λόγος"):
+        assert both.owns(piece.encode()) and both.may_hold(piece.encode())
+    for piece in ("word", "λόγοςதமிழ்", "தமிழ் λόγος", "தமிழword"):
+        assert not both.owns(piece.encode())
+    assert not both.may_hold(b"word")
+    with pytest.raises(UsageError, match="no script 'Grk'"):
+        script_named("Tamil,Grk")
+    with pytest.raises(UsageError, match="no script ''"):
+        script_named("Tamil,")
+
+
 def test_the_names_are_those_of_unicode() -> None:
     """Against the data of two libraries: fontTools has the names, regex the characters."""
     names = pytest.importorskip("fontTools.unicodedata").Scripts.NAMES

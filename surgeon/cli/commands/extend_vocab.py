@@ -13,6 +13,8 @@ EXAMPLES = (
     "surgeon extend-vocab base wide-untied --corpus domain.jsonl --add 16 --untie",
     "surgeon extend-vocab base wide-kept --corpus domain.jsonl --add 16 --keep-corpus general.jsonl --script Latin --stop-gain 0.5",
     "surgeon extend-vocab base wide-projected --corpus domain.jsonl --add 16 --init gaussian --project hull",
+    "surgeon extend-vocab base wide-other --corpus general.jsonl --add 16",
+    "surgeon extend-vocab wide-hull wide-both --tokens-of wide-other",
 )
 
 ABOUT = "Learn new tokens on a corpus by continuing the tokenizer's own merges, and initialise their rows."

@@ -7,6 +7,7 @@ import typer
 EXAMPLES = (
     "surgeon merge-task-vectors base merged --add instruct=1.0 --add domain=1.0",
     "surgeon merge-task-vectors base merged-half --add instruct=0.5 --onto domain --dry-run",
+    "surgeon merge-task-vectors base merged-both --add wide-hull=1.0 --add wide-other=1.0 --onto wide-both",
     "surgeon merge-task-vectors base searched --add instruct domain --search chat=instruct.jsonl general=general.jsonl --search-tokens 500 --search-grid 3",
 )
 

@@ -1,0 +1,70 @@
+"""A new row is the row that another model of the same width has for that token.
+
+Shape suffixes: V our old rows, U rows of the donor, N new rows, D columns of both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surgeon.errors import SurgeonError
+from surgeon.vocab.donor import Donor, spelling
+from surgeon.vocab.inits.subword_mean import subword_mean
+from surgeon.vocab.tokenizer_json import TokenizerFile
+from surgeon.vocab.tokens import NewTokens
+
+OPENS = {"donor": Donor}
+HULL = False
+BATCH_INDEPENDENT = True
+
+
+def adopt(
+    new: NewTokens,
+    embed_VD: Tensor,
+    role: str,
+    tied: bool,
+    old_file: TokenizerFile,
+    *,
+    donor: str,
+    missing: Literal["refuse", "subword_mean"] = "refuse",
+) -> Tensor:
+    """The donor's rows as they are: for a model that was extended and trained from the same one as ours, whose rows
+    mean the same here.
+
+    donor: a local folder or org/name[@revision] of the hub; its embedding serves for our input matrix, its head for
+    the output matrix. Tokens are the same where their bytes are. A model of another origin has another basis of the
+    residual stream, and its rows mean nothing here: use omp, which needs no common origin. missing: what becomes of a
+    token that the donor does not have as one, or has a row of zeros for. Float64, exact. Raises SurgeonError on a
+    donor of another width, on one without the tokens, and on one with a head of its own where ours is the embedding.
+    """
+    source = Donor(donor)
+    if role == "input" and tied and not source.family.tied and source.family.head is not None:
+        raise SurgeonError(
+            "the donor has a head of its own, and here one matrix serves as both: its rows are two, not one",
+            str(source.path),
+            "add --untie, which gives this model a head of its own",
+        )
+    donor_UD, ids, _ = source.matrix(role)
+    if donor_UD.shape[1] != embed_VD.shape[1]:
+        raise SurgeonError(
+            f"the donor's rows have {donor_UD.shape[1]} columns, ours {embed_VD.shape[1]}",
+            str(source.path),
+            "use --init omp, which writes rows of another width in ours",
+        )
+    texts = [spelling(old_file, token) for token in new.tokens]
+    lacking = [n for n, text in enumerate(texts) if text not in ids]
+    if lacking and missing == "refuse":
+        raise SurgeonError(
+            f"the donor lacks {len(lacking)} of the {len(new)} new tokens, such as {new.tokens[lacking[0]]!r}",
+            str(source.path),
+            "give another donor, or --option missing=subword_mean",
+        )
+    rows_ND = torch.empty(len(new), embed_VD.shape[1], dtype=torch.float64)
+    held = [n for n, text in enumerate(texts) if text in ids]
+    rows_ND[held] = donor_UD[[ids[texts[n]] for n in held]].to(torch.float64)
+    if lacking:
+        rows_ND[lacking] = subword_mean(new.select(lacking)).rows(embed_VD).to(torch.float64)
+    return rows_ND

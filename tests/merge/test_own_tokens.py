@@ -1,0 +1,153 @@
+"""Two models that were given tokens separately: one gets the other's, and both are merged onto it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from merge_models import expanded, merged, same_tensors, tensors, trained
+from safetensors.torch import save_file
+
+from surgeon.errors import SurgeonError
+from surgeon.measure.vectors import vectors
+from surgeon.merge.plan import MergeSettings, plan_merge
+from surgeon.ops.execute import execute
+from surgeon.verify import verify
+from surgeon.vocab.plan import plan_extend_vocab
+from surgeon.vocab.settings import ExtendVocabSettings
+from surgeon.vocab.tokenizer_json import TokenizerFile
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def extended(model: Path, out: Path, words: list[str] | None = None, **settings: Any) -> Path:
+    if words is not None:
+        settings["tokens"] = out.parent / f"{out.name}.txt"
+        settings["tokens"].write_text("\n".join(words) + "\n")
+    execute(plan_extend_vocab(ExtendVocabSettings(model=str(model), out=out, **settings)), out)
+    return out
+
+
+def pair(base: Path, tmp_path: Path, **other: Any) -> tuple[Path, Path, Path, Path]:
+    """(one as extended, one trained, other as extended, other trained), of the same base."""
+    one = extended(base, tmp_path / "one-0", ["dragonfly", "windmill"])
+    two = extended(base, tmp_path / "two-0", ["marmalade", "helicopter"], **other)
+    return one, trained(one, tmp_path / "one", 1), two, trained(two, tmp_path / "two", 2)
+
+
+def test_old_rows_are_summed_own_rows_kept_and_the_others_taken(stories: Path, tmp_path: Path) -> None:
+    one0, one, _, two = pair(stories, tmp_path)
+    onto = extended(one, tmp_path / "onto", tokens_of=str(two))
+    out = merged(tmp_path / "out", stories, {one: 0.7, two: 0.4}, onto=str(onto))
+    b, o0, o, t, found = (tensors(x) for x in (stories, one0, one, two, out))
+    for name, tensor in found.items():
+        old = slice(0, 512) if name == EMBEDDING else slice(None)
+        exact = b[name].double() + 0.7 * (o[name][old].double() - b[name].double())
+        exact += 0.4 * (t[name][old].double() - b[name].double())
+        torch.testing.assert_close(tensor[old], exact.float(), rtol=0, atol=1e-7)
+    own = slice(512, len(o[EMBEDDING]))
+    first = o0[EMBEDDING][own].double()
+    exact = first + 0.7 * (o[EMBEDDING][own].double() - first)
+    torch.testing.assert_close(found[EMBEDDING][own], exact.float(), rtol=0, atol=1e-7)
+    ids, theirs = TokenizerFile.open(out).vocab, TokenizerFile.open(two).vocab
+    taken = [token for token, i in ids.items() if i >= len(o[EMBEDDING])]
+    assert len(taken) > 2
+    for token in taken:
+        assert torch.equal(found[EMBEDDING][ids[token]], t[EMBEDDING][theirs[token]])
+    assert (out / "tokenizer.json").read_bytes() == (onto / "tokenizer.json").read_bytes()
+    assert verify(out, function=True)["holds"]
+
+
+def test_the_other_way_round_gives_the_same_values_at_the_same_tokens(stories: Path, tmp_path: Path) -> None:
+    """With both at full weight: old rows are one sum, and a row of either is its own model's."""
+    _, one, _, two = pair(stories, tmp_path)
+    first = merged(
+        tmp_path / "a", stories, {one: 1, two: 1}, onto=str(extended(one, tmp_path / "oa", tokens_of=str(two)))
+    )
+    other = merged(
+        tmp_path / "b", stories, {one: 1, two: 1}, onto=str(extended(two, tmp_path / "ob", tokens_of=str(one)))
+    )
+    a, b = tensors(first), tensors(other)
+    here, there = TokenizerFile.open(first).vocab, TokenizerFile.open(other).vocab
+    assert here.keys() == there.keys()
+    order = torch.tensor([there[token] for token in here])
+    ids = torch.tensor(list(here.values()))
+    assert torch.equal(a.pop(EMBEDDING)[ids], b.pop(EMBEDDING)[order])
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_one_that_took_padding_rows_meets_by_the_rows_before_it_did(stories: Path, tmp_path: Path) -> None:
+    """Its new ids are rows of padding in the base, which get no delta of it."""
+    base = extended(stories, tmp_path / "base", ["lantern"], pad_to_multiple_of=64)
+    (base / "surgeon.json").unlink()
+    _, one, _, two = pair(base, tmp_path, use_padding=True)
+    onto = extended(one, tmp_path / "onto", tokens_of=str(two))
+    out = merged(tmp_path / "out", base, {one: 0.0, two: 0.5}, onto=str(onto))
+    new = sorted(
+        i for token, i in TokenizerFile.open(two).vocab.items() if token not in TokenizerFile.open(base).vocab
+    )
+    b, t, found = (tensors(x)[EMBEDDING] for x in (base, two, out))
+    assert new and new[-1] < len(b)
+    old = [i for i in range(len(b)) if i not in new]
+    exact = b[old].double() + 0.5 * (t[old].double() - b[old].double())
+    torch.testing.assert_close(found[old], exact.float(), rtol=0, atol=1e-7)
+    assert torch.equal(found[new], b[new])
+
+
+def test_after_surgery_that_both_share(stories: Path, tmp_path: Path) -> None:
+    """Deepened first, then extended apart: the base is the model before all of it."""
+    deep = expanded(stories, tmp_path / "deep", [2])
+    _, one, _, two = pair(deep, tmp_path)
+    onto = extended(one, tmp_path / "onto", tokens_of=str(two))
+    out = merged(tmp_path / "out", stories, {one: 0.5, two: 0.5}, onto=str(onto))
+    straight = merged(tmp_path / "straight", deep, {one: 0.5, two: 0.5}, onto=str(onto))
+    assert same_tensors(out, straight)
+    assert verify(out, function=True)["holds"]
+
+
+def test_nothing_is_lost_without_a_word(stories: Path, tmp_path: Path) -> None:
+    _, one, _, two = pair(stories, tmp_path)
+
+    def refused(match: str, *add: Path, **settings: Any) -> None:
+        words = [f"{model}=1" for model in add]
+        with pytest.raises(SurgeonError, match=match):
+            plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words, **settings))
+
+    refused(r"has \d+ tokens that .* lacks, such as .*--tokens-of (one|two)\)", one, two)
+    refused(r"has \d+ tokens that .* lacks", one, two, special_tokens="merged")
+    deep = trained(expanded(two, tmp_path / "deep", [2]), tmp_path / "deep-trained", 3)
+    onto = extended(one, tmp_path / "onto", tokens_of=str(two))
+    refused("were operated on in different ways|was operated on further than", one, deep, onto=str(onto))
+    untied = trained(extended(stories, tmp_path / "untied-0", ["lantern"], untie=True), tmp_path / "untied", 4)
+    wide = extended(one, tmp_path / "wide", tokens_of=str(untied), init="subword_mean")
+    refused("ties its head to the embedding and", one, untied, onto=str(wide))
+
+
+def test_vectors_of_both_are_measured_where_they_meet(stories: Path, tmp_path: Path) -> None:
+    """On the rows and blocks that both have: as two models of the base's shape are."""
+    _, one, _, two = pair(stories, tmp_path)
+    found = vectors(stories, [one, two])
+    plain = {}
+    for model in (one, two):
+        plain[model] = shutil.copytree(stories, tmp_path / "plain" / model.name)
+        held = tensors(model)
+        held[EMBEDDING] = held[EMBEDDING][:512].contiguous()
+        save_file(held, plain[model] / "model.safetensors", metadata={"format": "pt"})
+    expected = vectors(stories, list(plain.values()))
+    (pair_,), (other,) = found["pairs"], expected["pairs"]
+    blocks = [u for u in found["units"] if u["unit"] == "2.mlp.up_proj"]
+    assert blocks == [u for u in expected["units"] if u["unit"] == "2.mlp.up_proj"] and blocks
+    assert abs(pair_["cosine"] - other["cosine"]) < 1e-3
+
+
+def test_tokens_that_were_left_out_are_not_missed(stories: Path, tmp_path: Path) -> None:
+    one = trained(extended(stories, tmp_path / "one-0", [" serv", " publish"]), tmp_path / "one", 1)
+    two = trained(extended(stories, tmp_path / "two-0", ["ervice", " service", "lantern"]), tmp_path / "two", 2)
+    onto = extended(one, tmp_path / "onto", tokens_of=str(two))
+    missing = TokenizerFile.open(two).vocab.keys() - TokenizerFile.open(onto).vocab.keys()
+    assert missing
+    out = merged(tmp_path / "out", stories, {one: 1, two: 1}, onto=str(onto))
+    assert verify(out, function=True)["holds"]

@@ -108,7 +108,7 @@ def read(
                 "give --packing split or concat, or leave one out",
             )
         ranked = ranking(corpus, order, held.num_documents)
-        scored = scores(corpus, score_field) if score_field is not None and not is_replay else None
+        scored = scores(corpus, score_field, held.num_documents) if score_field is not None and not is_replay else None
         packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay, scored))
     turns = [_turns(weights, packs) for _, weights in stages]
     later = list(zip(starts, turns, strict=True))[1:]

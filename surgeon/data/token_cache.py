@@ -126,7 +126,7 @@ def _write(folder: Path, corpus: Corpus, tokenizer: Any, loss_on: LossOn, progre
             ids.write(chunk.ids.data)
             learn.write(chunk.learn.data)
             offsets.write(ends.data)
-            end, highest = int(ends[-1]), max(highest, int(chunk.ids.max()))
+            end, highest = int(ends[-1]), int(chunk.ids.max(initial=highest))
             learned, num_bytes = learned + int(chunk.learn.sum()), num_bytes + chunk.num_bytes
             instruct = instruct or chunk.instruct
             advance(len(chunk.ids))

@@ -112,14 +112,16 @@ def chunks(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> Iter
         for batch in _batches(documents(corpus)):
             yield [render(document, tokenizer) for document in batch], batch[0].text is None
 
+    first = True
     for (batch, instruct), encoded in _ahead(rendered(), lambda one: encode(one[0], tokenizer)):
-        if not any(content for content, _ in encoded) and any(one.text.strip() for one in batch):
+        if first and not any(content for content, _ in encoded) and any(one.text.strip() for one in batch):
             # as where the library reads another kind's tokenizer.json by the class of the model's family
             raise SurgeonError(
                 f"{type(tokenizer).__name__} makes no token of the texts",
                 str(corpus.path),
                 f"look at the tokenizer of {tokenizer.name_or_path}: is it one of its model's family?",
             )
+        first = False
         ids, learn = [], []
         for one, (content, spans) in zip(batch, encoded, strict=True):
             mask = targets(one, content, spans, tokenizer) if loss_on == "response" else None

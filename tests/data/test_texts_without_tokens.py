@@ -12,7 +12,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from surgeon.data import token_cache
-from surgeon.data.source import parse_corpus
+from surgeon.data.items import prepare, windows
+from surgeon.data.source import Document, parse_corpus
 from surgeon.data.tokens import tokenise
 from surgeon.errors import SurgeonError
 
@@ -61,3 +62,10 @@ def test_a_batch_without_any_token_is_no_end_of_a_corpus(
         monkeypatch.setattr(token_cache, "MIN_BYTES", least)
         found = token_cache.read_tokens(corpus, tokenizer).tokens
         assert (found.num_documents, found.num_tokens, found.max_id) == (513, 512, 1)
+
+
+def test_a_text_without_tokens_has_nothing_to_score(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.eos_token = None
+    texts = [Document("a", "nothing"), Document("b", "a b a")]
+    assert [item.num_tokens for item in prepare(texts, tokenizer)] == [0, 2]
+    assert [w.item for w in windows(prepare(texts, tokenizer), 8)] == [1]

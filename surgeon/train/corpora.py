@@ -114,7 +114,8 @@ def read(
     later = list(zip(starts, turns, strict=True))[1:]
     mixture: Batches
     if shape.stages:
-        mixture = Lengthening(packs, turns[0], [(span.stop, span.seq_len, span.rows) for span in shape.spans])
+        spans = [(span.stop, span.seq_len, span.rows) for span in shape.spans]
+        mixture = Lengthening(packs, turns[0], spans, [(first * shape.seq_len, of) for first, of in later])
     else:
         mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)
     lengths = np.diff([*starts, windows]) / windows

@@ -93,8 +93,13 @@ def remember(mark: Stamp, digest: WeightDigest, before_ns: int, linked: bool = F
 
 
 def cache_home() -> Path:
-    """Where surgeon keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())) / "surgeon"
+    """Where surgeon keeps what it can make again. A user without a home, as in containers, has no place for it: there
+    nothing is found and nothing can be written, unless XDG_CACHE_HOME names one."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "surgeon"
+    except RuntimeError:
+        return Path("/nonexistent/.cache/surgeon")
 
 
 def _path(mark: Stamp) -> Path:

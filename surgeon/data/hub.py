@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -55,13 +55,19 @@ def hub_files(dataset: HubDataset) -> list[Path]:
     return [Path(held["filename"]) for held in _load(dataset).cache_files]
 
 
-def hub_records(dataset: HubDataset) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of every row."""
-    row = 0
-    for batch in _load(dataset).iter(_BATCH):
+def hub_records(dataset: HubDataset, fields: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of every row. Of the columns those of `fields` are read; the others are in a record as None:
+    the library would decode pictures and sound."""
+    loaded = _load(dataset)
+    unread, row = dict.fromkeys(loaded.column_names), 0
+    wanted = [name for name in loaded.column_names if name in fields]
+    if not wanted:
+        yield from ((f"{dataset}: row {number}", dict(unread)) for number in range(1, len(loaded) + 1))
+        return
+    for batch in loaded.select_columns(wanted).iter(_BATCH):
         for values in zip(*batch.values(), strict=True):
             row += 1
-            yield f"{dataset}: row {row}", dict(zip(batch, values, strict=True))
+            yield f"{dataset}: row {row}", unread | dict(zip(batch, values, strict=True))
 
 
 @lru_cache(maxsize=8)

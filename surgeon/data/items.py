@@ -66,12 +66,12 @@ def prepare(held: Sequence[Document], tokenizer: Any) -> list[Item]:
         else:
             scored, text, before = np.ones(len(content), dtype=np.bool_), one.text, start
             num_bytes = len(text.encode("utf-8"))
-            if not before:
+            if not before and content:
                 first = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
                 num_bytes -= len(text[: first["offset_mapping"][0][1]].encode("utf-8"))
         ids = np.asarray([*before, *content], dtype=np.int64)
         mask = np.concatenate([np.zeros(len(before), np.bool_), scored])
-        mask[0] = False
+        mask[:1] = False
         items.append(Item(ids, mask, len(before), num_bytes, len(text.split())))
     return items
 

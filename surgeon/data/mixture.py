@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -36,7 +37,8 @@ def shares(
 
 
 def check_weights(weights: Sequence[float | None], replay: Sequence[bool]) -> None:
-    """Refuse corpora of a kind (replay, or not) of which some have a weight and others do not."""
+    """Refuse corpora of a kind (replay, or not) of which some have a weight and others do not, and weights without a
+    sum."""
     for kind, flag in ((False, "--data"), (True, "--replay")):
         given = [weight for weight, r in zip(weights, replay, strict=True) if r is kind]
         if any(w is None for w in given) and any(w is not None for w in given):
@@ -45,6 +47,8 @@ def check_weights(weights: Sequence[float | None], replay: Sequence[bool]) -> No
                 flag,
                 "give every one of them NAME=PATH:WEIGHT, or none",
             )
+        if sum(weight or 0 for weight in given) == math.inf:
+            raise UsageError("the weights are too large to be added up", flag, "divide all of them by the same number")
 
 
 class Batches(Protocol):

@@ -13,8 +13,8 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.data.known_files import MIN_BYTES, settled
 from surgeon.data.source import Corpus, corpus_digest, documents, files
 from surgeon.data.store import stored
-from surgeon.data.token_cache import check_unchanged, code_digests
-from surgeon.errors import UsageError
+from surgeon.data.token_cache import changed, check_unchanged, code_digests
+from surgeon.errors import SurgeonError, UsageError
 
 FORMS = "shuffled, sequential, ascending:FIELD or descending:FIELD"
 
@@ -46,18 +46,21 @@ def ranking(corpus: Corpus, order: Order, num_documents: int) -> NDArray[np.int6
         return None
     if order.kind == "sequential":
         return np.arange(num_documents, dtype=np.int64)
-    values = scores(corpus, order.field)
+    values = scores(corpus, order.field, num_documents)
     return np.argsort(values if order.kind == "ascending" else -values, kind="stable")
 
 
-def scores(corpus: Corpus, field: str) -> NDArray[np.float64]:
-    """The number in `field` of every record; float64 [documents]. Kept in the cache as tokens are."""
+def scores(corpus: Corpus, field: str, num_documents: int) -> NDArray[np.float64]:
+    """The number in `field` of every record; float64 [documents]. Kept in the cache as tokens are. Raises SurgeonError
+    where there are not as many as documents: the corpus has changed since those were read, or the cache is broken."""
     before = settled(files(corpus))
     scored = replace(corpus, score_field=field)
 
     def read() -> NDArray[np.float64]:
         found = np.fromiter((document.score for document in documents(scored)), dtype=np.float64)
         check_unchanged(corpus, before)
+        if len(found) != num_documents:
+            raise changed(corpus)
         return found
 
     if sum(mark[2] for mark in before) < MIN_BYTES:
@@ -68,4 +71,13 @@ def scores(corpus: Corpus, field: str) -> NDArray[np.float64]:
 
     kinds = [path.suffix.lower() for path in files(corpus)]
     key = json_digest([code_digests(), corpus_digest(corpus), kinds, field])
-    return np.memmap(stored("scores", key, make) / "scores.f64", np.float64, "r")
+    path = stored("scores", key, make) / "scores.f64"
+    try:
+        size = path.stat().st_size
+        if size != num_documents * np.dtype(np.float64).itemsize:
+            raise ValueError(f"the size is {size}, of {num_documents} documents")
+        return np.memmap(path, np.float64, "r")
+    except (OSError, ValueError) as error:
+        raise SurgeonError(
+            f"cached scores cannot be read: {error}", str(path.parent), "remove this folder and run again"
+        ) from error

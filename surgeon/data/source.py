@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import whitespace
 from typing import Any, Literal
 
 from surgeon.checkpoint.digest import json_digest
+from surgeon.data.folders import PACKED, SUFFIXES, UNPACK, corpus_files
 from surgeon.data.hub import PREFIX, HubDataset, hub_files, hub_records, parse_hub
 from surgeon.data.known_files import known_file_digests
+from surgeon.data.parquet import parquet_records
 from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
-SUFFIXES = (".jsonl", ".txt", ".parquet")
+_RECORD = ("messages", "instruction", "input", "output")
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")
 
@@ -73,8 +77,8 @@ def parse_corpus(
         head, colon, tail = path.rpartition(":")
         if hub is None and colon and head and _WEIGHT.match(tail) and not Path(path).exists():
             path, weight = head, float(tail)
-    if weight is not None and (weight <= 0 or not weighted):
-        problem = "a weight must be above zero" if weighted else "a weight has no meaning here"
+    if weight is not None and (not 0 < weight < math.inf or not weighted):
+        problem = "a weight must be a number above zero" if weighted else "a weight has no meaning here"
         raise UsageError(problem, text, "write NAME=PATH" + (":WEIGHT, such as 0.3" if weighted else ""))
     if not path:
         raise UsageError("the corpus has no path", text, "write PATH or NAME=PATH[:WEIGHT]")
@@ -85,23 +89,20 @@ def parse_corpus(
         raise SurgeonError(
             "there is no such corpus", path, "give a .jsonl, .txt or .parquet file, or a folder of them"
         )
-    default = found.name if found.is_dir() else found.stem
+    default = found.stem if found.is_file() else found.name or found.resolve().name  # the name of `.` is empty
     return Corpus(name or default, found, weight, text_field, lines, format)
 
 
 def files(corpus: Corpus) -> list[Path]:
-    """The files of a corpus: itself, or everything readable below a folder, ordered by relative path."""
+    """The files of a corpus: itself, or those below a folder (see surgeon.data.folders)."""
     if corpus.hub is not None:
         return hub_files(corpus.hub)
     if corpus.path.is_dir():
-        found = [p for p in corpus.path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES]
-        if not found:
-            raise SurgeonError(
-                "the folder holds no corpus file", str(corpus.path), f"expected one of {', '.join(SUFFIXES)} in it"
-            )
-        return sorted(found, key=lambda p: p.relative_to(corpus.path).as_posix())
+        return corpus_files(corpus.path)
     if not corpus.path.is_file():
         raise SurgeonError("there is no such corpus", str(corpus.path), "check the path")
+    if corpus.path.suffix.lower() in PACKED:
+        raise SurgeonError("a compressed file is not read as a corpus", str(corpus.path), UNPACK)
     if corpus.path.suffix.lower() not in SUFFIXES:
         raise SurgeonError(
             f"the kind of file {corpus.path.suffix or 'without a suffix'} is not read as a corpus",
@@ -120,8 +121,9 @@ def corpus_digest(corpus: Corpus) -> str:
 
 
 def documents(corpus: Corpus) -> Iterator[Document]:
-    """The documents in order. Refuses broken files, records without text, and a corpus without any document."""
-    form, count = corpus.format, 0
+    """The documents in order. Refuses broken files, records without text, texts beside conversations, and a corpus
+    without any document."""
+    form, count, is_text = corpus.format, 0, None
     for path in [corpus.path] if corpus.hub is not None else files(corpus):
         for where, record in _records(path, corpus):
             if isinstance(record, str):
@@ -129,6 +131,11 @@ def documents(corpus: Corpus) -> Iterator[Document]:
             else:
                 form = _form(record, corpus) if form == "auto" else form
                 document = _from_record(record, corpus, form, where)
+            if is_text is not None and is_text != (document.text is not None):
+                raise SurgeonError(
+                    "texts and instruction records do not mix in one corpus", where, "give them as two corpora"
+                )
+            is_text = document.text is not None
             if corpus.score_field is not None:
                 document = replace(document, score=_score(record, corpus.score_field, where))
             count += 1
@@ -139,14 +146,15 @@ def documents(corpus: Corpus) -> Iterator[Document]:
 
 def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] | str]]:
     suffix = path.suffix.lower()
+    fields = {corpus.text_field, *_RECORD} | ({corpus.score_field} if corpus.score_field is not None else set())
     if corpus.hub is not None:
-        yield from hub_records(corpus.hub)
+        yield from hub_records(corpus.hub, fields)
     elif suffix == ".parquet":
-        yield from _parquet(path)
+        yield from parquet_records(path, fields)
     elif suffix == ".txt" and not corpus.lines:
         raw = path.read_bytes().removeprefix(BOM_UTF8)
         if raw.strip():
-            yield str(path), _decode(raw, path, 1)
+            yield str(path), _newlines(_decode(raw, path, 1))
     else:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
@@ -155,7 +163,16 @@ def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] |
                 if not raw.strip():
                     continue  # a blank line separates, it is not a document
                 line = _decode(raw, path, number).rstrip("\r\n")
-                yield f"{path}:{number}", line if suffix == ".txt" else _object(line, path, number)
+                if suffix == ".txt":
+                    parts = _newlines(line).split("\n")
+                    yield from ((f"{path}:{number}", part) for part in parts if part.strip(whitespace))
+                else:
+                    yield f"{path}:{number}", _object(line, path, number)
+
+
+def _newlines(text: str) -> str:
+    """As Python and the datasets library read a text: how its lines end is a matter of the file, not of the text."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _decode(raw: bytes, path: Path, first_line: int) -> str:
@@ -180,25 +197,6 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise SurgeonError(f"line {number} is not a JSON object", f"{path}:{number}", "write one JSON object a line")
     return record
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise SurgeonError(
-            "reading .parquet needs pyarrow, which is not installed", str(path), "pip install 'surgeon[parquet]'"
-        ) from error
-    try:
-        row = 0
-        with ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield f"{path}: row {row}", record
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SurgeonError(f"the parquet file cannot be read: {error}", str(path), "write it again") from error
 
 
 def _form(record: dict[str, Any], corpus: Corpus) -> Format:
@@ -236,7 +234,7 @@ def _from_record(record: dict[str, Any], corpus: Corpus, form: Format, where: st
         return _conversation(where, corpus.path, messages)
     instruction, extra, output = (record.get(key, "") for key in ("instruction", "input", "output"))
     if (
-        not all(isinstance(v, str) for v in (instruction, extra or "", output))
+        not all(isinstance(v, str) for v in (instruction, "" if extra is None else extra, output))
         or not instruction
         or not output.strip()
     ):
@@ -256,7 +254,7 @@ def _kind(value: Any) -> str:
 
 def _score(record: dict[str, Any] | str, field: str, where: str) -> float:
     value = None if isinstance(record, str) else record.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         has = "a text without fields" if isinstance(record, str) else f"it has {', '.join(record)}"
         raise SurgeonError(
             f"the record has no number in its field {field!r} ({has})",

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from surgeon.checkpoint.commit import sync, sync_tree
@@ -31,6 +31,8 @@ def stored(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
     """
     path = place_of(kind, digest)
     if path.is_dir():
+        with suppress(OSError):  # of somebody else, or read-only
+            os.utime(path)  # when it was last used: the oldest are pruned first
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,28 @@ def stored(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
             raise
         raise SurgeonError("the cache's disk is full", str(path.parent), f"free some space, or {_HINT}") from error
     return path
+
+
+def removed(path: Path) -> bool:
+    """Remove a folder of the cache, or what a killed process left of one; False while a process makes it. A run that
+    has mapped its files keeps them."""
+    lock = path.with_name(f".{path.name.removeprefix('.').removesuffix('.partial')}.lock")
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(handle).st_nlink:
+            return False  # whoever held it has just removed it
+        gone = lock.with_suffix(".partial")
+        if path != gone:
+            shutil.rmtree(gone, ignore_errors=True)
+            path.rename(gone)  # nobody finds half of it
+        shutil.rmtree(gone)
+        lock.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def _make(path: Path, make: Callable[[Path], None]) -> None:

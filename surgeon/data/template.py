@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from surgeon.data.source import Document
@@ -10,6 +11,8 @@ from surgeon.errors import SurgeonError
 
 PLAIN_USER = "### Instruction:\n{content}\n### Response:\n"
 """The plain template of a user's message, for tokenizers without a chat template; the answer follows as it is."""
+
+_MARK = "\ue000\ue0ff\ue000"  # of the private use area: no letters that a template would change
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +62,60 @@ def _plain(document: Document) -> Rendered:
 def _templated(document: Document, tokenizer: Any) -> Rendered:
     messages = list(document.messages)
     text = _apply(tokenizer, messages, document, False)
+    exact = _exact(text, document, tokenizer)
     answers, position = [], 0
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        # templates may trim content or, with a generation prompt, open a block that training data lacks: the answer
-        # is looked for behind the rendered prompt, and a template that shows it nowhere is refused
+    for turn, (number, content) in enumerate((n, m["content"]) for n, m in enumerate(messages) if _answers(m)):
         prompt = _apply(tokenizer, messages[:number], document, True) if number else ""
-        begin = len(prompt) if text.startswith(prompt) else position
-        content = message["content"].strip()
-        at = text.find(content, max(begin, position))
-        if at < 0:
+        begin, end = exact[turn] if exact else _searched(text, content.strip(), prompt, position)
+        if begin < 0:
             raise SurgeonError(
                 "the chat template does not show the answer as it is",
                 document.where,
                 "use another template, or --loss-on all",
             )
-        answers.append((min(at, begin) if text.startswith(prompt) else at, at + len(content)))
-        position = at + len(content)
+        # what a template puts between the prompt and the answer is the model's to write
+        shown = number > 0 and position <= len(prompt) and text.startswith(prompt)
+        answers.append((min(begin, len(prompt)) if shown else begin, end))
+        position = end
     return Rendered(text, tuple(answers), True)
+
+
+def _answers(message: dict[str, str]) -> bool:
+    return message["role"] == "assistant"
+
+
+def _exact(text: str, document: Document, tokenizer: Any) -> list[tuple[int, int]]:
+    """Where the answers stand, from the same text with marks in their places; empty where the two texts differ in more
+    than that, as with a template that takes answers apart."""
+    messages = document.messages
+    try:
+        hollow = _apply(tokenizer, [m | {"content": _MARK} if _answers(m) else m for m in messages], document, False)
+    except SurgeonError:
+        return []
+    contents = [m["content"] for m in messages if _answers(m)]
+    first, *parts = hollow.split(_MARK)
+    if len(parts) != len(contents) or not text.startswith(first):
+        return []
+    found, at = [], len(first)
+    for content, part in zip(contents, parts, strict=True):
+        # templates may trim an answer
+        ways = (content, content.strip(), content.lstrip(), content.rstrip(), content.strip("\n"))
+        way = next((way for way in ways if text.startswith(way + part, at)), None)
+        if way is None:
+            return []
+        found.append((at, at + len(way)))
+        at += len(way) + len(part)
+    return found if at == len(text) else []
+
+
+def _searched(text: str, content: str, prompt: str, position: int) -> tuple[int, int]:
+    """Where the answer behind a prompt stands, -1 where it does not. A generation prompt may go on otherwise than the
+    text, and by chance agree with the first letters of the answer."""
+    agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, prompt, strict=False)))
+    common = max(position, agreed)
+    at = text.rfind(content, position, common + len(content))
+    at = text.find(content, common) if at < 0 or not prompt else at
+    return at, at + len(content)
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], document: Document, ask: bool) -> str:

@@ -38,7 +38,7 @@ from surgeon.progress import SILENT, Progress
 
 INDEX = "tokens.json"
 _ARRAYS: dict[str, DTypeLike] = {"ids.i32": np.int32, "learn.bool": np.bool_, "offsets.i64": np.int64}
-_CODE = ("source.py", "hub.py", "template.py", "tokens.py")
+_CODE = ("source.py", "folders.py", "parquet.py", "hub.py", "template.py", "tokens.py")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,14 @@ def check_unchanged(corpus: Corpus, before: list[Stamp]) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        raise SurgeonError(
-            "the corpus changed while it was read", str(corpus.path), "wait until nothing writes to it, and run again"
-        )
+        raise changed(corpus)
+
+
+def changed(corpus: Corpus) -> SurgeonError:
+    """What to raise of a corpus that is not what it was."""
+    return SurgeonError(
+        "the corpus changed while it was read", str(corpus.path), "wait until nothing writes to it, and run again"
+    )
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -121,7 +126,7 @@ def _write(folder: Path, corpus: Corpus, tokenizer: Any, loss_on: LossOn, progre
             ids.write(chunk.ids.data)
             learn.write(chunk.learn.data)
             offsets.write(ends.data)
-            end, highest = int(ends[-1]), max(highest, int(chunk.ids.max()))
+            end, highest = int(ends[-1]), int(chunk.ids.max(initial=highest))
             learned, num_bytes = learned + int(chunk.learn.sum()), num_bytes + chunk.num_bytes
             instruct = instruct or chunk.instruct
             advance(len(chunk.ids))

@@ -112,14 +112,16 @@ def chunks(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> Iter
         for batch in _batches(documents(corpus)):
             yield [render(document, tokenizer) for document in batch], batch[0].text is None
 
+    first = True
     for (batch, instruct), encoded in _ahead(rendered(), lambda one: encode(one[0], tokenizer)):
-        if not any(content for content, _ in encoded) and any(one.text.strip() for one in batch):
+        if first and not any(content for content, _ in encoded) and any(one.text.strip() for one in batch):
             # as where the library reads another kind's tokenizer.json by the class of the model's family
             raise SurgeonError(
                 f"{type(tokenizer).__name__} makes no token of the texts",
                 str(corpus.path),
                 f"look at the tokenizer of {tokenizer.name_or_path}: is it one of its model's family?",
             )
+        first = False
         ids, learn = [], []
         for one, (content, spans) in zip(batch, encoded, strict=True):
             mask = targets(one, content, spans, tokenizer) if loss_on == "response" else None
@@ -185,9 +187,21 @@ def targets(one: Rendered, content: list[int], spans: list[tuple[int, int]], tok
     if not one.answers:
         return np.ones(len(content), dtype=np.bool_)
     mask = answer_tokens(one, spans)
-    special = np.isin(np.asarray(content), np.asarray(tokenizer.all_special_ids, dtype=np.int64))
-    mask[1:] |= special[1:] & mask[:-1]
+    special = np.isin(np.asarray(content), _special_ids(tokenizer))
+    for last in np.flatnonzero(mask[:-1] & ~mask[1:]).tolist():
+        # some templates write white space between an answer and its end: without it the model never comes there
+        stop = last + 1
+        while stop < len(content) and not special[stop] and not one.text[slice(*spans[stop])].strip():
+            stop += 1
+        if stop < len(content) and special[stop]:
+            mask[last + 1 : stop + 1] = True
     return mask
+
+
+def _special_ids(tokenizer: Any) -> NDArray[np.int64]:
+    """Also those that have no role by name, as the end of a turn has none in many families."""
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return np.asarray(sorted({*tokenizer.all_special_ids, *added}), dtype=np.int64)
 
 
 def _wrap(

@@ -108,13 +108,14 @@ def read(
                 "give --packing split or concat, or leave one out",
             )
         ranked = ranking(corpus, order, held.num_documents)
-        scored = scores(corpus, score_field) if score_field is not None and not is_replay else None
+        scored = scores(corpus, score_field, held.num_documents) if score_field is not None and not is_replay else None
         packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay, scored))
     turns = [_turns(weights, packs) for _, weights in stages]
     later = list(zip(starts, turns, strict=True))[1:]
     mixture: Batches
     if shape.stages:
-        mixture = Lengthening(packs, turns[0], [(span.stop, span.seq_len, span.rows) for span in shape.spans])
+        spans = [(span.stop, span.seq_len, span.rows) for span in shape.spans]
+        mixture = Lengthening(packs, turns[0], spans, [(first * shape.seq_len, of) for first, of in later])
     else:
         mixture = Mixture(packs, turns[0], shape.rows, later, shape.windows)
     lengths = np.diff([*starts, windows]) / windows

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from surgeon.checkpoint.commit import check_apart, check_out, staged
+from surgeon.data.tokens import specials
 from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
@@ -76,6 +77,8 @@ def run_cpt(
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if note := reading_note(job.tokenizer, job.ref.path):
             progress.say(note)
+        if specials(job.tokenizer).end is None:
+            progress.say("the tokenizer has no end token: nothing ends a document, and no end is learned")
         trained = sum(job.data.mixture.tokens(job.shape.steps))
         if trained < _FULL * job.shape.tokens:
             progress.say(

@@ -119,10 +119,10 @@ def resolve_stages(settings: CptSettings) -> tuple[Stage, ...]:
             "--seq-len",
             f"leave it out: {FLAG} says how long the rows are",
         )
-    for flag, given, why in (
-        ("--batch-ramp", settings.batch_ramp, "a step has the same tokens in every stage"),
-        ("--mixture", settings.mixture, "both cut the run into stages"),
-    ):
-        if given:
-            raise UsageError(f"{FLAG} does not go with {flag}: {why}", f"{FLAG} {settings.lengths}", "leave one out")
+    if settings.batch_ramp:
+        raise UsageError(
+            f"{FLAG} does not go with --batch-ramp: a step has the same tokens in every stage",
+            f"{FLAG} {settings.lengths}",
+            "leave one out",
+        )
     return stages

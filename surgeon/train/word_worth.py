@@ -33,7 +33,8 @@ def of_labels(run: Run, words: Words, path: str, field: str, least: int) -> dict
     Source: Uppaal et al. 2024 (2401.17514), words that are informative for the label
     """
     corpus = parse_corpus(path, weighted=False)
-    text, labels = tokenise(corpus, run.tokenizer), scores(corpus, field)
+    text = tokenise(corpus, run.tokenizer)
+    labels = scores(corpus, field, text.num_documents)
     known = np.unique(labels).tolist()
     if len(known) < 2:
         raise SurgeonError("all records have one label", path, f"give two or more in the field {field!r}")

@@ -69,6 +69,16 @@ def test_weights_must_be_positive_and_wanted(tmp_path: Path) -> None:
         parse_corpus(f"a={path}:0")
     with pytest.raises(UsageError):
         parse_corpus(f"a={path}:0.5", weighted=False)
+    with pytest.raises(UsageError, match="must be a number"):
+        parse_corpus(f"a={path}:1e999")
+
+
+def test_a_folder_is_called_by_its_name_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "law").mkdir()
+    write(tmp_path / "law" / "a.jsonl", {"text": "a"})
+    monkeypatch.chdir(tmp_path / "law")
+    assert parse_corpus(".").name == "law"
+    assert parse_corpus("../law/").name == "law"
 
 
 def test_every_kind_of_file_and_a_folder_in_order(tmp_path: Path) -> None:
@@ -101,6 +111,21 @@ def test_instruction_records_are_recognised_and_do_not_mix(tmp_path: Path) -> No
     assert error.value.where.endswith("b.jsonl:2")
     with pytest.raises(SurgeonError, match="instruction record"):
         texts(write(tmp_path / "c.jsonl", record, {"text": "a"}))
+
+
+def test_a_folder_of_texts_and_of_instruction_records_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    write(tmp_path / "b.jsonl", {"instruction": "Add.", "input": "1 2", "output": "3"})
+    with pytest.raises(SurgeonError, match="do not mix in one corpus") as error:
+        texts(tmp_path)
+    assert error.value.where.endswith("b.jsonl:1")
+
+
+@pytest.mark.parametrize("value", [0, False, [], {}])
+def test_an_input_that_is_no_text_is_refused(tmp_path: Path, value: object) -> None:
+    path = write(tmp_path / "a.jsonl", {"instruction": "Add.", "input": value, "output": "3"})
+    with pytest.raises(SurgeonError, match="needs the texts"):
+        texts(path)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +187,7 @@ def test_a_mark_of_the_byte_order_is_no_text(tmp_path: Path) -> None:
     for name, raw in (("a.jsonl", b'{"text": "a"}\r\n{"text": "b"}\n'), ("a.txt", b"a\r\nb\n")):
         (tmp_path / name).write_bytes(mark + raw)
         assert texts(tmp_path / name, lines=True) == ["a", "b"]
-    assert texts(tmp_path / "a.txt") == ["a\r\nb\n"]
+    assert texts(tmp_path / "a.txt") == ["a\nb\n"]
     (tmp_path / "b.txt").write_bytes(mark + b"a\n" + mark + b"b\n")
     assert texts(tmp_path / "b.txt", lines=True) == ["a", "\ufeffb"]
     (tmp_path / "c.txt").write_bytes(mark)

@@ -108,3 +108,33 @@ def test_counts_are_within_a_row_of_their_share_at_every_row(
             total = sum(read)
             assert all(abs(n - s * total) <= len(window.ids) for n, s in zip(read, shares, strict=True))
         assert batches.tokens(step + 1) == read
+
+
+@given(
+    weights=st.lists(st.lists(st.sampled_from([0, 1e-9, 0.3, 1, 2]), min_size=4, max_size=4), min_size=2, max_size=5),
+    sizes=st.lists(st.integers(2, 40), min_size=2, max_size=4, unique=True).map(sorted),
+    steps=st.lists(st.integers(1, 12), min_size=4, max_size=4),
+    places=st.lists(st.floats(0.01, 0.99), min_size=4, max_size=4, unique=True).map(sorted),
+)
+@settings(max_examples=300, deadline=None)
+def test_counts_are_within_a_row_of_shares_that_change(
+    weights: list[list[float]], sizes: list[int], steps: list[int], places: list[float]
+) -> None:
+    shares = [[w / sum(of) for w in of] for of in weights if sum(of)] or [[0.25] * 4]
+    batch = math.lcm(*sizes) if math.lcm(*sizes) < 2000 else math.prod(sizes[:2])
+    sizes = [n for n in sizes if batch % n == 0]
+    ends = np.cumsum(steps[: len(sizes)]).tolist()
+    stages = [(end, size, batch // size) for end, size in zip(ends, sizes, strict=True)]
+    # as a run has it: whole rows of the longest
+    begins = sorted({round(place * ends[-1] * batch / sizes[-1]) * sizes[-1] for place in places} - {0})
+    later = [(begin, of) for begin, of in zip(begins, shares[1:], strict=False) if begin < ends[-1] * batch]
+    batches = Lengthening(corpora(4), shares[0], stages, later)
+    read, due = [0] * 4, [0.0] * 4
+    for step in range(ends[-1]):
+        for window in batches.batch(step):
+            size, total = len(window.ids), sum(read)
+            number = sum(begin < total + size / 2 for begin, _ in later)
+            due = [d + s * size for d, s in zip(due, [shares[0], *(of for _, of in later)][number], strict=True)]
+            read[int(window.ids[0]) // 1000 - 1] += size
+            assert all(abs(n - d) < size for n, d in zip(read, due, strict=True))
+        assert batches.tokens(step + 1) == read

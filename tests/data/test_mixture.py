@@ -38,6 +38,8 @@ def test_replay_takes_its_share_and_weights_share_the_rest() -> None:
     assert shares([300, 100], [1.0, 3.0], [False, False], 0.0) == [0.25, 0.75]
     with pytest.raises(UsageError, match="some corpora"):
         shares([3, 1], [1.0, None], [False, False], 0.0)
+    with pytest.raises(UsageError, match="too large"):
+        shares([3, 1], [1e308, 1e308], [False, False], 0.0)
     with pytest.raises(UsageError, match="not in"):
         shares([3, 1], [None, None], [False, True], 1.0)
 

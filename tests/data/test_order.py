@@ -44,20 +44,43 @@ def test_scores_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for module in (known_files, token_cache, order):
         monkeypatch.setattr(module, "MIN_BYTES", 0)
     held = corpus(tmp_path / "a.jsonl", list(SCORES))
-    assert scores(held, "q").tolist() == SCORES
+    assert scores(held, "q", len(SCORES)).tolist() == SCORES
     monkeypatch.setattr(order, "documents", lambda _: pytest.fail("the corpus was read"))
-    assert scores(held, "q").tolist() == SCORES
+    assert scores(held, "q", len(SCORES)).tolist() == SCORES
 
 
-@pytest.mark.parametrize("value", [None, "1", True, float("nan"), float("inf"), [1]])
+@pytest.mark.parametrize("size", [0, 8, 400])
+def test_broken_scores_of_the_cache_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in (known_files, token_cache, order):
+        monkeypatch.setattr(module, "MIN_BYTES", 0)
+    held = corpus(tmp_path / "a.jsonl", list(SCORES))
+    scores(held, "q", len(SCORES))
+    (path,) = (tmp_path / "cache").rglob("scores.f64")
+    path.write_bytes(b"\0" * size)
+    with pytest.raises(SurgeonError, match="cached scores cannot be read") as error:
+        scores(held, "q", len(SCORES))
+    assert error.value.where == str(path.parent)
+    path.unlink()
+    with pytest.raises(SurgeonError, match="cached scores cannot be read"):
+        scores(held, "q", len(SCORES))
+
+
+def test_scores_of_another_number_of_documents_are_refused(tmp_path: Path) -> None:
+    held = corpus(tmp_path / "a.jsonl", list(SCORES))
+    with pytest.raises(SurgeonError, match="changed while it was read"):
+        scores(held, "q", len(SCORES) - 1)
+
+
+@pytest.mark.parametrize("value", [None, "1", True, float("nan"), float("inf"), [1], 10**400, -(10**400)])
 def test_a_record_without_a_number_is_refused(tmp_path: Path, value: object) -> None:
     held = corpus(tmp_path / "a.jsonl", [1, value])
     with pytest.raises(SurgeonError, match="no number in its field 'q'") as error:
-        scores(held, "q")
+        scores(held, "q", 2)
     assert error.value.where.endswith("a.jsonl:2")
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(SurgeonError, match="a text without fields"):
-        scores(Corpus("c", tmp_path / "a.txt"), "q")
+        scores(Corpus("c", tmp_path / "a.txt"), "q", 1)
 
 
 @pytest.mark.parametrize("packing", ["split", "concat", "whole"])

@@ -139,3 +139,12 @@ def test_fewer_runs_than_constants_are_refused() -> None:
     few = Runs(points, {curve: values[:8] for curve, values in runs.losses.items()}, {})
     with pytest.raises(SurgeonError, match="9 constants a curve; runs given: 8"):
         fit_law(few, "dcpt", {})
+
+
+def test_runs_that_were_repeated_are_no_more_runs() -> None:
+    runs = grid(tokens=(1,))
+    twice = np.repeat(np.arange(8), 3)
+    points = Points(runs.points.parameters[twice], runs.points.tokens[twice], runs.points.share[twice])
+    again = Runs(points, {curve: values[twice] for curve, values in runs.losses.items()}, {})
+    with pytest.raises(SurgeonError, match="8 different runs do not fix the 9 constants"):
+        fit_law(again, "dcpt", {})

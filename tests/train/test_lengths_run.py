@@ -76,6 +76,29 @@ def test_resumed_around_the_boundaries_is_the_same_bytes(options: dict[str, Any]
         assert files(again) == files(whole)
 
 
+def test_shares_that_change_go_on_in_longer_rows(options: dict[str, Any], tmp_path: Path) -> None:
+    """640 tokens: the shares change behind 9 rows of the longest, in the middle of a step of the second length."""
+    mixed = options | {"mixture": ["0.45:texts=1,old=0", "1:texts=1,old=3"], "replay_ratio": None}
+    job = prepare(CptSettings(**mixed, out=str(tmp_path / "one")), dry=True)
+    read = {"texts": 0, "old": 0}
+    for step in range(10):
+        names = [held["corpus"] for held in job.data.mixture.documents_of(step)]
+        for name, window in zip(names, job.data.mixture.batch(step), strict=True):
+            read[name] += len(window.ids)
+            total = sum(read.values())
+            due = min(total, 288) + max(0, total - 288) / 4
+            assert abs(read["texts"] - due) < len(window.ids)
+    assert job.data.mixture.tokens(10) == [read["texts"], read["old"]] and sum(read.values()) == 640
+    run_cpt(CptSettings(**mixed, out=str(tmp_path / "whole"), keep_state=True, keep_states=99))
+    for step in (3, 4, 5, 7):
+        shutil.copytree(tmp_path / "whole.run", tmp_path / f"again{step}.run")
+        for path in (tmp_path / f"again{step}.run" / "state").iterdir():
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        run_cpt(CptSettings(**mixed, out=str(tmp_path / f"again{step}"), resume=True))
+        assert files(tmp_path / f"again{step}") == files(tmp_path / "whole")
+
+
 def test_killed_behind_a_boundary_is_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
     """One forward pass a step: call 5 is in step 5 (the second of the second stage), and evaluations have none."""
     run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
@@ -110,7 +133,6 @@ def test_a_probe_at_a_boundary_reads_rows_of_one_length(options: dict[str, Any],
     ("changes", "words"),
     [
         ({"batch_ramp": "32:0.5"}, "does not go with --batch-ramp"),
-        ({"mixture": ["1:texts=1,old=1"], "replay_ratio": None}, "does not go with --mixture"),
         ({"packing": "whole"}, "does not go with documents that are kept whole"),
         ({"seq_len": 16}, "rows of 16 tokens beside lengths that end at 32"),
         ({"lengths": "8:0.01,32:0.99"}, "has no step"),

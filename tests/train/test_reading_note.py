@@ -64,3 +64,26 @@ def test_a_run_says_it(tmp_path: Path, stories: Path, corpus: Path, monkeypatch:
     monkeypatch.setattr(run, "reading_note", lambda tokenizer, folder: f"AutoTokenizer of {folder}")
     run_cpt(settings.model_copy(update={"out": str(tmp_path / "b")}), Said())
     assert f"AutoTokenizer of {stories}" in said
+    assert not any("no end token" in line for line in said)
+
+
+def test_a_run_says_that_documents_do_not_end(tmp_path: Path, stories: Path, corpus: Path) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (model / name).unlink(missing_ok=True)
+    assert load_tokenizer(model).eos_token is None
+    run_cpt(
+        CptSettings(
+            model=str(model), out=str(tmp_path / "a"), data=[str(corpus)], tokens=64, seq_len=16, batch_tokens=64,
+            device="cpu",
+        ),
+        Said(),
+    )  # fmt: skip
+    assert any("the tokenizer has no end token" in line for line in said)

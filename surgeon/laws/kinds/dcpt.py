@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from surgeon.errors import SurgeonError
 from surgeon.laws.huber import DELTA, least_huber
 from surgeon.laws.law import Array, Constants, Law, Losses, Points, Runs
 
@@ -33,6 +34,14 @@ def dcpt(
     """
 
     def fit(runs: Runs) -> Constants:
+        points = np.stack([runs.points.parameters, runs.points.tokens, runs.points.share])
+        different = np.unique(points, axis=1).shape[1]
+        if different < len(NAMES):
+            raise SurgeonError(
+                f"{different} different runs do not fix the {len(NAMES)} constants of a curve",
+                "the runs",
+                "add runs of other sizes, tokens or shares: one that is repeated says no more",
+            )
         found = {}
         for name, losses in runs.losses.items():
             share = _share(name, runs.points.share)

@@ -27,6 +27,9 @@ class Order:
     field: str = ""
 
 
+SHUFFLED = Order("shuffled")
+
+
 def parse_order(text: str) -> Order:
     """One of FORMS, exactly."""
     kind, colon, field = text.partition(":")

@@ -259,7 +259,7 @@ def _score(record: dict[str, Any] | str, field: str, where: str) -> float:
         raise SurgeonError(
             f"the record has no number in its field {field!r} ({has})",
             where,
-            "score every record, or read unscored ones as a corpus of their own",
+            "score every record of --data; records of --replay need none",
         )
     return float(value)
 

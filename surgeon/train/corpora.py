@@ -9,7 +9,7 @@ import numpy as np
 
 from surgeon.data.lengthening import Lengthening
 from surgeon.data.mixture import Batches, Mixture, shares
-from surgeon.data.order import parse_order, ranking, scores
+from surgeon.data.order import SHUFFLED, parse_order, ranking, scores
 from surgeon.data.pack import Packed, Packing
 from surgeon.data.source import Corpus, parse_corpus
 from surgeon.data.stages import first_windows, parse_stages
@@ -74,7 +74,7 @@ def read(
 ) -> Data:  # fmt: skip
     """Tokenise every corpus and mix them; ids that the model has no row for are refused. text_packing: of corpora of
     texts, where the settings leave it open. score_field: of the records of --data corpora, a number that their windows
-    bring along; replayed ones have none."""
+    bring along; replayed ones have none. An order by scores is one of --data corpora too: replay is shuffled then."""
     windows = shape.windows(shape.steps)
     named = corpora(settings)
     check_replay(settings)
@@ -107,7 +107,7 @@ def read(
                 corpus.name,
                 "give --packing split or concat, or leave one out",
             )
-        ranked = ranking(corpus, order, held.num_documents)
+        ranked = ranking(corpus, SHUFFLED if is_replay and order.field else order, held.num_documents)
         scored = scores(corpus, score_field, held.num_documents) if score_field is not None and not is_replay else None
         packs.append(Packed(held, shape.seq_len, settings.seed, stream, packing, ranked, is_replay, scored))
     turns = [_turns(weights, packs) for _, weights in stages]

@@ -54,7 +54,7 @@ class CptSettings(BaseModel):
     order: str = Field(
         "shuffled",
         description="Of the documents in a corpus: shuffled anew in every epoch, sequential, or ascending:FIELD or "
-        "descending:FIELD by a number in every record.",
+        "descending:FIELD by a number in every record of --data, with replay shuffled.",
     )
     train: str = Field(
         "full",

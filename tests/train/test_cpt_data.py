@@ -58,7 +58,7 @@ def test_stages_change_the_shares_where_they_say(words: dict[str, Any]) -> None:
         ({"mixture": ["1:new=1,old=1"], "replay_mode": "additive"}, "shares of replay"),
         ({"mixture": ["1:new=1"]}, "'old' has no weight"),
         ({"order": "by q"}, "is not an order"),
-        ({"order": "ascending:q"}, "no number in its field 'q'"),
+        ({"order": "ascending:w"}, "no number in its field 'w'"),
         ({"replay": [], "replay_mode": "additive"}, "additive replay without"),
     ],
 )
@@ -71,6 +71,17 @@ def test_a_weight_beside_stages_is_refused(words: dict[str, Any]) -> None:
     words |= {"data": [words["data"][0] + ":2"], "mixture": ["1:new=1,old=1"]}
     with pytest.raises(UsageError, match="'new' has a weight beside"):
         prepare(CptSettings(**words), dry=True)
+
+
+def test_an_order_by_scores_is_one_of_the_data_and_replay_is_shuffled(words: dict[str, Any]) -> None:
+    """The records of the replay corpus have no scores; it is read as it is without an order."""
+    plain, ordered = (prepare(CptSettings(**words, order=o), dry=True) for o in ("shuffled", "descending:q"))
+    new, old = (job.data.sources for job in (plain, ordered))
+    assert [s.replay for s in new] == [False, True]
+    first, second = ([s.packed.window(n).ids.tolist() for n in range(20)] for s in (new[1], old[1]))
+    assert first == second
+    first, second = ([s.packed.window(n).ids.tolist() for n in range(20)] for s in (new[0], old[0]))
+    assert first != second
 
 
 def test_a_run_by_concatenation_in_an_order(words: dict[str, Any]) -> None:

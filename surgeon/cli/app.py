@@ -7,7 +7,9 @@ import errno
 import gc
 import importlib
 import pkgutil
+import signal
 import sys
+import threading
 import traceback
 
 import typer
@@ -73,6 +75,10 @@ def _nothing() -> None:
 def main(words: list[str] | None = None) -> None:
     """Entry point; exits with 0 done, 1 refused or failed, 2 usage, 3 difference found, 130 interrupted."""
     words = list(sys.argv[1:] if words is None else words)
+    # what ends a Ctrl-C ends a scheduler's polite request: files that were begun are cleared away
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     atexit.register(gc.freeze)  # the interpreter need not look for garbage at its end: a tenth of a short command
     sys.exit(_guarded(words))
 

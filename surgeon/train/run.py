@@ -29,6 +29,7 @@ from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
 from surgeon.train.reading import reading_note
 from surgeon.train.settings import CptSettings
+from surgeon.train.stop import whole
 
 _FULL = 0.95  # below this share of tokens in its rows a run says so
 
@@ -92,11 +93,11 @@ def run_cpt(
         try:
             with blocks.compiling():
                 outcome = loop.run(begin, progress)
+            values = world.values(job.model) if world.size > 1 else None
+            result = world.from_main(lambda: _commit(job, outcome, started, force, values))
         except KeyboardInterrupt:
             progress.say(_left(settings.run_dir))
             raise
-        values = world.values(job.model) if world.size > 1 else None
-        result = world.from_main(lambda: _commit(job, outcome, started, force, values))
     world.close()
     return result
 
@@ -104,6 +105,8 @@ def run_cpt(
 def _left(run_dir: Path) -> str:
     """What a person can do with a run that was interrupted or told to stop."""
     newest = state.latest(run_dir)
+    if not state.is_begun(run_dir):
+        return "the output is complete"
     if newest is None:
         return "the run was broken off before its first state was saved: it begins anew"
     return f"the run was broken off, and {newest} is kept: --resume goes on with it"
@@ -169,7 +172,8 @@ def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Map
     with staged(out, force) as folder:
         written = write_folder(folder, out, job, job.shape.steps, outcome, run_dir / state.METRICS, values)
     if not job.settings.keep_state:
-        state.clear(run_dir)
+        with whole():  # the output is complete: an interrupt must not leave half of what it no longer needs
+            state.clear(run_dir)
     return CptResult(
         out=str(out),
         operation=OPERATION,

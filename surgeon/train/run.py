@@ -24,6 +24,7 @@ from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
+from surgeon.train.notes import notes
 from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
@@ -76,6 +77,8 @@ def run_cpt(
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
         if note := reading_note(job.tokenizer, job.ref.path):
+            progress.say(note)
+        for note in notes(job.chosen, loop.run_view):
             progress.say(note)
         trained = sum(job.data.mixture.tokens(job.shape.steps))
         if trained < _FULL * job.shape.tokens:

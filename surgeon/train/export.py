@@ -69,7 +69,7 @@ def adapter_tensors(
     """The adapter's tensors as peft names them in its files. values: as in trained_tensors."""
     from peft import get_peft_model_state_dict
 
-    given = None if values is None else dict(values)
+    given = None if values is None else _buffers(model) | dict(values)
     found = {name: t.detach() for name, t in get_peft_model_state_dict(model, state_dict=given).items()}
     if found.keys() != stored.keys():
         odd = sorted(found.keys() ^ stored.keys())[0]
@@ -77,6 +77,12 @@ def adapter_tensors(
             f"peft names the adapter's tensors otherwise: {odd}", str(adapter), "make the adapter again"
         )
     return found
+
+
+def _buffers(model: Any) -> dict[str, Tensor]:
+    """Those that are saved, such as VeRA's projections; every process has them whole."""
+    names = {name for name, _ in model.named_buffers(remove_duplicate=False)}  # layers share them
+    return {name: t for name, t in model.state_dict().items() if name in names}
 
 
 def _stored_name(name: str, parameter: Tensor, model: Any, checkpoint: Checkpoint) -> str | None:

@@ -32,6 +32,8 @@ from surgeon.train.reading import reading_note
 from surgeon.train.settings import CptSettings
 from surgeon.train.stop import whole
 
+# settings that do not decide the result, by which processes come together all the same
+_TOGETHER = ("save_every", "keep_checkpoints", "eval_every", "eval_tokens", "checkpointing", "compile", "resume")
 _FULL = 0.95  # below this share of tokens in its rows a run says so
 
 
@@ -69,6 +71,7 @@ def run_cpt(
         progress.say("reading the model and the corpora")
         job = prepare(settings, progress, world=world, place=place)
         job = job if fork is None else fork.joined(job)
+        world.check_alike(job.record | {name: getattr(settings, name) for name in _TOGETHER})
         _check_apart(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written

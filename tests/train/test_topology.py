@@ -78,8 +78,9 @@ def test_a_run_whose_windows_hold_too_few_documents_says_so(
             self.heard.append(line)
 
     Listening.heard.clear()
+    model = tiny("llama", max_position_embeddings=128)
     settings = CptSettings(
-        model=str(tiny("llama", max_position_embeddings=128)), out=str(tmp_path / "out"), data=[str(corpus)], tokens=512, seq_len=seq_len,
+        model=str(model), out=str(tmp_path / "out"), data=[str(corpus)], tokens=512, seq_len=seq_len,
         batch_tokens=128, lr=1e-3, device="cpu", objective="topology",
     )  # fmt: skip
     run_cpt(settings, Listening())

@@ -48,19 +48,33 @@ def write_tensors(
     index: Mapping[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Shards with every tensor of `stored`: trained ones rounded once to their stored type, the others' bytes as
-    they are. index: what the index says beside its map, if there are several. Gives the number of bytes of data."""
+    they are. index: what the index says beside its map, if there are several. Gives the number of bytes of data.
+    Raises SurgeonError where a trained number does not fit."""
     entries = [(t.name, t.dtype, t.shape) for t in stored.values()]
     writer = Writer(folder, replace(lay_out(entries, DEFAULT_SHARD_BYTES, single), index=index or {}))
     try:
         for name, tensor in stored.items():
             if name in trained:
-                writer.write(name, to_bytes(trained[name].to("cpu", torch.float32).to(TORCH[tensor.dtype])))
+                writer.write(name, to_bytes(_rounded(trained[name], tensor)))
             else:
                 writer.copy(name, tensor)
         writer.finish()
     finally:
         writer.close()
     return sum(t.nbytes for t in stored.values())
+
+
+def _rounded(trained: Tensor, stored: StoredTensor) -> Tensor:
+    """In the stored type. Raises SurgeonError where a number is too large for it, as float16 ends at 65,504."""
+    found = trained.to("cpu", torch.float32).to(TORCH[stored.dtype])
+    if not bool(found.isfinite().all()):
+        raise SurgeonError(
+            f"{stored.name} has grown to {float(trained.abs().max()):.4g}, which its stored type {stored.dtype} "
+            "cannot hold",
+            str(stored.path),
+            "train at a lower --lr, or begin with the model in bfloat16 or float32",
+        )
+    return found
 
 
 def adapter_tensors(

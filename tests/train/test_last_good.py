@@ -72,3 +72,14 @@ def test_an_evaluation_that_is_not_finite_names_step_documents_and_state(
 def test_no_more_states_than_asked_for_stay_while_all_goes_well(options: dict[str, Any], tmp_path: Path) -> None:
     run_cpt(CptSettings(**options | {"schedule": "constant", "keep_states": 2, "keep_state": True}))
     assert [p.name for p in state.saved(tmp_path / "one.run")] == ["step-00000005.pt", "step-00000006.pt"]
+
+
+def test_weights_that_the_stored_type_cannot_hold_are_refused(
+    options: dict[str, Any], tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """1e5 is a number in float32, in which the masters are, and infinite in float16."""
+    half = tiny("llama", "float16", name="half")
+    settings = options | {"model": str(half), "schedule": "constant", "lr": 1e5, "tokens": 64, "weight_decay": 0.0}
+    with pytest.raises(SurgeonError, match="which its stored type F16 cannot hold"):
+        run_cpt(CptSettings(**settings))
+    assert not (tmp_path / "one").exists() and state.latest(tmp_path / "one.run") is not None

@@ -86,7 +86,7 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "cpt anneal", "surgeon.train.anneal:AnnealSettings", "surgeon.train.anneal:anneal", False,
-            "surgeon.train.anneal:describe_anneal",
+            "surgeon.train.anneal:describe_anneal", shows="surgeon.measure.stability:of_result",
         ),
         Operation(
             "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",

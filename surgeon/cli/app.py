@@ -7,14 +7,17 @@ import errno
 import gc
 import importlib
 import pkgutil
+import signal
 import sys
+import threading
 import traceback
 
 import typer
 
 from surgeon import __version__
 from surgeon.cli import commands
-from surgeon.cli.several import say
+from surgeon.cli.launched import launched
+from surgeon.cli.several import lost, say
 from surgeon.cli.verbs import all_verbs, joined
 from surgeon.cli.words import spread
 from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
@@ -74,6 +77,11 @@ def _nothing() -> None:
 def main(words: list[str] | None = None) -> None:
     """Entry point; exits with 0 done, 1 refused or failed, 2 usage, 3 difference found, 130 interrupted."""
     words = list(sys.argv[1:] if words is None else words)
+    # as after a Ctrl-C, files that were begun are cleared away; of several processes the first one writes them all,
+    # and the others have no time for Python while they wait for it
+    clears = threading.current_thread() is threading.main_thread() and launched()[0] == 0
+    if clears and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     atexit.register(gc.freeze)  # the interpreter need not look for garbage at its end: a tenth of a short command
     sys.exit(_guarded(words))
 
@@ -104,7 +112,7 @@ def _guarded(words: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last guard: people get three lines, --debug gives the rest
         if debug:
             traceback.print_exc()
-        say(_unexpected(error))
+        say(lost(error) or _unexpected(error))
         return REFUSED
 
 

@@ -19,6 +19,7 @@ from surgeon.errors import SurgeonError
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+_GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")  # gloo's, NCCL's
 PATIENCE = timedelta(seconds=10)  # a process that refuses the same thing does so within seconds
 
 
@@ -33,6 +34,7 @@ def say(error: SurgeonError) -> None:
     if rank == 0:  # whatever becomes of the others
         print_error(error)
         sys.stderr.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clear away, and waiting takes no interrupts
     try:
         told = _told(rank, size, error)
     except RuntimeError:  # torch's errors of stores: there is none, or it is gone
@@ -42,6 +44,18 @@ def say(error: SurgeonError) -> None:
         sys.stderr.flush()
     if None not in told:
         _leave()
+
+
+def lost(error: Exception) -> SurgeonError | None:
+    """What to say of an error of torch's that means that another process of the run is gone; None of any other."""
+    rank, size = launched()
+    if size == 1 or not isinstance(error, RuntimeError) or not any(word in str(error) for word in _GONE):
+        return None
+    return SurgeonError(
+        f"another process of the run ended while process {rank} of {size} waited for it",
+        "torchrun",
+        "see what that one said; --resume goes on from the last state, if there is one",
+    )
 
 
 def _told(rank: int, size: int, error: SurgeonError) -> list[str | None]:

@@ -74,7 +74,8 @@ def of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
     evaluations: {step, name, bits_per_byte, nats_per_token}, as `cpt` records them. In bits per byte where every
     evaluation has them, else in nats a token ("unit"). A corpus with a loss that is absent or not a number has only
-    its name and the unit: nothing can be said of it.
+    its name and the unit: nothing can be said of it. Nor of one that was not evaluated before the first step, as where
+    a run that goes on was given it: what it lost before is not known, and "since" says from which step on it is.
     """
     unit = "bits_per_byte" if all(e.get("bits_per_byte") is not None for e in evaluations) else "nats_per_token"
     corpora: dict[str, list[tuple[int, float]]] = {}
@@ -86,7 +87,11 @@ def of_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, A
         if len(curve) < 2:
             continue
         known = not any(math.isnan(loss) for _, loss in curve)
-        found.append({"name": name, "unit": UNITS[unit]} | (asdict(stability(curve)) if known else {}))
+        of = {"name": name, "unit": UNITS[unit]}
+        if known and curve[0][0] > 0:
+            found.append(of | {"since": curve[0][0]})
+        else:
+            found.append(of | (asdict(stability(curve)) if known else {}))
     return found
 
 
@@ -102,6 +107,8 @@ def forgetting(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def describe(found: Mapping[str, Any]) -> str:
     """One of `of_evaluations` in words."""
+    if "since" in found:
+        return f"not evaluated before step {found['since']}: what it lost since the start is not known"
     if "depth" not in found:
         return "a loss is not a number: nothing can be said"
     if found["dip_step"] is None:

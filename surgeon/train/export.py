@@ -48,13 +48,14 @@ def write_tensors(
     index: Mapping[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Shards with every tensor of `stored`: trained ones rounded once to their stored type, the others' bytes as
-    they are. index: what the index says beside its map, if there are several. Gives the number of bytes of data."""
+    they are. index: what the index says beside its map, if there are several. Gives the number of bytes of data.
+    Raises SurgeonError where a trained number does not fit."""
     entries = [(t.name, t.dtype, t.shape) for t in stored.values()]
     writer = Writer(folder, replace(lay_out(entries, DEFAULT_SHARD_BYTES, single), index=index or {}))
     try:
         for name, tensor in stored.items():
             if name in trained:
-                writer.write(name, to_bytes(trained[name].to("cpu", torch.float32).to(TORCH[tensor.dtype])))
+                writer.write(name, to_bytes(_rounded(trained[name], tensor)))
             else:
                 writer.copy(name, tensor)
         writer.finish()
@@ -63,13 +64,26 @@ def write_tensors(
     return sum(t.nbytes for t in stored.values())
 
 
+def _rounded(trained: Tensor, stored: StoredTensor) -> Tensor:
+    """In the stored type. Raises SurgeonError where a number is too large for it, as float16 ends at 65,504."""
+    found = trained.to("cpu", torch.float32).to(TORCH[stored.dtype])
+    if not bool(found.isfinite().all()):
+        raise SurgeonError(
+            f"{stored.name} has grown to {float(trained.abs().max()):.4g}, which its stored type {stored.dtype} "
+            "cannot hold",
+            str(stored.path),
+            "train at a lower --lr, or begin with the model in bfloat16 or float32",
+        )
+    return found
+
+
 def adapter_tensors(
     model: Any, stored: Mapping[str, StoredTensor], adapter: Path, values: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """The adapter's tensors as peft names them in its files. values: as in trained_tensors."""
     from peft import get_peft_model_state_dict
 
-    given = None if values is None else dict(values)
+    given = None if values is None else _buffers(model) | dict(values)
     found = {name: t.detach() for name, t in get_peft_model_state_dict(model, state_dict=given).items()}
     if found.keys() != stored.keys():
         odd = sorted(found.keys() ^ stored.keys())[0]
@@ -77,6 +91,12 @@ def adapter_tensors(
             f"peft names the adapter's tensors otherwise: {odd}", str(adapter), "make the adapter again"
         )
     return found
+
+
+def _buffers(model: Any) -> dict[str, Tensor]:
+    """Those that are saved, such as VeRA's projections; every process has them whole."""
+    names = {name for name, _ in model.named_buffers(remove_duplicate=False)}  # layers share them
+    return {name: t for name, t in model.state_dict().items() if name in names}
 
 
 def _stored_name(name: str, parameter: Tensor, model: Any, checkpoint: Checkpoint) -> str | None:

@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 from surgeon.arch.roles import role_by_name
+from surgeon.train.matrices import matrix_of, rows_of
 from surgeon.train.trainable import Trainable, block_prefix
 
 H200_PEAK = 989e12  # dense bfloat16, per second
@@ -35,8 +36,8 @@ def flops_per_token(model: Any, trainable: Trainable, seq_len: int) -> float:
             blocks[int(match[1])] += size
             weights += 2 * size if name in trainable.parameters else 0.0
     head_module = model.get_output_embeddings()
-    head = float(head_module.weight.numel()) if head_module is not None else 0.0
-    if head_module is not None and head_module.weight.requires_grad:
+    head = float(matrix_of(head_module).numel()) if head_module is not None else 0.0
+    if head_module is not None and (matrix_of(head_module).requires_grad or rows_of(head_module) is not None):
         weights += 2 * head
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 4.0 * seq_len * config.num_attention_heads * head_dim

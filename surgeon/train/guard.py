@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from surgeon.errors import SurgeonError
 from surgeon.train.settings import CptSettings
@@ -65,7 +66,7 @@ class Guard:
         is not finite, and by the rule of divergence where one was asked for.
 
         documents: those of the step's batch, in order; asked for only when the run stops. last_good: the newest state
-        or checkpoint on disk, from before this step.
+        on disk from which a step was trained whose numbers were finite.
         """
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SurgeonError(
@@ -82,6 +83,14 @@ class Guard:
                 _where(step, documents()),
                 f"lower --lr or lengthen the warm-up; {_kept(last_good)}",
             )
+
+    def spoilt(self, step: int, what: str, documents: Iterable[Document], last_good: Path | None) -> NoReturn:
+        """Raise SurgeonError: what a step left behind is not finite, though its own loss was. what: with a verb."""
+        raise SurgeonError(
+            f"{what} no longer finite after step {step}",
+            _where(step, documents),
+            f"lower --lr, lengthen the warm-up, or look at these documents; {_kept(last_good)}",
+        )
 
     def check_labels(
         self, step: int, labels: int, documents: Callable[[], Iterable[Document]], last_good: Path | None
@@ -122,7 +131,7 @@ def _where(step: int, documents: Iterable[Document]) -> str:
 
 def _kept(last_good: Path | None) -> str:
     if last_good is None:
-        return "nothing was saved before this step"
+        return "no state before this step is known to be good"
     return f"the last good state is {last_good}"
 
 

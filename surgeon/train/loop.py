@@ -14,7 +14,6 @@ from surgeon.registry import Method
 from surgeon.train import state, tracking
 from surgeon.train.anchors import Anchors
 from surgeon.train.batch import collate
-from surgeon.train.evaluations import evaluated
 from surgeon.train.flops import flops_per_token
 from surgeon.train.forward import Forward
 from surgeon.train.frozen_rows import FrozenRows
@@ -65,13 +64,13 @@ class Loop:
         )
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
-        pace.last_good = state.latest(settings.run_dir)
+        pace.going_on(state.saved(settings.run_dir))
         with Stop(self.world) as stop, pace:
             watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
             if first == 0 and self.job.evals:
-                pace.finish({"step": 0, "tokens": 0, "eval": self._evaluate(0, outcome)})
+                pace.finish({"step": 0, "tokens": 0, "eval": pace.evaluate(0)})
             for step in range(first + 1, steps + 1):
                 windows = pace.checked(step, self.windows(step - 1))
                 done = self._step(step, windows)
@@ -81,13 +80,12 @@ class Loop:
                 stopping = stop.asked()
                 pace.add(done, wait=due or evaluate or stopping or step == steps, hold=evaluate)
                 if evaluate:
-                    pace.finish({"eval": self._evaluate(step, outcome)})
+                    pace.finish({"eval": pace.evaluate(step)})
                 if due or stopping:
-                    self._save(step, outcome)
-                    pace.last_good = state.latest(settings.run_dir)
+                    self._save(step, outcome, pace)
                 if stopping and step < steps:
                     stop.leave(step)
-            self._save(steps, outcome)
+            self._save(steps, outcome, pace)
         outcome.tokens_per_second, outcome.mfu = pace.mean()
         return outcome
 
@@ -156,23 +154,19 @@ class Loop:
         with self.job.autocast():
             return self.forward.loss(batch, method, options)
 
-    def _evaluate(self, step: int, outcome: Outcome) -> list[dict[str, Any]]:
-        found = evaluated(self.job, step)
-        outcome.evals = outcome.evals + found
-        return found
-
     def _restore(self, start: state.State) -> None:
         self.world.reshard(self.job.model)
         if start.shards is not None:
-            state.restore_shards(self.job.settings.run_dir, start, self.parameters, self.optimizer)
+            state.restore_shards(self.job.settings.run_dir, start, self.parameters, self.optimizer, self.world)
         else:
             self.world.restore(self.optimizer, self.parameters, start.parameters, start.optimizer)
         for hook, held in zip(self.hooks, start.hooks, strict=True):
             hook.restore(held)
         self._guard.restore(start.guard)
 
-    def _save(self, step: int, outcome: Outcome) -> None:
+    def _save(self, step: int, outcome: Outcome, pace: Pace) -> None:
         settings = self.job.settings
+        pace.before_save(step, self.parameters)
         if settings.keep_checkpoints:
             # before the state: a run that goes on from a state does not come to that step again
             keep(self.job, self.world, step, outcome)
@@ -181,8 +175,10 @@ class Loop:
         tensors |= {"evals": outcome.evals, "hooks": hooks, "guard": self._guard.state()}
         saved = state.State(step, outcome.tokens, outcome.final_loss, **tensors)
         if self.world.is_main:
-            state.save(settings.run_dir, saved, settings.keep_states)
+            # the next step may show that this one spoilt the weights: until then the state before it stays
+            state.save(settings.run_dir, saved, settings.keep_states + (step < self.job.shape.steps))
         self.world.wait()
+        pace.saved(step, state.latest(settings.run_dir))
 
     def _view(self) -> Run:
         job = self.job

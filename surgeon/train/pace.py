@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from surgeon.data.pack import Window, num_labels
+from surgeon.train import state
+from surgeon.train.evaluations import evaluated
 from surgeon.train.flops import utilisation
 from surgeon.train.guard import Guard
 from surgeon.train.job import Job
 from surgeon.train.log import MetricsLog
 from surgeon.train.memory import peak_memory
 from surgeon.train.outcome import Outcome
+from surgeon.train.score import NotFiniteError
 from surgeon.train.watch import Watch
 
 
@@ -59,7 +62,7 @@ class _Coming:
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
     begun, so that the device never waits for the host; on a CPU at once. flops: of a token, by the length of its row.
-    last_good: the newest state on disk."""
+    last_good: the newest state on disk from which a step was trained whose numbers are finite."""
 
     def __init__(
         self, job: Job, flops: Mapping[int, float], log: MetricsLog | None, outcome: Outcome, watch: Watch,
@@ -68,6 +71,7 @@ class Pace:
         self._job, self._flops, self._log, self._outcome = job, flops, log, outcome
         self._watch, self._guard = watch, guard
         self.last_good: Path | None = None
+        self._unproven: tuple[int, Path] | None = None
         self._lag = 1 if job.device.type == "cuda" else 0
         self._waiting: deque[_Coming] = deque()
         self._held: dict[str, Any] = {}
@@ -89,6 +93,38 @@ class Pace:
         """The windows of a step that is not yet taken; one that has nothing to learn is refused."""
         self._guard.check_labels(step, num_labels(windows), lambda: self._documents(step), self.last_good)
         return windows
+
+    def before_save(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """The lines of all steps are on disk. Refuses what a step made of the weights, where that is not finite in any
+        process."""
+        world = self._job.world
+        finite = torch.stack([world.local(p.detach()).isfinite().all() for p in parameters.values()])
+        if world.any(not bool(finite.all())):
+            self._guard.spoilt(step, "the weights are", self._documents(step), self.last_good)
+        if self._log is not None:
+            self._log.sync()
+
+    def evaluate(self, step: int) -> list[dict[str, Any]]:
+        """The model on the corpora of --eval. After a step, a loss that is not finite stops the run."""
+        try:
+            found = evaluated(self._job, step)
+        except NotFiniteError:
+            if not step:  # the model was like that
+                raise
+            self.finish({})
+            self._guard.spoilt(step, "the losses on the texts of --eval are", self._documents(step), self.last_good)
+        self._outcome.evals = self._outcome.evals + found
+        return found
+
+    def going_on(self, states: Sequence[Path]) -> None:
+        """These states are there (oldest first), and the run goes on from the last one."""
+        self.last_good = states[-2] if len(states) > 1 else None
+        if states:
+            self._unproven = 0, states[-1]
+
+    def saved(self, step: int, path: Path | None) -> None:
+        """The state of a step is on disk; whether its weights are good, the next step says."""
+        self._unproven = None if path is None else (step, path)
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
         """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
@@ -117,6 +153,7 @@ class Pace:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._guard.check(done.step, loss, norm, lambda: self._documents(done.step), self.last_good)
+        self._proven(done.step)
         flops = self._flops[self._job.shape.at(done.step).seq_len]
         self._busy, self._counted = self._busy + seconds, self._counted + done.tokens
         self._work += flops * done.tokens
@@ -125,6 +162,14 @@ class Pace:
         line: dict[str, Any] = {"step": done.step, "tokens": outcome.tokens, "loss": loss, "lr": done.rate}
         line |= {"grad_norm": norm} | done.extra | self._speed(done.tokens / seconds, flops)
         return line | {"memory_bytes": peak_memory(self._job.device)}
+
+    def _proven(self, step: int) -> None:
+        """The state before this step is good, and older ones than are to be kept may go."""
+        if self._unproven is None or step <= self._unproven[0]:
+            return
+        self.last_good, self._unproven = self._unproven[1], None
+        if self._job.world.is_main:
+            state.prune(self._job.settings.run_dir, self._job.settings.keep_states)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._log is not None:

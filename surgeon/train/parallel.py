@@ -156,6 +156,22 @@ class World:
             own.copy_(theirs)
             theirs.copy_(kept)
 
+    def check_alike(self, started_with: Mapping[str, Any]) -> None:
+        """All processes were started with the same settings and read the same inputs: they would train together all
+        the same, each on a batch of its own. Raises SurgeonError in every one of them."""
+        if self.size == 1:
+            return
+        held: list[Any] = [None] * self.size
+        dist.all_gather_object(held, dict(started_with))
+        for rank, other in enumerate(held):
+            changed = sorted(key for key in {*held[0], *other} if held[0].get(key) != other.get(key))
+            if changed:
+                raise SurgeonError(
+                    f"processes 0 and {rank} were started otherwise: {', '.join(changed)}",
+                    "torchrun",
+                    "give all of them the same settings, and the same files on every machine",
+                )
+
     def agree(self, model: Any) -> None:
         """All processes have the same tensors, and train the same ones."""
         own = [

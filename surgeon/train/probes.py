@@ -11,6 +11,7 @@ from surgeon.data.source import Corpus, corpus_digest, parse_corpus
 from surgeon.data.tokens import tokenise
 from surgeon.errors import SurgeonError
 from surgeon.registry import Method
+from surgeon.train.matrices import matrix_of
 
 if TYPE_CHECKING:
     from surgeon.train.hook import Run
@@ -51,7 +52,7 @@ def packed(run: Run, probe: str) -> Packed:
     """The windows of such a corpus, in an order of its own. Raises SurgeonError on ids that the model has no row for,
     and where nothing is to be learned."""
     text = tokenise(parse_corpus(probe, weighted=False), run.tokenizer)
-    if int(text.ids.max()) >= run.model.get_input_embeddings().weight.shape[0]:
+    if int(text.ids.max()) >= matrix_of(run.model.get_input_embeddings()).shape[0]:
         raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
     if not text.learn.any():
         raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")

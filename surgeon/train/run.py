@@ -25,12 +25,16 @@ from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
+from surgeon.train.notes import notes
 from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
 from surgeon.train.reading import reading_note
 from surgeon.train.settings import CptSettings
+from surgeon.train.stop import whole
 
+# settings that do not decide the result, by which processes come together all the same
+_TOGETHER = ("save_every", "keep_checkpoints", "eval_every", "eval_tokens", "checkpointing", "compile", "resume")
 _FULL = 0.95  # below this share of tokens in its rows a run says so
 
 
@@ -68,6 +72,7 @@ def run_cpt(
         progress.say("reading the model and the corpora")
         job = prepare(settings, progress, world=world, place=place)
         job = job if fork is None else fork.joined(job)
+        world.check_alike(job.record | {name: getattr(settings, name) for name in _TOGETHER})
         _check_apart(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
@@ -79,6 +84,8 @@ def run_cpt(
             progress.say(note)
         if specials(job.tokenizer).end is None:
             progress.say("the tokenizer has no end token: nothing ends a document, and no end is learned")
+        for note in notes(job.chosen, loop.run_view):
+            progress.say(note)
         trained = sum(job.data.mixture.tokens(job.shape.steps))
         if trained < _FULL * job.shape.tokens:
             progress.say(
@@ -95,11 +102,11 @@ def run_cpt(
         try:
             with blocks.compiling():
                 outcome = loop.run(begin, progress)
+            values = world.values(job.model) if world.size > 1 else None
+            result = world.from_main(lambda: _commit(job, outcome, started, force, values))
         except KeyboardInterrupt:
             progress.say(_left(settings.run_dir))
             raise
-        values = world.values(job.model) if world.size > 1 else None
-        result = world.from_main(lambda: _commit(job, outcome, started, force, values))
     world.close()
     return result
 
@@ -107,6 +114,8 @@ def run_cpt(
 def _left(run_dir: Path) -> str:
     """What a person can do with a run that was interrupted or told to stop."""
     newest = state.latest(run_dir)
+    if not state.is_begun(run_dir):
+        return "the output is complete"
     if newest is None:
         return "the run was broken off before its first state was saved: it begins anew"
     return f"the run was broken off, and {newest} is kept: --resume goes on with it"
@@ -172,7 +181,8 @@ def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Map
     with staged(out, force) as folder:
         written = write_folder(folder, out, job, job.shape.steps, outcome, run_dir / state.METRICS, values)
     if not job.settings.keep_state:
-        state.clear(run_dir)
+        with whole():  # the output is complete: an interrupt must not leave half of what it no longer needs
+            state.clear(run_dir)
     return CptResult(
         out=str(out),
         operation=OPERATION,

@@ -21,6 +21,10 @@ from surgeon.train import attention
 MAX_CONTEXT = 4096  # windows are not longer than this unless asked for: attention and logits grow with them
 
 
+class NotFiniteError(SurgeonError):
+    """The loss of a model on some text is NaN or infinite."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """Sums over documents; nats in float64."""
@@ -91,7 +95,7 @@ def score(model: Any, items: Sequence[Item], context: int) -> Score:
     finally:
         model.train(was_training)
     if not math.isfinite(total):
-        raise SurgeonError(
+        raise NotFiniteError(
             f"the model's loss is not a number ({total})",
             str(model.config.name_or_path),
             "`surgeon inspect` names tensors that hold NaN or infinity",

@@ -115,7 +115,10 @@ class CptSettings(BaseModel):
         "stored types, in OUT.run/checkpoints, also when the run is done. For `surgeon average`, so not with --train "
         "adapter (the average of A and of B is not that of BA) [none].",
     )
-    keep_states: Positive = Field(1, description="How many of the newest states OUT.run holds.")
+    keep_states: Positive = Field(
+        1,
+        description="How many of the newest states OUT.run holds, and one more until a step went well from the last.",
+    )
     compile: bool | None = Field(None, description="Compile the blocks [on a GPU].")
     checkpointing: Literal["auto", "none", "blocks"] = Field(
         "auto",

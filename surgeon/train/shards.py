@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, empty
 
 from surgeon.errors import SurgeonError
+from surgeon.train.intact import way_out
 
 # what the library raises for files that are damaged or of something else: in several processes gathered into the last
 _BROKEN = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointException)
@@ -100,7 +101,7 @@ def _joined(optimizer: dict[str, Any], held: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _broken(folder: Path) -> SurgeonError:
-    return SurgeonError("the parts of the state cannot be read", str(folder), "start anew with --force")
+    return SurgeonError("the parts of the state cannot be read", str(folder), way_out(folder))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.checkpoint.commit import RUN_LOCK, sync_tree, write_atomically
+from surgeon.checkpoint.commit import RUN_LOCK, sync, sync_tree, write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
+from surgeon.train.intact import check_archive, crc32s, way_out
 from surgeon.train.parallel import World
 from surgeon.train.settings import ROUNDING
 from surgeon.train.stop import whole
@@ -36,8 +38,8 @@ _OURS = {SETTINGS, METRICS, STATES, LOCK, f".{METRICS}.partial", f".{SETTINGS}.p
 class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
     results so far. hooks: the state of each, in order. guard: of the rule of divergence. shards: where
-    several processes wrote the tensors: the folder beside it, and the sizes of the files there; the parameters and
-    moments are then not here."""
+    several processes wrote the tensors: the folder beside it, and sizes and CRC-32 of the files there; the parameters
+    and moments are then not here."""
 
     step: int
     tokens: int
@@ -122,15 +124,23 @@ def save(run_dir: Path, state: State, keep: int = 1) -> None:
     path = folder / f"step-{state.step:08d}.pt"
     temporary = path.with_suffix(".partial")
     try:
-        with whole(), temporary.open("wb") as file:
-            torch.save(vars(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+        with whole():
+            with temporary.open("wb") as file:
+                torch.save(vars(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(folder)  # the name too is on the disk before older states go
     except (OSError, RuntimeError) as error:  # torch turns what the system says into a RuntimeError of its own
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise _no_room(path) from error
-    temporary.replace(path)
-    newest = {p.stem for p in sorted(folder.glob("step-*.pt"))[-keep:]}
+    prune(run_dir, keep)
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` states, and what killed writers left."""
+    folder = run_dir / STATES
+    newest = {p.stem for p in saved(run_dir)[-keep:]}
     for other in sorted(folder.iterdir()):
         if other.stem not in newest or other.suffix not in (".pt", SHARDS):
             shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -164,8 +174,10 @@ def tensors_of(
         raise _no_room(folder) from error
     if world.is_main:
         sync_tree(folder)
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    return {"parameters": {}, "optimizer": rest, "shards": {"folder": folder.name, "files": files}}
+    paths = sorted(folder.iterdir())
+    files = {path.name: path.stat().st_size for path in paths}
+    sums = crc32s(paths) if world.is_main else {}  # it alone writes them down
+    return {"parameters": {}, "optimizer": rest, "shards": {"folder": folder.name, "files": files, "crc32": sums}}
 
 
 def _no_room(path: Path) -> SurgeonError:
@@ -182,22 +194,25 @@ def _no_room(path: Path) -> SurgeonError:
 
 def latest(run_dir: Path) -> Path | None:
     """The file of the newest state, None if there is none."""
-    found = sorted((run_dir / STATES).glob("step-*.pt"))
+    found = saved(run_dir)
     return found[-1] if found else None
+
+
+def saved(run_dir: Path) -> list[Path]:
+    """The files of all states, oldest first."""
+    return sorted((run_dir / STATES).glob("step-*.pt"))
 
 
 def load(path: Path, tensors: bool = True) -> State:
     """Read a state; only tensors and plain data are accepted. tensors: whether those of its shards are read too, all
     of them; else they are left to `restore_shards`."""
     try:
+        check_archive(path)
         held = State(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        older = [p for p in sorted(path.parent.glob("step-*.pt")) if p.name < path.name]
-        raise SurgeonError(
-            "the state cannot be read",
-            str(path),
-            f"remove it, and --resume goes on from {older[-1].name}" if older else "start anew with --force",
-        ) from error
+    except (
+        OSError, RuntimeError, EOFError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError
+    ) as error:  # fmt: skip
+        raise SurgeonError("the state cannot be read", str(path), way_out(path)) from error
     if held.shards is None or not tensors:
         return held
     from surgeon.train import shards
@@ -207,24 +222,28 @@ def load(path: Path, tensors: bool = True) -> State:
 
 
 def restore_shards(
-    run_dir: Path, state: State, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    run_dir: Path, state: State, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, world: World
 ) -> None:
     """Put the parts of this process into its parts of the trained tensors and of the optimizer's state; all processes
     do it together."""
     from surgeon.train import shards
 
     order = [p for group in optimizer.param_groups for p in group["params"]]
-    assert state.shards is not None
-    folder = _complete(run_dir / STATES, state.shards)
+    held = state.shards
+    assert held is not None
+    folder = world.from_main(lambda: _complete(run_dir / STATES, held))
     optimizer.load_state_dict(shards.load_into(folder, parameters, order, state.optimizer))
 
 
 def _complete(states: Path, held: Mapping[str, Any]) -> Path:
-    """The folder of the shards. A file that lacks would not be missed by who reads the others."""
+    """The folder of the shards, with the files that were written. One that lacks would not be missed by who reads the
+    others."""
     folder = states / held["folder"]
     found = {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
     if found != held["files"]:
-        raise SurgeonError("the parts of the state are not all there", str(folder), "start anew with --force")
+        raise SurgeonError("the parts of the state are not all there", str(folder), way_out(folder))
+    if "crc32" in held and crc32s(folder / name for name in found) != held["crc32"]:  # older states have none
+        raise SurgeonError("the parts of the state cannot be read", str(folder), way_out(folder))
     return folder
 
 

@@ -14,19 +14,21 @@ from surgeon.train.parallel import World
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """What is done within it is done whole: an interrupt comes after it. (One that comes while torch writes a file
-    can end in an abort of the process: its writer is finished in a destructor, from which nothing may be thrown.)"""
-    if threading.current_thread() is not threading.main_thread():  # it gets no interrupts
+    """What is done within it is done whole: SIGINT and SIGTERM come after it. (An exception that a signal raises while
+    torch writes a file can end in an abort of the process: its writer is finished in a destructor, from which nothing
+    may be thrown.)"""
+    if threading.current_thread() is not threading.main_thread():  # it gets no signals
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 class Stop:

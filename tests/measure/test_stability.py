@@ -103,3 +103,13 @@ def test_a_corpus_without_a_number_says_nothing_and_the_others_do() -> None:
     assert b == {"name": "b", "unit": "nats per token"}
     assert "nothing" in describe(b)
     assert of_evaluations([]) == []
+
+
+def test_a_corpus_without_an_evaluation_before_the_first_step_has_no_start() -> None:
+    """A run that was broken off at step 6, where the corpus had already lost, and goes on with --eval."""
+    late = [evaluation(6, "late", 2.19), evaluation(8, "late", 2.17)]
+    early = [evaluation(0, "early", 2.0), evaluation(8, "early", 2.1)]
+    a, b = of_evaluations([*early, *late])
+    assert a["depth"] == pytest.approx(0.1) and a["dip_step"] == 8
+    assert b == {"name": "late", "unit": "bits per byte", "since": 6}
+    assert describe(b) == "not evaluated before step 6: what it lost since the start is not known"

@@ -18,6 +18,7 @@ from anneal_runs import WEIGHTS, constant_run, forked, run_options, tree
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
+from surgeon.operations import perform
 from surgeon.train import state
 from surgeon.train.anneal import AnnealSettings, anneal, describe_anneal, forked_settings
 from surgeon.train.run import run_cpt
@@ -59,6 +60,21 @@ def test_a_fork_has_the_bytes_of_a_run_that_knew_its_end(
     }  # fmt: skip
     assert lineage.parents[0].digest == Checkpoint.open(options["model"]).digest
     assert sum(s["trained_tokens"] for s in lineage.training["data"]) == 640
+
+
+def test_what_it_forgot_is_said_of_the_corpora_that_the_run_began_with(
+    options: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    """Of one that only the annealing has, nobody knows what the run before it lost."""
+    old, new = f"old={corpus}", f"new={corpus}"
+    constant_run(options | {"eval": [old]}, tmp_path / "constant")
+    settings = AnnealSettings(
+        run=str(tmp_path / "constant"), out=str(tmp_path / "out"), data=list(options["data"]), tokens=256,
+        replay=list(options["replay"]), eval=[old, new], eval_every=2,
+    )  # fmt: skip
+    first, second = perform("cpt anneal", settings)["stability"]
+    assert (first["name"], first["depth"] >= 0) == ("old", True)
+    assert second == {"name": "new", "unit": "bits per byte", "since": 8}
 
 
 def test_a_fork_of_infinite_is_its_own_end(options: dict[str, Any], tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-00000003.pt").write_bytes(b"no")
     with pytest.raises(SurgeonError, match="cannot be read") as refused:
         state.load(tmp_path / "step-00000003.pt")
-    assert refused.value.hint == "remove it, and --resume goes on from step-00000001.pt"
+    assert refused.value.hint == "remove step-00000003.pt, and --resume goes on from step-00000001.pt"
 
 
 def test_a_run_of_another_type_is_not_gone_on_with(options: dict[str, Any], tmp_path: Path) -> None:
@@ -108,9 +108,44 @@ def test_metrics_are_read_whatever_a_corpus_is_called(tmp_path: Path) -> None:
     for value in values:
         log.write(value)
     log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "cut')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write('{"step": 3, "cut in the midst of ä'.encode()[:-1])
     assert MetricsLog.read(tmp_path / "metrics.jsonl") == values
+    (tmp_path / "metrics.jsonl").write_bytes(b"\0\0\n")  # what a power failure leaves of a file
+    with pytest.raises(SurgeonError, match="a line of the metrics is not a step"):
+        MetricsLog(tmp_path / "metrics.jsonl", 2)
+
+
+def test_metrics_on_a_full_disk_are_refused_by_name(tmp_path: Path) -> None:
+    log, limits = MetricsLog(tmp_path / "metrics.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.write({"step": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(SurgeonError, match="the metrics cannot be written: File too large") as refused:
+            log.write({"step": 2})
+        log.close()  # nothing is left to be written
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.where == str(tmp_path / "metrics.jsonl")
+    assert MetricsLog.read(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_flipped_bit_in_a_state_is_seen(share: float, options: dict[str, Any], tmp_path: Path) -> None:
+    """torch.load compares nothing with the checksums that torch.save writes."""
+    out = tmp_path / "one"
+    run_cpt(CptSettings(**options, out=str(out), keep_state=True, keep_states=2))
+    older, newest = state.saved(tmp_path / "one.run")
+    raw = bytearray(newest.read_bytes())
+    raw[int(len(raw) * share)] ^= 1
+    newest.write_bytes(raw)
+    out.rename(tmp_path / "whole")
+    with pytest.raises(SurgeonError, match="the state cannot be read") as refused:
+        run_cpt(CptSettings(**options, out=str(out), resume=True))
+    assert refused.value.hint == f"remove {newest.name}, and --resume goes on from {older.name}"
+    newest.unlink()
+    run_cpt(CptSettings(**options, out=str(out), resume=True))
+    assert files(out) == files(tmp_path / "whole")
 
 
 def test_force_replaces_a_finished_output_and_a_broken_run(options: dict[str, Any], tmp_path: Path) -> None:

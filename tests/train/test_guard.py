@@ -52,7 +52,7 @@ def test_what_is_not_finite_stops_at_once(loss: float, norm: float) -> None:
 
 
 def test_a_stop_before_anything_was_saved_says_so() -> None:
-    with pytest.raises(SurgeonError, match="nothing was saved before this step"):
+    with pytest.raises(SurgeonError, match="no state before this step is known to be good"):
         guard().check(1, math.nan, 1.0, batch, None)
 
 

@@ -198,8 +198,14 @@ def test_a_state_of_two_processes_is_read_whole_or_refused(
         parts[1].unlink() if damaged is None else parts[1].write_bytes(damaged)
         with pytest.raises(SurgeonError, match="parts of the state are not all there"):
             run_cpt(CptSettings(**options, resume=True))
-    parts[1].write_bytes(b"\xff" * len(raw))
-    with pytest.raises(SurgeonError, match="parts of the state cannot be read"):
+    flipped = raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]  # in a tensor: safetensors holds no checksums
+    for damaged in (b"\xff" * len(raw), flipped):
+        parts[1].write_bytes(damaged)
+        with pytest.raises(SurgeonError, match="parts of the state cannot be read") as refused:
+            run_cpt(CptSettings(**options, resume=True))
+        assert refused.value.hint == "start anew with --force"
+    (folder / "step-00000001.pt").touch()  # an older one
+    with pytest.raises(SurgeonError, match=r"remove step-00000002\.pt, and --resume goes on from step-00000001\.pt"):
         run_cpt(CptSettings(**options, resume=True))
     parts[1].write_bytes(raw)
     run_cpt(CptSettings(**options, resume=True))

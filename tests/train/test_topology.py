@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from tiny_models import model_of
 from torch import Tensor
 
 from surgeon.data.pack import IGNORED, Window
+from surgeon.progress import Silent
 from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
 from surgeon.train.documents import means
 from surgeon.train.objectives.topology import divergence, topology
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
 
 SIZES = [(5, 4, 6, 9), (12, 12), (3, 3, 3, 3, 3, 9), (24,), (8, 8, 8)]  # the segments of windows of 24 tokens
 CPU = torch.device("cpu")
@@ -52,6 +57,37 @@ def theirs(student: Tensor, teacher: Tensor) -> Tensor:
     sims = [(F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).T).scatter(1, itself, -1000) for x in (student, teacher)]
     logs, wanted = F.log_softmax(sims[0] / 0.07, dim=1), F.softmax(sims[1] / 0.07, dim=1)
     return torch.nn.KLDivLoss(reduction="none")(logs, wanted).sum(-1)
+
+
+def test_arithmetic_is_float32_also_where_the_model_has_less(batch: Batch) -> None:
+    student, teacher = vectors(batch, 16, 0), vectors(batch, 16, 1)
+    _, labels = means(torch.zeros(batch.labels.numel(), 1), batch)
+    expected = divergence(student, teacher, labels, batch, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(divergence(student, teacher, labels, batch, 0.07), expected)
+
+
+@pytest.mark.parametrize(("seq_len", "said"), [(16, True), (128, False)])
+def test_a_run_whose_windows_hold_too_few_documents_says_so(
+    seq_len: int, said: bool, tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    class Listening(Silent):
+        heard: ClassVar[list[str]] = []
+
+        def say(self, line: str) -> None:
+            self.heard.append(line)
+
+    Listening.heard.clear()
+    model = tiny("llama", max_position_embeddings=128)
+    settings = CptSettings(
+        model=str(model), out=str(tmp_path / "out"), data=[str(corpus)], tokens=512, seq_len=seq_len,
+        batch_tokens=128, lr=1e-3, device="cpu", objective="topology",
+    )  # fmt: skip
+    run_cpt(settings, Listening())
+    notes = [text for text in Listening.heard if text.startswith("topology: ")]
+    assert len(notes) == said
+    if said:
+        assert "32 windows of the first 4 steps hold fewer than 3 documents" in notes[0]
 
 
 def test_it_is_the_authors_formula_window_by_window(batch: Batch) -> None:

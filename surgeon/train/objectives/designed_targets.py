@@ -12,6 +12,7 @@ from surgeon.errors import UsageError
 from surgeon.train.batch import Batch
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Hook, Run, undivided
+from surgeon.train.matrices import matrix_of
 from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 from surgeon.train.target_designer import Targets, read
@@ -25,7 +26,7 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     """What makes the targets of a run; nothing where none are asked for."""
     if options["most"] == 0:
         return Hook()
-    control, vocab = options["control"], run.model.get_input_embeddings().weight.shape[0]
+    control, vocab = options["control"], matrix_of(run.model.get_input_embeddings()).shape[0]
     if (options["feedback"] is None) == (control == "none"):
         problem = "a designer needs feedback" if control == "none" else f"control={control} has no use for feedback"
         raise UsageError(problem, FLAG, "feedback=CORPUS is what the targets are to serve")

@@ -12,6 +12,7 @@ from torch import Tensor
 from surgeon.errors import UsageError
 from surgeon.train.hook import Run
 from surgeon.train.masks import Masks, chooser, masks_of
+from surgeon.train.matrices import matrix_of
 from surgeon.train.settings import Positive
 from surgeon.train.word_worth import of_labels, of_list
 from surgeon.train.words import Words
@@ -39,7 +40,7 @@ def masks(run: Run, options: Mapping[str, Any]) -> Masks:
             )
         worth = of_labels(run, words, options["labelled"], options["label"], int(options["least"]))
     choose = chooser(policy, words, worth, -math.inf if policy == "label_informative" else 0.0)
-    rows = run.model.get_input_embeddings().weight.shape[0]
+    rows = matrix_of(run.model.get_input_embeddings()).shape[0]
     shares = options["share"], options["masked"], options["random"]
     return masks_of(run.tokenizer, rows, run.seed, shares, choose, words)
 

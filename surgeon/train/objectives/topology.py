@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from surgeon.data.pack import IGNORED, Window
 from surgeon.train.batch import Batch
 from surgeon.train.documents import means
 from surgeon.train.forward import Forward
+from surgeon.train.hook import Run
 from surgeon.train.strength import Strength, Temperature
 from surgeon.train.teacher import Teacher, of_run
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": of_run}, ("anchors",), True
 NEUTRAL = {"weight": 0.0}
+LEAST, LOOKED_AT = 3, 8  # documents of a window that has neighbours to compare; steps at whose windows a run looks
+
+
+def NOTE(run: Run, options: Mapping[str, Any]) -> str:  # noqa: N802 - a declaration, as those above are
+    """What a run says where most of its windows hold too few documents."""
+    steps = min(LOOKED_AT, run.total)
+    held = [_learned(window) for step in range(steps) for window in run.windows(step)]
+    few = sum(count < LEAST for count in held)
+    if options["weight"] == 0 or 2 * few <= len(held):
+        return ""
+    return (
+        f"{few} of the {len(held)} windows of the first {steps} steps hold fewer than {LEAST} documents, and say "
+        "nothing of their neighbours; longer rows (--seq-len) or shorter documents do"
+    )
 
 
 def topology(
@@ -47,6 +64,11 @@ def topology(
 
 def divergence(student: Tensor, teacher: Tensor, labels: Tensor, batch: Batch, temperature: float) -> Tensor:
     """Of vectors of documents, [D, H] each (H may differ), summed over `labels` [D]; float32."""
+    with torch.autocast(labels.device.type, enabled=False):
+        return _divergence(student, teacher, labels, batch, temperature)
+
+
+def _divergence(student: Tensor, teacher: Tensor, labels: Tensor, batch: Batch, temperature: float) -> Tensor:
     sizes = torch.tensor(batch.segments, device=labels.device)
     window = torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes, output_size=len(labels))
     near = (window[:, None] == window) & (labels > 0)
@@ -54,6 +76,12 @@ def divergence(student: Tensor, teacher: Tensor, labels: Tensor, batch: Batch, t
     ours, theirs = (_logs(vectors, near, temperature) for vectors in (student, teacher))
     rows = (theirs.exp() * (theirs - ours)).masked_fill(~near, 0).sum(-1)
     return (labels * rows).sum()
+
+
+def _learned(window: Window) -> int:
+    """How many documents of a window have a label."""
+    starts = np.cumsum((0, *window.lengths[:-1]))
+    return int(np.logical_or.reduceat(window.labels != IGNORED, starts).sum())
 
 
 def _logs(vectors: Tensor, near: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,82 @@
+"""What a short probe of packing cannot show: lengths of a configuration that count from the row's beginning, models
+that see ahead, and frequencies that hang on the longest text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_packed_attention import alone, packed_batch
+from tiny_models import model_of
+
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.train import attention
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
+
+# Llama 4 scales the queries of blocks without positions by the place in the row
+TEMPERATURE: dict[str, Any] = {
+    "attn_temperature_tuning": True, "no_rope_layers": [0, 0, 1], "attention_chunk_size": 64, "num_local_experts": 2,
+    "intermediate_size_mlp": 48,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 24,
+}  # fmt: skip
+XMOD = {"is_decoder": True, "languages": ["en_XX", "de_DE"]}
+
+
+@pytest.mark.parametrize(("floor", "mode"), [(24, "rows"), (32, "rows"), (33, "mask"), (4, "rows")])
+def test_a_scale_by_the_place_in_a_row_is_found_beyond_the_short_probe(floor: int, mode: str) -> None:
+    model = model_of("llama4_text", floor_scale=floor, **TEMPERATURE)
+    batch = packed_batch()
+    chosen = attention.choose(model, 32)
+    assert chosen == mode
+    with torch.no_grad():
+        found, _ = attention.logits(model, batch, chosen)
+    if chosen == "rows":
+        found = torch.cat([found[row, :n] for row, n in enumerate(batch.lengths)])
+    reference = alone(model, batch)
+    assert float((found.reshape(reference.shape) - reference).abs().max()) <= 4e-6 * float(reference.abs().max())
+
+
+def test_such_a_scale_is_not_served_by_lengths() -> None:
+    """All rows are one there, so it may be longer than the scale however short they are."""
+    model = model_of("llama4_text", floor_scale=64, **TEMPERATURE)
+    assert not attention.by_lengths(model, 32, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "why"),
+    [("xlnet", {}, "is no causal model"), ("xmod", XMOD, "cannot read rows of tokens: Input language unknown")],
+)
+def test_what_is_no_reader_of_rows_is_refused(family: str, changes: dict[str, Any], why: str) -> None:
+    model = model_of(family, **changes)
+    with pytest.raises(SurgeonError, match=why):
+        attention.choose(model, 32)
+
+
+def settings_of(model: Path, corpus: Path, out: Path, seq_len: int, packing: str) -> CptSettings:
+    return CptSettings(
+        model=str(model), out=str(out), data=[str(corpus)], tokens=seq_len, seq_len=seq_len, batch_tokens=seq_len,
+        packing=packing, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "packing", "served"), [(32, "split", False), (24, "split", True), (32, "concat", True)]
+)
+def test_frequencies_by_the_longest_text(
+    seq_len: int, packing: str, served: bool, tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    """Up to the length at which they turn they are the short ones; with --packing concat all texts are rows."""
+    model = tiny("phi3", rope_parameters=LONGROPE, original_max_position_embeddings=24)
+    settings = settings_of(model, corpus, tmp_path / "out", seq_len, packing)
+    if served:
+        assert run_cpt(settings).steps == 1
+    else:
+        with pytest.raises(UsageError, match="more than 24 tokens changes how Phi3ForCausalLM reads the shorter ones"):
+            run_cpt(settings)

@@ -14,7 +14,7 @@ from tiny_models import model_of
 
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.train import attention
-from surgeon.train.run import run_cpt
+from surgeon.train.run import describe_cpt, run_cpt
 from surgeon.train.settings import CptSettings
 
 # Llama 4 scales the queries of blocks without positions by the place in the row
@@ -80,3 +80,22 @@ def test_frequencies_by_the_longest_text(
     else:
         with pytest.raises(UsageError, match="more than 24 tokens changes how Phi3ForCausalLM reads the shorter ones"):
             run_cpt(settings)
+
+
+GEMMA3N = {
+    "intermediate_size": [48, 40, 48], "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 512,
+    "num_kv_shared_layers": 1, "laurel_rank": 8, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.0] * 3,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [("mamba", {"state_size": 8, "time_step_rank": 4}), ("gemma3n_text", GEMMA3N)]
+)
+def test_models_without_heads_or_with_a_width_for_each_block(
+    family: str, changes: dict[str, Any], tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(tiny(family, **changes), corpus, tmp_path / "out", 32, "split")
+    described = describe_cpt(settings)
+    assert described["flops_per_token"] > 0 and described["memory_bytes"]["activations"] > 0
+    assert run_cpt(settings).steps == described["steps"] == 1

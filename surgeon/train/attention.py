@@ -66,6 +66,7 @@ def _check_causal(model: Any) -> None:
     where, how = str(model.config.name_or_path), "this architecture is not supported by cpt"
     try:
         held = holds(model, "rows")
+        _trains(model)
     except (*_ERRORS, AttributeError, AssertionError, IndexError) as error:
         reason = next(iter(str(error).split("\n")))
         raise SurgeonError(f"{type(model).__name__} cannot read rows of tokens: {reason}", where, how) from error
@@ -73,6 +74,21 @@ def _check_causal(model: Any) -> None:
         raise SurgeonError(
             f"{type(model).__name__} is no causal model: tokens behind a text change what it makes of it", where, how
         )
+
+
+@torch.no_grad()
+def _trains(model: Any) -> None:
+    """Run the model as training does: some read rows of certain lengths only then (Reformer)."""
+    device, was_training = next(model.parameters()).device, model.training
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
+            model.train()
+            logits(model, probe(model), "rows")
+    finally:
+        model.train(was_training)
 
 
 def choose_padded(model: Any) -> Mode:

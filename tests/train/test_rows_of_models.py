@@ -26,6 +26,10 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
     "original_max_position_embeddings": 24,
 }  # fmt: skip
+REFORMER = {
+    "is_decoder": True, "attn_layers": ["local"] * 3, "axial_pos_embds": False, "attention_head_size": 8,
+    "local_attn_chunk_length": 8, "feed_forward_size": 48, "pad_token_id": 0,
+}  # fmt: skip
 XMOD = {"is_decoder": True, "languages": ["en_XX", "de_DE"]}
 
 
@@ -51,7 +55,11 @@ def test_such_a_scale_is_not_served_by_lengths() -> None:
 
 @pytest.mark.parametrize(
     ("family", "changes", "why"),
-    [("xlnet", {}, "is no causal model"), ("xmod", XMOD, "cannot read rows of tokens: Input language unknown")],
+    [
+        ("xlnet", {}, "is no causal model"),
+        ("reformer", REFORMER, "cannot read rows of tokens: If training, sequence length 12 has to be a multiple"),
+        ("xmod", XMOD, "cannot read rows of tokens: Input language unknown"),
+    ],
 )
 def test_what_is_no_reader_of_rows_is_refused(family: str, changes: dict[str, Any], why: str) -> None:
     model = model_of(family, **changes)

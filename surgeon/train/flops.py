@@ -17,7 +17,7 @@ from torch import Tensor
 
 from surgeon.arch.roles import role_by_name
 from surgeon.train.attention_flops import UNUSED, mixing_flops
-from surgeon.train.trainable import Trainable, block_prefix
+from surgeon.train.trainable import BELOW, Trainable, block_prefix
 
 _COUNTS = (
     ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
@@ -78,7 +78,7 @@ def _in_block(inside: re.Pattern[str], name: str, number: int) -> re.Match[str] 
 
 def _below(trainable: Trainable, inside: re.Pattern[str]) -> bool:
     """Whether an embedding is trained, so that gradients go through all blocks."""
-    return any("embed" in n or "wte" in n or "wpe" in n for n in trainable.parameters if not inside.search(n))
+    return any(BELOW.search(n) for n in trainable.parameters if not inside.search(n))
 
 
 ATTENTION = 0.7  # the place of the scores and of the sum over values

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 
 from surgeon.errors import UsageError
 
@@ -17,18 +18,26 @@ FLAG = "--group"
 
 
 def grouped(
-    words: Sequence[str], names: Sequence[str], known: Callable[[str], Set[str] | None] = lambda word: None
+    words: Sequence[str],
+    names: Sequence[str],
+    known: Callable[[str], Set[str] | None] = lambda word: None,
+    also: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(factors of the learning rate, weight decays) by name. A name belongs to the first group whose expression is
-    found in it. known: the names of a set that is called by its own word, None for an expression. Raises UsageError
-    on what cannot be read, and on a group that is left without a tensor."""
+    found in it, or in one of its other names (`also`: those of tied tensors). known: the names of a set that is called
+    by its own word, None for an expression. Raises UsageError on what cannot be read, and on a group that is left
+    without a tensor."""
     factors: dict[str, float] = {}
     decays: dict[str, float] = {}
     free = list(names)
     for word in words:
         expression, pattern, values = parse_group(word)
         members = known(expression)
-        held = [name for name in free if (pattern.search(name) if members is None else name in members)]
+        held = [
+            name
+            for name in free
+            if (any(map(pattern.search, (name, *also.get(name, ())))) if members is None else name in members)
+        ]
         if not held:
             raise UsageError(
                 "no trained tensor belongs to this group" + (" any more" if len(free) < len(names) else ""),

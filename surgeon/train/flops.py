@@ -11,6 +11,7 @@ Source: Chowdhery et al. 2022 (2204.02311), appendix B
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +51,8 @@ def flops_per_token(model: Any, trainable: Trainable, seq_len: int) -> float:
     mixing = mixing_flops(config, parts, seq_len, visited)
     forward = 2 * (sum(blocks) + head) + sum(mixing)
     lowest = len(blocks) if trainable.lowest_block is None else trainable.lowest_block
-    backward = 2 * head + 2 * sum(blocks[lowest:]) + 2 * sum(mixing[lowest:])
+    alone = head_module is not None and all(p is head_module.weight for p in trainable.parameters.values())
+    backward = (0.0 if alone else 2 * head) + 2 * sum(blocks[lowest:]) + 2 * sum(mixing[lowest:])
     if lowest < len(blocks):
         backward -= _not_needed(model, trainable, inside, lowest, mixing[lowest], visited)
     return forward + backward + weights
@@ -63,12 +65,31 @@ def _not_needed(
     held = {name: match[2] for name, _ in model.named_parameters() if (match := _in_block(inside, name, lowest))}
     if not any(name in held for name in trainable.parameters) or _below(trainable, inside):
         return 0.0
-    first = min(_place(part) for name, part in held.items() if name in trainable.parameters)
-    cost = 2 * attention if first >= ATTENTION else 0.0
+    trained = [part for name, part in held.items() if name in trainable.parameters]
+    first = min(map(_place, trained))
+    cost = attention * _products_spared(trained, first) / 2
     for name, parameter in model.named_parameters():
         if name in held and parameter.ndim >= 2 and first >= _place(held[name]) and not UNUSED.search(name):
             cost += 2 * _size(name, parameter, visited)
     return cost
+
+
+def _products_spared(trained: Sequence[str], first: float) -> int:
+    """Of the four products of attention's way back (scores, queries, keys, values) those that nothing asks for."""
+    if first >= ATTENTION or first < 0:
+        return 4 if first >= ATTENTION else 0
+    stems = [_stem(part) for part in trained if _place(part) < ATTENTION]
+    roles = {"attention." + stem.split(".")[-1][:1] if "_norm" in stem else role_by_name(stem) for stem in stems}
+    kinds = [{w for w in "qkv" if w in role.removeprefix("attention.").split("_")[0]} for role in roles]
+    if not all(role.startswith("attention.") and kind for role, kind in zip(roles, kinds, strict=True)):
+        return 0
+    asked = set().union(*kinds)
+    return 4 - len(asked) - bool(asked & {"q", "k"})
+
+
+def _stem(part: str) -> str:
+    """A part without what an adapter adds to its name, and without its leaf."""
+    return part.split(".lora_")[0].removesuffix(".weight").removesuffix(".bias").removesuffix(".base_layer")
 
 
 def _in_block(inside: re.Pattern[str], name: str, number: int) -> re.Match[str] | None:
@@ -87,7 +108,10 @@ _PLACES = (("attention.o", 1.0), ("attention", 0.0), ("mixer", 0.0), ("down", 3.
 
 def _place(part: str) -> float:
     """Where a part stands in the order in which a block computes."""
-    role = role_by_name(part.removesuffix(".weight").removesuffix(".bias"))
+    if ".lora_B" in part:  # behind the other half
+        return _place(_stem(part)) + 0.1
+    part = _stem(part)
+    role = role_by_name(part)
     if role == "norm":
         if "q_norm" in part or "k_norm" in part:
             return 0.5

@@ -30,15 +30,19 @@ def solved(matrix: Any, given: Any, *_: Any, out_shape: Any = None, **options: A
 
 
 OWN = {aten.convolution_backward: filters, aten.linalg_solve_triangular: solved}
-WHAT = ["full", r"layers\.2\.", r"layers\.1\.mlp\.down_proj", r"lm_head|norm\.weight$"]
+WHAT = [
+    "full", r"layers\.2\.", r"layers\.1\.mlp\.down_proj", r"lm_head|norm\.weight$", "lm_head", r"layers\.1\..*q_proj",
+    r"layers\.1\..*v_proj", r"layers\.1\..*[kv]_proj",
+]  # fmt: skip
 
 
 def counted(model: Any, size: int = SEQ) -> float:
     """Per token. Attention counts whole, not its causal half, as in the formula; of experts those that are visited."""
     ids = torch.randint(3, 512, (2, size))
     model.set_attn_implementation("eager")
-    if hasattr(model, "set_experts_implementation"):
-        model.set_experts_implementation("eager")
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(inner, "set_experts_implementation"):
+        inner.set_experts_implementation("eager")
     with FlopCounterMode(display=False, custom_mapping=OWN) as counter:
         nats_of(model(input_ids=ids, use_cache=False).logits, ids).backward()
     return counter.get_total_flops() / ids.numel()
@@ -101,3 +105,22 @@ def test_widths_of_a_block_of_its_own() -> None:
     model.model.layers[1].self_attn.o_proj = wide
     more = flops_per_token(model, select(model, "full", None), 512)
     assert more - whole == pytest.approx(6 * (wide.weight.numel() - narrow) + 3 * 4 * 512 * (64 - 32))
+
+
+ADAPTERS: list[tuple[str, Any]] = [
+    ("llama", ["q_proj", "v_proj"]),
+    ("llama", ["down_proj"]),
+    ("llama", ["o_proj", "up_proj"]),
+    ("llama", "all-linear"),
+    ("qwen3_moe", ["q_proj", "o_proj"]),
+]
+
+
+@pytest.mark.parametrize(("family", "targets"), ADAPTERS)
+def test_an_adapter_costs_what_torch_counts(family: str, targets: Any) -> None:
+    """What it stands on has no gradient of its weights, but one of its inputs."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model_of(family, **OTHERS.get(family, {})), LoraConfig(r=4, target_modules=targets)).train()
+    trainable = select(model, "adapter", None)
+    assert flops_per_token(model, trainable, SEQ) == pytest.approx(counted(model), rel=0.02)

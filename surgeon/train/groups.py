@@ -10,8 +10,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FORM = re.compile(r"(?P<expression>.+):(?P<values>(?:lr|weight_decay)=[^:]*)")
 FLAG = "--group"
@@ -50,6 +54,12 @@ def grouped(
         if "weight_decay" in values:
             decays |= dict.fromkeys(held, values["weight_decay"])
     return factors, decays
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a tensor decays: no norm, no bias, no decay of a state (Mamba), stacked ones neither."""
+    leaf = name.rpartition(".")[2]
+    return parameter.ndim >= 2 and not leaf.endswith("bias") and leaf != "A_log"
 
 
 def parse_group(word: str) -> tuple[str, re.Pattern[str], dict[str, float]]:

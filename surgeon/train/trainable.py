@@ -15,7 +15,7 @@ from surgeon.checkpoint.lineage import Lineage, NewBlock
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
-from surgeon.train.groups import FLAG, grouped
+from surgeon.train.groups import FLAG, grouped, is_matrix
 
 BOTH, ROLE = "new-blocks+new-rows", "role:"
 OLD_BLOCKS, NEW_BLOCKS = "old-blocks", "new-blocks"
@@ -45,11 +45,11 @@ class Trainable:
         )
 
     def groups(self, lr: float, weight_decay: float, *, by_tensor: bool = False) -> list[dict[str, Any]]:
-        """Optimizer groups: matrices decay, vectors (norms and biases) do not, unless `decays` says so; one group a
+        """Optimizer groups: matrices decay, norms and biases do not, unless `decays` says so; one group a
         decay and a multiplier, or (by_tensor) one a tensor. `names`: of the group's parameters, in order."""
         found: dict[tuple[float, float, str], list[str]] = {}
         for name, parameter in self.parameters.items():
-            decay = self.decays.get(name, weight_decay if parameter.ndim >= 2 else 0.0)
+            decay = self.decays.get(name, weight_decay if is_matrix(name, parameter) else 0.0)
             key = (decay, self.multipliers.get(name, 1.0), name if by_tensor else "")
             found.setdefault(key, []).append(name)
         return [

@@ -154,3 +154,16 @@ def test_what_stands_below_the_blocks_by_another_name() -> None:
         laurel_rank=8, altup_num_inputs=2, activation_sparsity_pattern=[0.0] * 3,
     )  # fmt: skip
     assert select(model, "per_layer_model_projection", None).lowest_block == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), [("gpt_oss", ("bias", "norm", "sinks")), ("jamba", ("norm", "A_log", ".D"))]
+)
+def test_biases_and_decays_of_a_state_do_not_decay_where_they_lie_stacked(family: str, words: tuple[str, ...]) -> None:
+    """Biases of experts are a matrix, and so is what a state of Mamba decays by."""
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "mamba_dt_rank": 4}
+    model = model_of(family, **experts)
+    groups = select(model, "full", None).groups(1.0, 0.1)
+    still = {name for group in groups if group["weight_decay"] == 0 for name in group["names"]}
+    assert still == {n for n, p in model.named_parameters() if p.ndim < 2 or n.endswith(("bias", "A_log"))}
+    assert any(p.ndim > 1 for n, p in model.named_parameters() if n in still)

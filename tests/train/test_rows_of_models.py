@@ -107,3 +107,17 @@ def test_models_without_heads_or_with_a_width_for_each_block(
     described = describe_cpt(settings)
     assert described["flops_per_token"] > 0 and described["memory_bytes"]["activations"] > 0
     assert run_cpt(settings).steps == described["steps"] == 1
+
+
+BART = {"d_model": 32, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+
+
+def test_a_set_that_the_loss_does_not_depend_on_is_refused(
+    tiny: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    """A decoder that was half of a pair still has the attention to the other half, which nothing runs through."""
+    settings = settings_of(tiny("bart", **BART), corpus, tmp_path / "out", 32, "split")
+    with pytest.raises(UsageError, match="depends on none of the trained tensors"):
+        run_cpt(settings.model_copy(update={"train": "encoder_attn"}))
+    assert not (tmp_path / "out").exists()
+    assert run_cpt(settings.model_copy(update={"train": "encoder_attn|fc1"})).steps == 1

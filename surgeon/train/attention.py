@@ -8,8 +8,9 @@ padded: the same for an encoder, which looks ahead: it is told what is padding.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -25,19 +26,23 @@ _PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
 # what a leak changes is hundreds of times above these (measured: 0.02 to 0.7 of the logits' scale)
 _BOUND, _HALF_BOUND = 1e-4, 2e-2
 _ATTENDING = ("full_attention", "sliding_attention")  # kinds of blocks that call the attention function
+# names in configurations of lengths at which some models count from the beginning of the row, not of the document
+_COUNTED = re.compile("chunk|compress|floor")
+_ERRORS = (TypeError, ValueError, RuntimeError, NotImplementedError, KeyError)
 
 
 def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Mode:
     """The fastest way that keeps documents apart on this model, by trying it; sets the model's attention to it.
 
     device: where it will run (None: where it is), dtype: of the arithmetic there. On a GPU `segments` comes first (a
-    flash kernel for variable lengths, tried too), on the CPU `mask`.
+    flash kernel for variable lengths, tried too), on the CPU `mask`. Raises SurgeonError where none is right.
     """
+    _check_causal(model)
     device = device or next(model.parameters()).device
     order: tuple[Mode, ...] = ("segments", "mask") if device.type == "cuda" else ("mask", "segments")
     stock = model.config._attn_implementation
     for mode in order:
-        if by_lengths(model, seq_len, device, dtype) if mode == "segments" else holds(model, mode):
+        if by_lengths(model, seq_len, device, dtype) if mode == "segments" else holds(model, mode, seq_len):
             return mode
         model.set_attn_implementation(stock)
     return "rows"
@@ -48,9 +53,43 @@ def by_lengths(model: Any, seq_len: int, device: torch.device, dtype: torch.dtyp
     blocks in rows of `seq_len` tokens and the kernel of the device."""
     register()
     model.set_attn_implementation(NAME)
+    if counted(model, "floor|compress"):  # of a row of unknown length: all rows are one here
+        return False
     with observed() as calls:
         held = holds(model, "segments")
-    return held and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
+    # without a call the model's own masks did it: right as well, but in one row of all rows they are its square
+    return held and bool(calls) and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
+
+
+def _check_causal(model: Any) -> None:
+    """Refuse a model that sees what stands behind a token, or that cannot read a row of tokens and nothing else: with
+    the one, no way of packing is right, and the loss is of tokens that it was shown."""
+    where, how = str(model.config.name_or_path), "this architecture is not supported by cpt"
+    try:
+        held = holds(model, "rows")
+        _trains(model)
+    except (*_ERRORS, AttributeError, AssertionError, IndexError) as error:
+        reason = next(iter(str(error).split("\n")))
+        raise SurgeonError(f"{type(model).__name__} cannot read rows of tokens: {reason}", where, how) from error
+    if not held:
+        raise SurgeonError(
+            f"{type(model).__name__} is no causal model: tokens behind a text change what it makes of it", where, how
+        )
+
+
+@torch.no_grad()
+def _trains(model: Any) -> None:
+    """Run the model as training does: some read rows of certain lengths only then (Reformer)."""
+    device, was_training = next(model.parameters()).device, model.training
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
+            model.train()
+            logits(model, probe(model), "rows")
+    finally:
+        model.train(was_training)
 
 
 def choose_padded(model: Any) -> Mode:
@@ -109,64 +148,104 @@ def uncompiled() -> Iterator[None]:
 
 
 @torch.no_grad()
-def holds(model: Any, mode: Mode) -> bool:
-    """Whether packed logits equal those of each document alone, on random tokens through this very model.
+def holds(model: Any, mode: Mode, seq_len: int = 0) -> bool:
+    """Whether packed logits equal those of each document alone, on random tokens through this very model; of rows:
+    whether other tokens behind a document leave its logits alone.
 
     In float32, whatever the run's arithmetic is: in half precision rounding alone changes the logits of a deep model
     by as much as some leaks (2 % of their scale in 20 blocks of 2048). A function that the model's code cannot work
-    with raises one of a few known errors, which count as no.
+    with raises one of a few known errors, which count as no; with rows they are raised.
+    seq_len: of the run's rows. Where the configuration names a length that they reach and the probe does not,
+    rows as long as theirs are tried too.
     """
     was_training = model.training
     model.eval()
     try:
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            return _same(model, mode)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, KeyError):
+            if mode == "rows":
+                return _unread_behind(model)
+            longer = any(sum(_PROBE[0]) < n <= seq_len for n in counted(model))
+            probes = [_PROBE, _long(seq_len)] if longer else [_PROBE]
+            return all(_same(model, mode, probe(model, rows)) for rows in probes)
+    except _ERRORS:
+        if mode == "rows":
+            raise
         return False
     finally:
         model.train(was_training)
 
 
-def _same(model: Any, mode: Mode) -> bool:
-    packed = logits(model, probe(model), mode)[0].float()
+def counted(model: Any, names: str = _COUNTED.pattern) -> list[int]:
+    """The lengths in tokens that the configuration names so, at any depth of it."""
+
+    def numbers(value: Any, inside: bool) -> Iterator[int]:
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                yield from numbers(part, inside or bool(re.search(names, str(key))))
+        elif inside and isinstance(value, int) and not isinstance(value, bool):
+            yield value
+
+    return list(numbers(model.config.get_text_config().to_dict(), False))
+
+
+def _long(seq_len: int) -> tuple[tuple[int, ...], ...]:
+    first = seq_len // 3 | 1  # odd: where a document begins, nothing else does
+    return ((first, seq_len - first),)
+
+
+def _same(model: Any, mode: Mode, batch: Batch) -> bool:
+    packed = logits(model, batch, mode)[0].float()
     if mode == "padded":
-        packed, alone = _cut(packed), _one_by_one(model)
+        packed, alone = _cut(packed, batch), _one_by_one(model, batch)
     else:
-        alone = _cut(logits(model, probe(model), "rows")[0].float() if mode == "mask" else _alone(model))
+        alone = _cut(logits(model, batch, "rows")[0].float() if mode == "mask" else _alone(model, batch), batch)
+    return _near(packed.reshape(alone.shape), alone, model)
+
+
+def _near(one: Tensor, other: Tensor, model: Any) -> bool:
     bound = _BOUND if next(model.parameters()).dtype == torch.float32 else _HALF_BOUND
-    return bool((packed.reshape(alone.shape) - alone).abs().max() <= bound * float(alone.abs().max()))
+    return bool((one - other).abs().max() <= bound * float(other.abs().max()))
 
 
-def _cut(rows: Tensor) -> Tensor:
-    """The tokens of the probe's segments, out of a row each."""
-    lengths = [n for row in _PROBE for n in row]
-    return torch.cat([rows[row, :length] for row, length in enumerate(lengths)])
+def _unread_behind(model: Any) -> bool:
+    """Of two passes over rows of one shape, so that experts are chosen and sums are rounded alike in both."""
+    batch = by_segment(probe(model))
+    lengths = torch.tensor(batch.lengths, device=batch.ids.device)
+    vocab = model.get_input_embeddings().weight.shape[0]
+    other = torch.where(batch.positions < lengths[:, None], batch.ids, (batch.ids + vocab // 2 + 1) % vocab)
+    with texts():
+        one, two = (model(input_ids=ids, use_cache=False).logits.float() for ids in (batch.ids, other))
+    return _near(_cut(one, batch), _cut(two, batch), model)
 
 
-def _one_by_one(model: Any) -> Tensor:
-    """Every segment of the probe in a call of its own: nothing is padded, so nothing has to be masked."""
-    batch = probe(model)
+def _cut(rows: Tensor, batch: Batch) -> Tensor:
+    """The tokens of a batch's segments, out of a row each."""
+    return torch.cat([rows[row, :length] for row, length in enumerate(batch.lengths)])
+
+
+def _one_by_one(model: Any, batch: Batch) -> Tensor:
+    """Every segment in a call of its own: nothing is padded, so nothing has to be masked."""
     parts = batch.ids.view(-1).split(list(batch.lengths))
     return torch.cat([model(input_ids=part[None], use_cache=False).logits[0].float() for part in parts])
 
 
-def _alone(model: Any) -> Tensor:
+def _alone(model: Any, batch: Batch) -> Tensor:
     name = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        return logits(model, probe(model), "rows")[0].float()
+        return logits(model, batch, "rows")[0].float()
     finally:
         model.set_attn_implementation(name)
 
 
-def probe(model: Any) -> Batch:
+def probe(model: Any, rows: Sequence[Sequence[int]] = _PROBE) -> Batch:
+    """Rows of random tokens, without labels. rows: the lengths of each one's segments, with one sum."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    count, size = len(_PROBE), sum(_PROBE[0])
     vocab = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(0, vocab, (count, size), generator=generator).to(device)
-    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in _PROBE]).to(device)
-    return Batch(ids, positions, torch.full_like(ids, -100), tuple(n for row in _PROBE for n in row))
+    ids = torch.randint(0, vocab, (len(rows), sum(rows[0])), generator=generator).to(device)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in rows]).to(device)
+    return Batch(ids, positions, torch.full_like(ids, -100), tuple(n for row in rows for n in row))
 
 
 def _windows_told(calls: Sequence[Call], model: Any, seq_len: int) -> bool:

@@ -43,7 +43,7 @@ def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, A
             "flops_per_token": flops,
             "flops_per_token_full": full,
             "flops": flops * shape.tokens,
-            "memory_bytes": memory_bytes(job),
+            "memory_bytes": memory_bytes(job, checkpointed=settings.checkpointing == "blocks"),
             "inputs": job.inputs,
             "plan_digest": job.digest,
         }

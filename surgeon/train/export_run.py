@@ -28,6 +28,7 @@ from surgeon.train import corpora
 from surgeon.train.early import check_words
 from surgeon.train.export_settings import ExportSettings
 from surgeon.train.exported import Exported, ToExport
+from surgeon.train.groups import is_matrix
 from surgeon.train.settings import methods
 from surgeon.train.shape import resolve_shape
 from surgeon.train.trainable import Trainable, added_rows, check_trained_adapter, select
@@ -148,7 +149,7 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
         multipliers=held.multipliers,
         decays=held.decays,
         grouped=frozenset(n for n, f in held.multipliers.items() if plain.get(n, 1.0) != f),
-        vectors=frozenset(n for n, p in named.items() if p.ndim < 2),
+        vectors=frozenset(n for n, p in named.items() if not is_matrix(n, p)),
         decayed=_decayed(model),
         adapter=adapter,
         adapter_config=config,

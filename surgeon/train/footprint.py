@@ -26,6 +26,7 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
     tokens = job.shape.micro_batch * job.shape.seq_len
     lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    inner = inner if isinstance(inner, int) else max(inner)  # one for each block
     width = 4 if str(job.dtype) == "torch.float32" else 2
     with_graph = config.num_hidden_layers - lowest
     block = (16 * config.hidden_size + (2 if job.compiles else 4) * inner) * width

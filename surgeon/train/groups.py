@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FORM = re.compile(r"(?P<expression>.+):(?P<values>(?:lr|weight_decay)=[^:]*)")
 FLAG = "--group"
 
 
 def grouped(
-    words: Sequence[str], names: Sequence[str], known: Callable[[str], Set[str] | None] = lambda word: None
+    words: Sequence[str],
+    names: Sequence[str],
+    known: Callable[[str], Set[str] | None] = lambda word: None,
+    also: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(factors of the learning rate, weight decays) by name. A name belongs to the first group whose expression is
-    found in it. known: the names of a set that is called by its own word, None for an expression. Raises UsageError
-    on what cannot be read, and on a group that is left without a tensor."""
+    found in it, or in one of its other names (`also`: those of tied tensors). known: the names of a set that is called
+    by its own word, None for an expression. Raises UsageError on what cannot be read, and on a group that is left
+    without a tensor."""
     factors: dict[str, float] = {}
     decays: dict[str, float] = {}
     free = list(names)
     for word in words:
         expression, pattern, values = parse_group(word)
         members = known(expression)
-        held = [name for name in free if (pattern.search(name) if members is None else name in members)]
+        held = [
+            name
+            for name in free
+            if (any(map(pattern.search, (name, *also.get(name, ())))) if members is None else name in members)
+        ]
         if not held:
             raise UsageError(
                 "no trained tensor belongs to this group" + (" any more" if len(free) < len(names) else ""),
@@ -41,6 +54,12 @@ def grouped(
         if "weight_decay" in values:
             decays |= dict.fromkeys(held, values["weight_decay"])
     return factors, decays
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a tensor decays: no norm, no bias, no decay of a state (Mamba), stacked ones neither."""
+    leaf = name.rpartition(".")[2]
+    return parameter.ndim >= 2 and not leaf.endswith("bias") and leaf != "A_log"
 
 
 def parse_group(word: str) -> tuple[str, re.Pattern[str], dict[str, float]]:

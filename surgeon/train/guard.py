@@ -16,10 +16,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.settings import CptSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DECAY = 0.98
 SETTLED = 50
@@ -51,7 +54,7 @@ class Guard:
     never broken off; it is kept also where nothing is to be stopped, for a resumed run may ask for it."""
 
     def __init__(self, settings: CptSettings) -> None:
-        self._limit = settings.stop_on_divergence
+        self._limit, self._train = settings.stop_on_divergence, settings.train
         self._mean = _Mean()
 
     def check(
@@ -102,6 +105,15 @@ class Guard:
                 f"step {step} has nothing to learn: no answer lies within its rows",
                 _where(step, documents()),
                 f"give longer rows (--seq-len), more of them (--batch-tokens), or --loss-on all; {_kept(last_good)}",
+            )
+
+    def check_graph(self, loss: Tensor) -> None:
+        """Raise UsageError where the loss of a micro-batch hangs on nothing that is trained, and has no graph."""
+        if not loss.requires_grad:
+            raise UsageError(
+                "the loss depends on none of the trained tensors",
+                f"--train {self._train}",
+                "choose tensors that the model's logits depend on",
             )
 
     def state(self) -> dict[str, float]:

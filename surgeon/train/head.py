@@ -49,12 +49,20 @@ class Head:
 
 def head_of(model: Any) -> nn.Linear | None:
     """The head, where the loss can be taken in it: a plain linear module, whose output the model gives as its logits
-    unchanged (no scale, no soft cap), as a probe on this very model shows. None elsewhere."""
+    unchanged (no scale, no soft cap), as a probe on this very model shows. None elsewhere.
+
+    The probe puts random numbers in the place of the head's output: its own say nothing where its weights are still
+    zeros."""
     module = model.get_output_embeddings()
     if not _is_plain(module) or "forward" in vars(module):
         return None
     held: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: held.append(output))
+
+    def instead(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        held.append(_random(output))
+        return held[-1]
+
+    handle = module.register_forward_hook(instead)
     was_training = model.training
     model.eval()
     try:
@@ -66,6 +74,11 @@ def head_of(model: Any) -> nn.Linear | None:
         model.train(was_training)
     same = len(held) == 1 and held[0].shape == logits.shape and torch.equal(held[0].float(), logits.float())
     return module if same else None
+
+
+def _random(like: Tensor) -> Tensor:
+    """Numbers as large as logits are, and larger."""
+    return (100 * torch.randn(like.shape, generator=torch.Generator().manual_seed(0))).to(like)
 
 
 def _is_plain(module: Any) -> bool:

@@ -33,6 +33,7 @@ from surgeon.train.block_cosine import block_cosines
 from surgeon.train.early import check_words, evals
 from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.footprint import memory_bytes
+from surgeon.train.longrope import check_frequencies
 from surgeon.train.naming import named
 from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
 from surgeon.train.parallel import SOLO, World
@@ -122,6 +123,8 @@ def prepare(
     if adapter is None:
         select(outline, settings.train, checkpoint.lineage, settings.group)  # refused before the weights are read
     shape = resolve_shape(settings, context_length(outline), device)
+    if settings.packing != "concat":
+        check_frequencies(outline, shape.seq_len, "--lengths" if shape.stages else "--seq-len")
     vocab = outline.get_input_embeddings().weight.shape[0]
     objective, options = chosen["objective"][0]
     field = objective.trait("SCORES")  # the option that names the field of every record that holds its score

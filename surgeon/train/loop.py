@@ -105,6 +105,7 @@ class Loop:
         targets, total = num_labels(windows), torch.zeros((), device=job.device)
         for part in self._parts(windows, job.shape.at(step).micro_batch):
             loss = self._loss(part) / targets
+            self._guard.check_graph(loss)
             (loss * self.world.size).backward()  # sharded gradients are means over the ranks
             total += loss.detach()
             for hook in self.hooks:

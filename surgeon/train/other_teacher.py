@@ -73,7 +73,7 @@ def load_teacher(
     if mode == "segments":
         held = attention.by_lengths(model, seq_len, device, dtype)
     else:
-        held = mode == "rows" or attention.holds(model, mode)
+        held = attention.holds(model, mode, seq_len)
     if not held:
         raise UsageError(
             f"the teacher cannot keep documents apart as the model does ({mode})",

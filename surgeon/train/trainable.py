@@ -15,10 +15,12 @@ from surgeon.checkpoint.lineage import Lineage, NewBlock
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
-from surgeon.train.groups import FLAG, grouped
+from surgeon.train.groups import FLAG, grouped, is_matrix
 
 BOTH, ROLE = "new-blocks+new-rows", "role:"
 OLD_BLOCKS, NEW_BLOCKS = "old-blocks", "new-blocks"
+# tensors outside of the blocks that all of them stand behind
+BELOW = re.compile(r"embed|wte|wpe|per_layer_model_projection|altup_projections|project_in|transformer\.w\.")
 SETS = ("full", "new-blocks", "new-rows", BOTH, "adapter", "role:ROLE,...")
 
 
@@ -43,11 +45,11 @@ class Trainable:
         )
 
     def groups(self, lr: float, weight_decay: float, *, by_tensor: bool = False) -> list[dict[str, Any]]:
-        """Optimizer groups: matrices decay, vectors (norms and biases) do not, unless `decays` says so; one group a
+        """Optimizer groups: matrices decay, norms and biases do not, unless `decays` says so; one group a
         decay and a multiplier, or (by_tensor) one a tensor. `names`: of the group's parameters, in order."""
         found: dict[tuple[float, float, str], list[str]] = {}
         for name, parameter in self.parameters.items():
-            decay = self.decays.get(name, weight_decay if parameter.ndim >= 2 else 0.0)
+            decay = self.decays.get(name, weight_decay if is_matrix(name, parameter) else 0.0)
             key = (decay, self.multipliers.get(name, 1.0), name if by_tensor else "")
             found.setdefault(key, []).append(name)
         return [
@@ -66,11 +68,12 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
     """Freeze everything but the chosen set (sets requires_grad) and describe it.
 
     what: full, new-blocks, new-rows, adapter, new-blocks+new-rows, `role:` with roles (role:attention.q,mlp), or a
-    regular expression over names. groups: REGEX:lr=FACTOR,weight_decay=X (see surgeon.train.groups).
+    regular expression over names; a tensor that is tied has several.
+    groups: REGEX:lr=FACTOR,weight_decay=X (see surgeon.train.groups).
     Nothing below the lowest trained block gets a graph, because nothing there requires a gradient.
     Raises SurgeonError where the lineage has no new blocks or rows, or the expression matches nothing.
     """
-    named = dict(model.named_parameters())
+    named, also = dict(model.named_parameters()), tied_names(model)
     prefix = block_prefix(model)
     rows: dict[str, Tensor] = {}
     multipliers: dict[str, float] = {}
@@ -92,11 +95,11 @@ def select(model: Any, what: str, lineage: Lineage | None, groups: Sequence[str]
         rows = _new_rows(model, named, added_rows(lineage))
         chosen = set(rows)
     else:
-        chosen = _matching(named, what)
+        chosen = _matching(named, also, what)
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
     held = {name: p for name, p in named.items() if name in chosen}  # in the model's order
-    factors, decays = grouped(groups, list(held), lambda word: _known(word, model, named, prefix, lineage))
+    factors, decays = grouped(groups, list(held), lambda word: _known(word, model, named, prefix, lineage), also)
     multipliers |= {name: multipliers.get(name, 1.0) * factor for name, factor in factors.items()}
     still = [name for name, factor in factors.items() if factor == 0]
     if len(still) == len(held):
@@ -239,6 +242,8 @@ def _of_roles(
     chosen: set[str] = set()
     for word in words.split(","):
         hit = {name for name, role in roles.items() if role == word or role.startswith(word + ".")}
+        if word == "head" and head is not None and head.weight is embedding:
+            hit |= {name for name, role in roles.items() if role == "embedding"}
         if not hit or not word:
             known = sorted(set(roles.values()))
             raise UsageError(f"no trained tensor has the role {word!r}", where, did_you_mean(word, known))
@@ -246,7 +251,17 @@ def _of_roles(
     return chosen
 
 
-def _matching(named: Mapping[str, nn.Parameter], expression: str) -> set[str]:
+def tied_names(model: Any) -> dict[str, list[str]]:
+    """The other names of the tensors that have several, by the one that `named_parameters` gives."""
+    first: dict[int, str] = {}
+    found: dict[str, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            found.setdefault(first[id(parameter)], []).append(name)
+    return found
+
+
+def _matching(named: Mapping[str, nn.Parameter], also: Mapping[str, Sequence[str]], expression: str) -> set[str]:
     try:
         pattern = re.compile(expression)
     except re.error as error:
@@ -255,7 +270,7 @@ def _matching(named: Mapping[str, nn.Parameter], expression: str) -> set[str]:
             "--train",
             "mend it",
         ) from error
-    chosen = {name for name in named if pattern.search(name)}
+    chosen = {name for name in named if any(map(pattern.search, (name, *also.get(name, ()))))}
     if not chosen:
         raise UsageError(
             f"no tensor's name matches {expression!r}",
@@ -273,6 +288,6 @@ def _lowest(held: Mapping[str, nn.Parameter], prefix: str) -> int | None:
         match = inside.search(name)
         if match:
             lowest = int(match[1]) if lowest is None else min(lowest, int(match[1]))
-        elif "embed" in name or "wte" in name or "wpe" in name:
+        elif BELOW.search(name):
             return 0
     return lowest

@@ -139,3 +139,13 @@ def test_a_description_says_what_it_costs(tiny: Tiny, corpus: Path) -> None:
     assert found["flops_per_token"] == found["flops_per_token_full"] > 0
     assert found["memory_bytes"]["total"] == sum(v for k, v in found["memory_bytes"].items() if k != "total")
     assert found["steps"] == 3
+
+
+def test_a_description_counts_what_is_computed_again(tiny: Tiny, corpus: Path) -> None:
+    options: dict[str, Any] = {"model": str(tiny("llama")), "out": "out", "data": [str(corpus)], "seq_len": 16}
+    kept, again = (
+        describe_cpt(CptSettings(**options, tokens=64, checkpointing=how))["memory_bytes"]
+        for how in ("none", "blocks")
+    )
+    assert again["activations"] < kept["activations"]
+    assert {k: v for k, v in kept.items() if k not in ("activations", "total")}.items() <= again.items()

@@ -16,7 +16,7 @@ from tiny_models import model_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock, Parent, dump_lineage
 from surgeon.checkpoint.reader import read, to_bytes
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 from surgeon.train.trainable import Trainable, select
@@ -125,3 +125,45 @@ def test_refusals(groups: list[str], has_lineage: bool, problem: str) -> None:
     with pytest.raises(SurgeonError, match=problem) as refused:
         select(model, "full", lineage if has_lineage else None, groups)
     assert "--group" in refused.value.where
+
+
+@pytest.mark.parametrize("words", ["lm_head", "role:head", "embed_tokens"])
+def test_a_tied_tensor_is_found_by_each_of_its_names(words: str) -> None:
+    """It is the head: an expression that names both a block and the head must not leave it out without a word."""
+    model = model_of("llama", tie_word_embeddings=True)
+    trainable = select(model, words, None)
+    assert list(trainable.parameters) == ["model.embed_tokens.weight"] and trainable.lowest_block == 0
+    if not words.startswith("role:"):
+        with_block = select(model, rf"layers\.2\.|{words}", None)
+        assert "model.embed_tokens.weight" in with_block.parameters and len(with_block.parameters) > 1
+    slow = select(model, "full", None, [f"{words}:lr=0.5"])
+    assert slow.multipliers["model.embed_tokens.weight"] == 0.5
+    with pytest.raises(UsageError, match="any more"):
+        select(model, "full", None, ["embed_tokens:lr=0.5", f"{words}:lr=0.1"])
+
+
+def test_an_untied_head_is_itself() -> None:
+    trainable = select(model_of("llama", tie_word_embeddings=False), "lm_head", None)
+    assert list(trainable.parameters) == ["lm_head.weight"] and trainable.lowest_block is None
+
+
+def test_what_stands_below_the_blocks_by_another_name() -> None:
+    """All blocks have a graph, although none of them is trained."""
+    model = model_of(
+        "gemma3n_text", hidden_size_per_layer_input=8, vocab_size_per_layer_input=512, num_kv_shared_layers=1,
+        laurel_rank=8, altup_num_inputs=2, activation_sparsity_pattern=[0.0] * 3,
+    )  # fmt: skip
+    assert select(model, "per_layer_model_projection", None).lowest_block == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), [("gpt_oss", ("bias", "norm", "sinks")), ("jamba", ("norm", "A_log", ".D"))]
+)
+def test_biases_and_decays_of_a_state_do_not_decay_where_they_lie_stacked(family: str, words: tuple[str, ...]) -> None:
+    """Biases of experts are a matrix, and so is what a state of Mamba decays by."""
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "mamba_dt_rank": 4}
+    model = model_of(family, **experts)
+    groups = select(model, "full", None).groups(1.0, 0.1)
+    still = {name for group in groups if group["weight_decay"] == 0 for name in group["names"]}
+    assert still == {n for n, p in model.named_parameters() if p.ndim < 2 or n.endswith(("bias", "A_log"))}
+    assert any(p.ndim > 1 for n, p in model.named_parameters() if n in still)

@@ -125,6 +125,14 @@ def test_logits_that_are_more_than_the_heads_output_keep_the_plain_way(family: s
     assert head_of(model_of(family, **changes)) is None
 
 
+@pytest.mark.parametrize(("family", "plain"), [("llama", True), ("gemma2", False), ("granite", False)])
+def test_a_head_of_zeros_does_not_hide_what_is_done_to_its_output(family: str, plain: bool) -> None:
+    """As some models begin; zeros stay zeros under any scale and any soft cap."""
+    model = model_of(family, tie_word_embeddings=False, **({"logits_scaling": 4.0} if family == "granite" else {}))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    assert (head_of(model) is not None) is plain
+
+
 def test_a_run_with_logits_and_one_without_agree(tmp_path: Path, stories: Path, corpus: Path) -> None:
     """A user's objective that asks for logits, beside the one that lets the head make the loss."""
     from surgeon.train.run import run_cpt

@@ -109,6 +109,14 @@ def test_windows_are_kept_by_lengths(family: str) -> None:
     assert not attention._windows_told(without, model, 32) and attention._windows_told(without, model, 6)
 
 
+@pytest.mark.parametrize("family", ["falcon", "gpt_neo"])
+def test_a_model_that_keeps_its_own_attention_is_not_taken_for_one_by_lengths(family: str) -> None:
+    """Its masks keep documents apart in one row of all rows too, but those grow with its square (GPT-Neo's end)."""
+    changes = {"gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]}}
+    model = model_of(family, **changes.get(family, {}))
+    assert not attention.by_lengths(model, 32, torch.device("cpu"), torch.float32)
+
+
 def test_chunks_of_attention_are_in_masks_only() -> None:
     model = model_of("llama")
     model.config.attention_chunk_size = 16

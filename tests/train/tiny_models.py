@@ -10,6 +10,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": None,
 }  # fmt: skip
 GPT2 = {"vocab_size": 512, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+XLNET = {"vocab_size": 512, "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 48}
 NEOX = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
 
 
@@ -18,7 +19,7 @@ def model_of(model_type: str, **changes: Any) -> Any:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    sizes = {"gpt2": GPT2, "gpt_neox": NEOX, "falcon": NEOX}.get(model_type, SIZES)
+    sizes = {"gpt2": GPT2, "gpt_neox": NEOX, "falcon": NEOX, "xlnet": XLNET}.get(model_type, SIZES)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(sizes | changes)), dtype=torch.float32)
     if getattr(model.config, "attn_logit_softcapping", None) is not None:

@@ -32,6 +32,7 @@ from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
 from surgeon.train.early import check_words, evals
 from surgeon.train.encoders import check_encoder, check_encoder_data
+from surgeon.train.experts import under_autocast
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.longrope import check_frequencies
 from surgeon.train.naming import named
@@ -154,11 +155,14 @@ def prepare(
 
 
 def _ready(job: Job) -> Job:
-    """The model as it runs: attention that keeps documents apart, blocks checkpointed, sharded and compiled."""
+    """The model as it runs: attention that keeps documents apart, experts in the type of the arithmetic, blocks
+    checkpointed, sharded and compiled."""
     if job.mode == "padded":
         mode = attention.choose_padded(job.model)
     else:
         mode = attention.choose(job.model, job.shape.seq_len, job.device, job.dtype)
+    if job.dtype != torch.float32:
+        under_autocast(job.model)
     blocks.checkpoint(job.model, job.trainable, job.settings.checkpointing, job.device, memory_bytes(job))
     if job.world.size > 1:
         job.world.shard(job.model, blocks.blocks_of(job.model), job.dtype)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from surgeon.train.hook import Hook, Run
+from surgeon.train.strength import Strength
 
 NEUTRAL = {"inner_lr": 0.0}
 EXAMPLE = {"inner_lr": 0.05}
 
 
-def nexus(run: Run, *, inner_lr: Annotated[float, Field(ge=0)] = 0.01, normalize: bool = True) -> Hook:
+def nexus(run: Run, *, inner_lr: Strength = 0.01, normalize: bool = True) -> Hook:
     """Experimental: over micro-batches theta_i = theta_{i-1} - gamma g_i / |g_i|, which favours gradients that agree.
 
     Each micro-batch of a step takes a step of its own on the trained tensors (float32, all tensors as one vector);

@@ -9,7 +9,7 @@ from surgeon.errors import UsageError
 from surgeon.train import corpora
 from surgeon.train.batch_ramp import check_ramp
 from surgeon.train.groups import parse_group
-from surgeon.train.settings import CptSettings
+from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import resolve_stages
 
 
@@ -19,6 +19,7 @@ def check_words(settings: CptSettings) -> None:
     What depends on the model (a context, names of tensors) or on the size of a corpus is refused later.
     """
     resolve_stages(settings)
+    _check_order(settings)
     for name, value in (("beta1", settings.betas[0]), ("beta2", settings.betas[1])):
         if not 0 <= value < 1:
             raise UsageError(f"{name} is {value:g}", "--betas", "give two numbers from 0 to below 1, as 0.9,0.95")
@@ -34,6 +35,18 @@ def check_words(settings: CptSettings) -> None:
     for corpus in [*(corpus for corpus, _ in named), *evals(settings)]:
         if corpus.hub is None:
             files(corpus)
+
+
+def _check_order(settings: CptSettings) -> None:
+    """Hooks act in the order in which they are named, and one whose module says LAST has to see what the others did
+    to the parameters: it undoes what is done behind it."""
+    for method, _ in methods(settings)["meta"][:-1]:
+        if method.trait("LAST", False):
+            raise UsageError(
+                f"{method.name} keeps parameters in a form of its own, and what acts behind it would be lost",
+                f"--meta {method.name}",
+                f"name {method.name} once, behind all others",
+            )
 
 
 def evals(settings: CptSettings) -> list[Corpus]:

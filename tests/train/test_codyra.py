@@ -12,7 +12,7 @@ import torch
 from method_runs import check_resume, cpt, same, weights
 from torch import Tensor, nn
 
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.hook import Hook, Run
 from surgeon.train.meta.codyra import codyra, soft_threshold
 
@@ -150,3 +150,26 @@ def test_what_has_no_ranks_is_refused(tiny: Callable[..., Path], adapted: str, c
             f"{adapted.split('+')[0]}+{moved}", tmp_path / "out", corpus, train="adapter", meta=["codyra:start=normal"]
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("behind", ["nexus", "reptile:every=1", "codyra"])
+def test_what_would_act_behind_it_is_refused(adapted: str, corpus: Path, tmp_path: Path, behind: str) -> None:
+    """With nexus behind it no B would move: all of them are zero at the start, and are put back there."""
+    with pytest.raises(UsageError, match="would be lost"):
+        cpt(adapted, tmp_path / "out", corpus, train="adapter", meta=["codyra:kappa=0.001", behind])
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_sees_what_is_done_before_it(adapted: str, corpus: Path, tmp_path: Path) -> None:
+    """Reptile that keeps nothing of a step leaves every B at zero, nexus moves them."""
+    moved = []
+    for before in ("reptile:every=1,eps=0", "nexus"):
+        out = cpt(adapted, tmp_path / before[:5], corpus, train="adapter", meta=[before, "codyra:kappa=0.001"])
+        moved.append(any(bool(t.any()) for n, t in weights(out).items() if ".lora_B." in n))
+    assert moved == [False, True]
+
+
+def test_a_denominator_of_nothing_is_refused(adapted: str, corpus: Path, tmp_path: Path) -> None:
+    """The first gradient of a gate is zero, because B is: 0 / (0 + eps)."""
+    with pytest.raises(UsageError, match="eps"):
+        cpt(adapted, tmp_path / "out", corpus, train="adapter", meta=["codyra:eps=0"])

@@ -139,3 +139,16 @@ def test_fewer_runs_than_constants_are_refused() -> None:
     few = Runs(points, {curve: values[:8] for curve, values in runs.losses.items()}, {})
     with pytest.raises(SurgeonError, match="9 constants a curve; runs given: 8"):
         fit_law(few, "dcpt", {})
+
+
+def test_the_same_training_again_fixes_no_further_constant() -> None:
+    whole = grid(1e-3, tokens=(1,))
+    again = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 0])
+
+    def chosen(rows: np.ndarray) -> Runs:
+        points = Points(whole.points.parameters[rows], whole.points.tokens[rows], whole.points.share[rows])
+        return Runs(points, {curve: values[rows] for curve, values in whole.losses.items()}, {})
+
+    with pytest.raises(SurgeonError, match="different trainings among the runs: 8"):
+        fit_law(chosen(again), "dcpt", {})
+    assert fit_law(chosen(np.append(again, 8)), "dcpt", {"starts": 1}).runs == 12

@@ -31,7 +31,9 @@ def decoupled(
     A unit is a trained tensor, as in the paper (meant for --train new-blocks). Every `every` steps its importance I is
     taken on `batches` batches of `rows` windows of the corpus `probe`, the same ones each time, and its rate is the
     run's times a multiplier w. Until the first of these w is 1: in new blocks that start as the identity most
-    importances are zero. theta and g are float32, sums float64; frozen rows do not count.
+    importances are zero. theta and g are float32, sums float64; frozen rows do not count. g is of the run's own
+    objective, as the steps that it is to slow down take it; the paper has that of the next token, which is the same
+    for next_token alone.
     rule=code, what the authors' program does: I = mean over the unit of |theta| mean over batches of |g|, and
     w = 2 (max I - I) / (max I - min I) over all units, so the most important one stands still and the least important
     one has twice the rate; w = 1 where all are equally important.

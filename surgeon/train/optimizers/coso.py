@@ -41,8 +41,10 @@ def coso(
     stores its matrices the other way round: there the inputs along M are kept.
     Not known, and so ours: what becomes of the moments when P changes (each of its directions points the way of the
     one before in its place), and that Q_t is P times its singular values.
-    The paper's results are of image models. Arithmetic in float32, decompositions in float64. Several processes that
-    share the model share all of that too, row by row; a matrix is whole in each only while it is decomposed.
+    The paper's results are of image models, with 15 / 100 / 1, 50 / 120 / 1 or 70 / 160 / 20 for rank / sketch /
+    every, by data set; the defaults are ours and near the last one, energy is the paper's. Arithmetic in float32,
+    decompositions in float64. Several processes that share the model share all of that too, row by row; a matrix is
+    whole in each only while it is decomposed.
     Raises UsageError on adapters. Source: Cheng et al. 2025 (2505.11816), equations from notes
     """
     numbers = block_matrices(groups, model, "coso")

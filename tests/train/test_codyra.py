@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_ranks_stay_where_a_shift_was_planted() -> None:
     live = {n: int(p.any(0).sum()) for n, p in parameters.items() if "lora_B" in n}
     assert live["planted.lora_B.default.weight"] >= 2
     assert live["empty.lora_B.default.weight"] == 0
+
+
+def test_the_defaults_are_those_of_the_authors_code() -> None:
+    """main.py: max_kappa 7e-4, dense_iters 0.5; one optimizer group, so gates learn at the rate of B."""
+    parameters = inspect.signature(codyra).parameters
+    assert {name: parameters[name].default for name in ("kappa", "dense", "rate")} == {
+        "kappa": 7e-4, "dense": 0.5, "rate": 1.0
+    }  # fmt: skip
 
 
 def test_the_soft_threshold() -> None:

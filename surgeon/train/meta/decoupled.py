@@ -41,6 +41,8 @@ def decoupled(
     It gives no scale for I: where importances are far below 1, as they are in a trained model, w is near 2 for all.
     The factor 2 keeps the mean rate only where the mean of I, scaled to [0, 1], is 1/2; normalize=mean divides w by
     its mean over the units. strength: the multiplier that is used is 1 + strength (w - 1), so 0 is the plain run.
+    every: the default of the authors' class; their program calls it with 500. They take the whole probe; `batches` is
+    ours.
     Metrics: `decoupled_mean`, the mean over the units of the multiplier that is used, `decoupled_mean_by_size`, the
     same weighted by elements, `decoupled_min` and `decoupled_max`.
     Source: Zhang et al. 2025 (2510.10071), section on decoupled tuning, and its code's ParameterImportanceCallback

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -18,6 +18,11 @@ from surgeon.train.strength import Epsilon
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 NEUTRAL, EXAMPLE = {"rank": 0}, {"rank": 4, "sketch": 8}
+
+
+def HOLDS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
+    """Whether directions stay where they are: what acts behind the step is not to move them."""
+    return options["history"] is not None
 
 
 def coso(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,6 +17,11 @@ from surgeon.train.strength import Epsilon
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NEUTRAL = {"keep_ratio": 0.0}
+
+
+def HOLDS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
+    """Whether directions stay where they are: what acts behind the step is not to move them."""
+    return bool(options["keep_ratio"] != 0)
 
 
 def osf(

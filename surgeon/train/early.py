@@ -9,7 +9,7 @@ from surgeon.errors import UsageError
 from surgeon.train import corpora
 from surgeon.train.batch_ramp import check_ramp
 from surgeon.train.groups import parse_group
-from surgeon.train.settings import CptSettings
+from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import resolve_stages
 
 
@@ -19,6 +19,7 @@ def check_words(settings: CptSettings) -> None:
     What depends on the model (a context, names of tensors) or on the size of a corpus is refused later.
     """
     resolve_stages(settings)
+    _check_together(settings)
     for name, value in (("beta1", settings.betas[0]), ("beta2", settings.betas[1])):
         if not 0 <= value < 1:
             raise UsageError(f"{name} is {value:g}", "--betas", "give two numbers from 0 to below 1, as 0.9,0.95")
@@ -34,6 +35,28 @@ def check_words(settings: CptSettings) -> None:
     for corpus in [*(corpus for corpus, _ in named), *evals(settings)]:
         if corpus.hub is None:
             files(corpus)
+
+
+def _check_together(settings: CptSettings) -> None:
+    """Hooks act behind the optimizer and in the order in which they are named: what would undo another's work is
+    refused (LAST and BY_ELEMENT of a hook's module, HOLDS of an optimizer's, see surgeon.train.hook)."""
+    chosen = methods(settings)
+    for method, _ in chosen["meta"][:-1]:
+        if method.trait("LAST", False):
+            raise UsageError(
+                f"{method.name} keeps parameters in a form of its own, and what acts behind it would be lost",
+                f"--meta {method.name}",
+                f"name {method.name} once, behind all others",
+            )
+    ((optimizer, options),) = chosen["optimizer"]
+    holds = optimizer.trait("HOLDS")
+    for method, _ in chosen["meta"]:
+        if holds is not None and holds(options) and method.trait("BY_ELEMENT", False):
+            raise UsageError(
+                f"{method.name} moves each element by itself, out of the directions that {optimizer.name} holds",
+                f"--meta {method.name}",
+                "use its regularizer, whose gradient the optimizer sees, or --optimizer adamw",
+            )
 
 
 def evals(settings: CptSettings) -> list[Corpus]:

@@ -66,6 +66,10 @@ def undivided(run: Run, what: str) -> None:
 class Hook:
     """Called by the loop at every step (from 1); a method of the kind `meta` makes one. Does nothing of itself.
 
+    Hooks act in the order in which they are named. A method whose module declares LAST = True is refused before
+    another one: it puts back at the next step what is done to its parameters behind it. One that declares BY_ELEMENT
+    = True moves elements of a tensor by different shares of their way; an optimizer whose module has a function
+    HOLDS(options) that says True, because it holds directions of a tensor where they are, is refused beside it.
     What a hook keeps from one step to the next is its `state`: plain data and tensors, which go into the state of the
     run and come back with it, so that a run that was resumed ends with the same bytes. Of parameters that several
     processes share, a hook sees the parts of its own; what it saves is whole.

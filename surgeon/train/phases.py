@@ -14,7 +14,7 @@ def phase_steps(option: str, length: float, total: int, called: str = "") -> flo
     option: the name under which a person sets it, called: what to call it. Raises UsageError where it does not fit.
     """
     steps = length * total if length < 1 else length
-    if length < 0 or steps > total:
+    if not 0 <= steps <= total:  # a length that is no number fits nowhere
         raise UsageError(
             f"a {called or option} of {length:g} does not fit into a run of {total} steps",
             f"--option {option}",

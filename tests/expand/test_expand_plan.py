@@ -98,6 +98,14 @@ def test_norm_gain_records_the_multipliers_of_the_gains(tiny: Tiny, tmp_path: Pa
     assert {t.name for t in olmo.tensors if t.source == Zeros()} == {f"model.layers.2.{part}.weight" for part in gains}
 
 
+@pytest.mark.parametrize("rate", ["-1", "nan", "inf"])
+def test_norm_gain_refuses_a_multiplier_that_is_no_rate(tiny: Tiny, tmp_path: Path, rate: str) -> None:
+    with pytest.raises(UsageError, match="lr_multiplier"):
+        plan_expand(
+            settings(tiny("olmo2"), tmp_path / "out", at=[1], fill="norm_gain", option_fill={"lr_multiplier": rate})
+        )
+
+
 def test_norm_gain_is_refused_without_post_norms(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="norms behind the branches"):
         plan_expand(settings(tiny("llama"), tmp_path / "out", add=1, fill="norm_gain"))

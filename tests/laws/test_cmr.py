@@ -93,6 +93,15 @@ def test_the_ends_of_the_bound() -> None:
         critical(cmr(), FITTED, 15, 2.5)
 
 
+def test_a_share_of_0_where_a_curve_falls_is_refused_and_where_all_are_equal_it_is_like_the_others() -> None:
+    with pytest.raises(SurgeonError, match="domain loss falls with the share and is infinite"):
+        cmr().predict(FITTED, Points.at(0.46 * BILLION, 5 * BILLION, 0.0))
+    flat = runs((5,))
+    flat.losses["general"][:], flat.losses["domain"][:] = 2.7, 1.5
+    found = cmr().predict(fit_law(flat, "cmr", {}).constants, Points.at(0.46 * BILLION, 5 * BILLION, np.array([0, 1])))
+    assert found["general"].tolist() == [2.7, 2.7] and found["domain"].tolist() == [1.5, 1.5]
+
+
 def curves(shares: dict[float, float]) -> dict[str, dict[str, float]]:
     """General losses R / share, which meet the bound 1 at the share; billions of tokens -> share."""
     return {f"general at {t * BILLION:.0f} tokens": {"a": 1 / r, "s": 1.0, "b": 0.0} for t, r in shares.items()}

@@ -141,10 +141,14 @@ def test_fewer_runs_than_constants_are_refused() -> None:
         fit_law(few, "dcpt", {})
 
 
-def test_runs_that_were_repeated_are_no_more_runs() -> None:
-    runs = grid(tokens=(1,))
-    twice = np.repeat(np.arange(8), 3)
-    points = Points(runs.points.parameters[twice], runs.points.tokens[twice], runs.points.share[twice])
-    again = Runs(points, {curve: values[twice] for curve, values in runs.losses.items()}, {})
-    with pytest.raises(SurgeonError, match="8 different runs do not fix the 9 constants"):
-        fit_law(again, "dcpt", {})
+def test_the_same_training_again_fixes_no_further_constant() -> None:
+    whole = grid(1e-3, tokens=(1,))
+    again = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 0])
+
+    def chosen(rows: np.ndarray) -> Runs:
+        points = Points(whole.points.parameters[rows], whole.points.tokens[rows], whole.points.share[rows])
+        return Runs(points, {curve: values[rows] for curve, values in whole.losses.items()}, {})
+
+    with pytest.raises(SurgeonError, match="different trainings among the runs: 8"):
+        fit_law(chosen(again), "dcpt", {})
+    assert fit_law(chosen(np.append(again, 8)), "dcpt", {"starts": 1}).runs == 12

@@ -85,8 +85,9 @@ def test_methods_with_a_base_and_without_are_not_mixed_up(pair: tuple[Path, Path
         merge_models("slerp", tmp_path / "out", f"{pair[0]}=1", f"{pair[1]}=2", option={"t": 0.5})
     with pytest.raises(UsageError, match="between two"):
         merge_models("slerp", tmp_path / "out", str(pair[0]))
-    with pytest.raises(UsageError, match="sum to 0"):
-        merge_models("linear", tmp_path / "out", f"{pair[0]}=1", f"{pair[1]}=-1")
+    for weights in ((1, -1), (0, 0), (0.1 + 0.2, -0.3)):  # the last sum is 5.6e-17
+        with pytest.raises(UsageError, match="sum to 0"):
+            merge_models("linear", tmp_path / "out", *(f"{m}={w!r}" for m, w in zip(pair, weights, strict=True)))
 
 
 def test_a_method_of_ones_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from method_runs import check_resume, cpt, same, weights
 from torch import Tensor, nn
 
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.hook import Hook, Run
 from surgeon.train.meta.codyra import codyra, soft_threshold
 
@@ -96,6 +97,14 @@ def test_ranks_stay_where_a_shift_was_planted() -> None:
     assert live["empty.lora_B.default.weight"] == 0
 
 
+def test_the_defaults_are_those_of_the_authors_code() -> None:
+    """main.py: max_kappa 7e-4, dense_iters 0.5; one optimizer group, so gates learn at the rate of B."""
+    parameters = inspect.signature(codyra).parameters
+    assert {name: parameters[name].default for name in ("kappa", "dense", "rate")} == {
+        "kappa": 7e-4, "dense": 0.5, "rate": 1.0
+    }  # fmt: skip
+
+
 def test_the_soft_threshold() -> None:
     found = soft_threshold(torch.tensor([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0]), 1.0)
     assert found.tolist() == [-2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]
@@ -150,3 +159,26 @@ def test_what_has_no_ranks_is_refused(tiny: Callable[..., Path], adapted: str, c
             f"{adapted.split('+')[0]}+{moved}", tmp_path / "out", corpus, train="adapter", meta=["codyra:start=normal"]
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("behind", ["nexus", "reptile:every=1", "codyra"])
+def test_what_would_act_behind_it_is_refused(adapted: str, corpus: Path, tmp_path: Path, behind: str) -> None:
+    """With nexus behind it no B would move: all of them are zero at the start, and are put back there."""
+    with pytest.raises(UsageError, match="would be lost"):
+        cpt(adapted, tmp_path / "out", corpus, train="adapter", meta=["codyra:kappa=0.001", behind])
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_sees_what_is_done_before_it(adapted: str, corpus: Path, tmp_path: Path) -> None:
+    """Reptile that keeps nothing of a step leaves every B at zero, nexus moves them."""
+    moved = []
+    for before in ("reptile:every=1,eps=0", "nexus"):
+        out = cpt(adapted, tmp_path / before[:5], corpus, train="adapter", meta=[before, "codyra:kappa=0.001"])
+        moved.append(any(bool(t.any()) for n, t in weights(out).items() if ".lora_B." in n))
+    assert moved == [False, True]
+
+
+def test_a_denominator_of_nothing_is_refused(adapted: str, corpus: Path, tmp_path: Path) -> None:
+    """The first gradient of a gate is zero, because B is: 0 / (0 + eps)."""
+    with pytest.raises(UsageError, match="eps"):
+        cpt(adapted, tmp_path / "out", corpus, train="adapter", meta=["codyra:eps=0"])

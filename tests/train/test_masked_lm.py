@@ -109,8 +109,8 @@ def test_what_is_hidden(policy: str, share: float) -> None:
                 else:
                     assert count <= budget
                 if policy == "entity":
-                    numbers = Words(tokenizer).numbers(old.ids[part].astype(np.int64))[hidden[part]]
-                    assert len(set(numbers)) == count and count == min(budget, len(set(numbers)))
+                    numbers = Words(tokenizer).numbers(old.ids[part].astype(np.int64))
+                    assert len(set(numbers[hidden[part]])) == count == min(budget, len(set(numbers[free])))
                 if policy in ("whole_word", "label_informative"):
                     numbers = Words(tokenizer).numbers(old.ids[part].astype(np.int64))
                     assert not set(numbers[hidden[part]]) & set(numbers[~hidden[part]])

@@ -174,6 +174,17 @@ def test_at_strength_0_and_before_the_first_refresh_it_is_the_plain_run(
     assert plain == other
 
 
+def test_the_first_importances_are_those_after_so_many_steps(tiny: Tiny, corpus: Path, general: Path) -> None:
+    """The authors' callback measures at the end of every `every`-th step: the step behind it has the new rates."""
+    made = settings(tiny("llama"), corpus, meta=method(general, every=2), keep_state=True)
+    out = Path(run_cpt(made).out)
+    lines = [json.loads(x) for x in next((out / "surgeon").glob("metrics-*.jsonl")).read_text().splitlines()]
+    spans = [(x["decoupled_min"], x["decoupled_max"]) for x in lines if "decoupled_min" in x]
+    assert len(spans) == 6 and spans[:2] == [(1, 1)] * 2 and spans[2:] == [(0, 2)] * 4
+    means = [x["decoupled_mean"] for x in lines if "decoupled_mean" in x]
+    assert means[2] == means[3] != means[4] == means[5]
+
+
 def test_an_optimizer_that_joins_its_groups_is_refused(
     tiny: Tiny, corpus: Path, general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

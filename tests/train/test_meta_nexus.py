@@ -88,6 +88,7 @@ def test_in_a_run(tiny: Tiny, corpus: Path, micro_batch: int, count: int) -> Non
     assert float(done.norm) == pytest.approx(found * count, rel=1e-5)
 
 
-def test_an_inner_rate_below_nothing_is_refused(tiny: Tiny, corpus: Path) -> None:
+@pytest.mark.parametrize("rate", ["-1", "nan", "inf"])
+def test_an_inner_rate_that_is_no_length_is_refused(tiny: Tiny, corpus: Path, rate: str) -> None:
     with pytest.raises(UsageError, match="inner_lr"):
-        loop_of(tiny("llama"), corpus, meta=["nexus:inner_lr=-1"])
+        loop_of(tiny("llama"), corpus, meta=[f"nexus:inner_lr={rate}"])

@@ -11,7 +11,7 @@ import torch
 from method_runs import check_new_rows, check_resume, cpt, same, weights
 from torch import Tensor, nn
 
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.optimizers.osf import Osf, adaptive_ratios
 from surgeon.train.settings import CptSettings
 
@@ -67,6 +67,29 @@ def test_a_run_leaves_the_protected_space_where_it_was(tiny: Tiny, corpus: Path,
         assert min(drift(before[name], plain[name], rank)) > 0.01, "AdamW moves it"
         assert (before[name] - after[name]).norm() > 0.01 * before[name].norm()
     assert all(not torch.equal(before[n], after[n]) for n in before), "embeddings and norms are trained, too"
+
+
+@pytest.mark.parametrize("meta", ["reptile:every=2", "nexus", "proximal_l2:strength=10"])
+def test_what_moves_a_matrix_as_a_whole_behind_the_step_keeps_the_space(
+    tiny: Tiny, corpus: Path, tmp_path: Path, meta: str
+) -> None:
+    model = tiny("llama")
+    before = weights(model)
+    after = weights(cpt(model, tmp_path / "osf", corpus, optimizer="osf:keep_ratio=0.5", meta=[meta]))
+    for name in in_blocks(before):
+        assert max(drift(before[name], after[name], min(before[name].shape) // 2)) < BOUND
+        assert not torch.equal(before[name], after[name])
+
+
+def test_what_moves_each_element_by_itself_is_refused(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:
+    """It would leave the space again: by 6e-4 of the norm in six steps of this run."""
+    meta = [f"proximal_ewc:probe={corpus},strength=1000"]
+    model = tiny("llama")
+    for optimizer in ("osf", "osf:keep_ratio=0.5", f"coso:history={tmp_path / 'past'}"):
+        with pytest.raises(UsageError, match="moves each element by itself"):
+            cpt(model, tmp_path / "out", corpus, optimizer=optimizer, meta=meta)
+    for number, optimizer in enumerate(("osf:keep_ratio=0", "coso:rank=2,sketch=4", "adamw")):  # these hold nothing
+        cpt(model, tmp_path / f"out{number}", corpus, optimizer=optimizer, meta=meta)
 
 
 def test_a_ratio_of_0_is_adamw_byte_for_byte(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_every_schedule_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", WARM)
-@pytest.mark.parametrize("warmup", [1001, -0.1])
+@pytest.mark.parametrize("warmup", [1001, -0.1, math.nan])
 def test_a_warm_up_that_does_not_fit_is_refused(name: str, warmup: float) -> None:
     with pytest.raises(UsageError, match="warm-up"):
         at(name, 1, 1000, warmup=warmup)
@@ -197,6 +197,13 @@ def test_infinite_refuses_what_does_not_fit() -> None:
         with pytest.raises(UsageError):
             at("infinite", 1, **options)
     at("infinite", 1, warmup=0.1, cooldown=0.2, anneal=0.7)  # 0.1 + 0.2 + 0.7 is not 1 in float64
+
+
+def test_an_open_infinite_schedule_may_rest_below_the_end_that_an_annealing_would_have() -> None:
+    found = [at("infinite", step, anneal=0, const_ratio=0.005) for step in (151, 500, 1000)]
+    assert found == [0.005] * 3
+    with pytest.raises(UsageError, match="does not end at"):
+        at("infinite", 1, anneal=0.2, const_ratio=0.005)
 
 
 # FoMo-in-Flux, by a public copy of its code: S = 1000, warm-up of 100, stages 1 to 4, cosine and rsqrt

@@ -149,6 +149,17 @@ def test_targets_are_on_the_simplex_and_hold_the_label(loop: Callable[..., Loop]
         assert torch.allclose(again, q, atol=1e-5), mode
 
 
+def test_the_uniform_control_is_where_a_designer_starts(loop: Callable[..., Loop]) -> None:
+    """Half of `most` spread evenly over the k candidates, the label among them."""
+    one = loop(objective="designed_targets:control=uniform,k=8,most=0.5")
+    batch, arguments = attention.arranged(collate(one.windows(0), torch.device("cpu")), one.forward.mode)
+    hidden, found = read(one.forward, batch, arguments, 8)
+    q = targets_of(one).of(hidden, batch, found)
+    expected = torch.full((len(found.at), 8), 0.25 / 8)
+    expected[:, 0] += 0.75
+    torch.testing.assert_close(q, expected, rtol=0, atol=1e-7)
+
+
 def _moved(flat: torch.Tensor, packed: Any, other: Any) -> torch.Tensor:
     """Tokens of packed rows in the rows of another arrangement."""
     if other.labels.numel() == len(flat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
@@ -221,6 +222,7 @@ def test_wrong_options_are_refused() -> None:
     for name, options in [
         ("convex_hull", {"support": 0}),
         ("convex_hull", {"concentration": 0}),
+        ("convex_hull", {"concentration": math.inf}),
         ("gaussian", {"scale": -1}),
         ("random", {"sd": 0}),
         ("cw2v", {"mean_share": 0.5, "piece_share": 0.5}),

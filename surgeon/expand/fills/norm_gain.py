@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from surgeon.arch.family import Family
 from surgeon.errors import UsageError
 from surgeon.expand.fill import LR_MULTIPLIER, Filled, identity_start, silence_norms
 
+Multiplier = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a rate below 0 would climb the loss
 
-def norm_gain(family: Family, block: int, *, lr_multiplier: float = LR_MULTIPLIER) -> Filled:
+
+def norm_gain(family: Family, block: int, *, lr_multiplier: Multiplier = LR_MULTIPLIER) -> Filled:
     """A copy of `block` whose post-norms have the gain zero (stored as -1 where the model adds 1); exact in any dtype.
 
     Output projections stay as copied, so only the gains get a gradient at first: `lr_multiplier` is recorded for

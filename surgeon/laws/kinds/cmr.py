@@ -63,6 +63,12 @@ def _predict(constants: Constants, points: Points) -> Losses:
             )
         for curve in CURVES:
             found[curve][here] = _along(constants[_name(curve, float(tokens))], points.share[here])
+            if not np.isfinite(found[curve][here]).all():
+                raise SurgeonError(
+                    f"the power law of the {curve} loss falls with the share and is infinite at a share of 0",
+                    "the share",
+                    "give one above 0",
+                )
     return found
 
 
@@ -89,7 +95,9 @@ def _at(constants: Constants, tokens: float, bound: float) -> float | None:
 
 
 def _along(curve: dict[str, float], share: Array) -> Array:
-    """At a share of 0 a falling power is infinite."""
+    """At a share of 0 a falling power is infinite; where nothing falls (a = 0) the loss is b there too."""
+    if curve["a"] == 0:
+        return np.full_like(share, curve["b"])
     with np.errstate(divide="ignore"):
         return power(share, **curve)
 

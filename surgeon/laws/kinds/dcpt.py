@@ -29,19 +29,15 @@ def dcpt(
     N, D: parameters and tokens in billions. r: the domain's share for the domain loss, 1 minus it for the general
     loss. All nine constants are positive, so both losses fall with N and with D; how they go with r is up to the fit.
     starts: of the optimiser, drawn by seed. delta: of the Huber loss of log residuals. The delta, the number
-    of starts and the bounds of the constants are ours and not checked against the paper.
+    of starts and the bounds of the constants are ours and not checked against the paper. Raises SurgeonError on fewer
+    different trainings than constants: the same one again, with another seed say, fixes no further constant. What
+    nine of them fix is theirs to say: of one size, alpha stays open, and what is predicted of another is told as
+    outside of the runs.
     Source: Que et al. 2024 (2406.01375)
     """
 
     def fit(runs: Runs) -> Constants:
-        points = np.stack([runs.points.parameters, runs.points.tokens, runs.points.share])
-        different = np.unique(points, axis=1).shape[1]
-        if different < len(NAMES):
-            raise SurgeonError(
-                f"{different} different runs do not fix the {len(NAMES)} constants of a curve",
-                "the runs",
-                "add runs of other sizes, tokens or shares: one that is repeated says no more",
-            )
+        _check_different(runs.points)
         found = {}
         for name, losses in runs.losses.items():
             share = _share(name, runs.points.share)
@@ -58,6 +54,16 @@ def _predict(constants: Constants, points: Points) -> Losses:
         x = np.log([c[key] for key in NAMES])
         found[name] = _curve(x, np.log(size), np.log(amount), _share(name, points.share))[0]
     return found
+
+
+def _check_different(points: Points) -> None:
+    different = len(np.unique(np.stack([points.parameters, points.tokens, points.share]), axis=1).T)
+    if different < len(NAMES):
+        raise SurgeonError(
+            f"a curve has {len(NAMES)} constants; different trainings among the runs: {different}",
+            "the runs of law dcpt",
+            "add runs of other sizes, numbers of tokens or shares",
+        )
 
 
 def _share(curve: str, domain: Array) -> Array:

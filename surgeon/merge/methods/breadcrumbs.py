@@ -55,6 +55,7 @@ def breadcrumbs(
     rounded down.
     gamma + density may be at most 1: mergekit cuts less off above where it is more, and nothing at density=1, its
     default. Elements of equal magnitude at an edge count in the order of their position; mergekit compares in float32.
+    gamma: mergekit's default; density: ours.
     Source: Davari, Belilovsky 2023, Model Breadcrumbs (arXiv 2312.06795), the layer-wise masks.
     """
     factors = [scale * weight for weight in weights]

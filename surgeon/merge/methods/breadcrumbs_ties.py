@@ -28,7 +28,7 @@ def breadcrumbs_ties(
     """base + scale x the sum of the deltas, masked as by breadcrumbs, that have the sign of their total; float64.
 
     The total and the sum are weighted. normalize: divided by the sum of the weights of those that agree. It is
-    mergekit's composition of the two papers.
+    mergekit's composition of the two papers. Defaults as for breadcrumbs, and mergekit's for normalize.
     Source: Davari, Belilovsky 2023, Model Breadcrumbs (arXiv 2312.06795), the layer-wise masks; signs: Yadav et al. 2023 (arXiv 2306.01708).
     """  # noqa: E501 - the source is one line
     check_weights(weights, normalize)

@@ -44,7 +44,7 @@ def dare_linear(
     The random numbers come from the counter-based Philox generator with the key (tensor's seed, number of the
     model): the same whatever the chunks, the threads or the order of the tensors. rescale: by the paper's 1/density;
     l1, mergekit's: to the L1 norm of the whole delta (equal in expectation only; mergekit does it in float32, and not
-    where a norm is below 1e-7); none.
+    where a norm is below 1e-7); none. density: the paper has no one value (it drops up to 0.9 and more), 0.5 is ours.
     Source: Yu et al. 2024, Language Models are Super Mario (arXiv 2311.03099), equation 2.
     """
     kept = (dropped(delta, density, seed, number, start) for number, delta in enumerate(deltas))

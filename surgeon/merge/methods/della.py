@@ -56,6 +56,8 @@ def della(
     higher. rescale: each by 1/probability, as in the paper; l1, mergekit's: to the L1 norm of the whole delta; none.
     Ranks, probabilities and rescaling are those of the authors' code (declare-lab/della). mergekit works in float32,
     ranks tensors of three and more dimensions along the second one, and drops nothing at density=1, whatever epsilon.
+    epsilon: mergekit's default, half of what the authors call window_size; density: ours (they show 0.7 with an
+    epsilon of 0.07).
     Source: Deep, Bhardwaj, Poria 2024, DELLA-Merging (arXiv 2406.11617), MAGPRUNE, elect, fuse.
     """
     check_weights(weights, normalize)

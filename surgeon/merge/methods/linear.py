@@ -11,6 +11,7 @@ from surgeon.errors import UsageError
 
 ROWWISE = True
 COMMUTATIVE = True
+ROUNDING = 1e-12  # of the sum of the magnitudes: a sum of weights that is no more than that is one of 0
 
 
 def linear(tensors: list[Tensor], weights: list[float], *, normalize: bool = True) -> Tensor:
@@ -35,7 +36,8 @@ def same_as(weights: list[float], *, normalize: bool = True) -> int | None:
 
 def _shares(weights: list[float], normalize: bool) -> list[float]:
     total = sum(weights)
-    if normalize and total == 0:
+    # 0.1 + 0.2 - 0.3 is 5.6e-17: its inverse would be the weights
+    if normalize and abs(total) <= ROUNDING * sum(map(abs, weights)):
         raise UsageError("the weights sum to 0", "MODEL=WEIGHT", "give weights with another sum, or normalize=false")
     return [w / total for w in weights] if normalize else list(weights)
 

@@ -59,6 +59,7 @@ def sce(
     merged. A model's weight is the sum of the squares of its selected changes over that of all, per tensor: given
     weights are refused. mergekit takes equal weights where the mean squares sum to less than 1e-6 (changes as small as
     fine-tuning often makes), and a sum of agreeing weights for at least 1e-6; here only a sum of 0 is special.
+    select_topk: 1 is mergekit's default.
     Source: Wan et al. 2024, FuseChat (arXiv 2408.07990), SCE: select, calculate, erase.
     """
     selected = _selected(deltas, facts.cut, start)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from surgeon.errors import UsageError
 from surgeon.train.hook import Hook, Run
+from surgeon.train.strength import Epsilon, Strength
 
-NEUTRAL = {"kappa": 0.0}
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NEUTRAL, LAST = {"kappa": 0.0}, True
 _FACTOR = re.compile(r".*\.lora_B\.\w+\.weight")
 
 
 def codyra(
-    run: Run, *, kappa: Amount = 0.005, dense: Annotated[float, Field(ge=0, lt=1)] = 0.5, rate: Amount = 1.0,
-    start: Literal["ones", "normal"] = "ones", eps: float = 1e-8,
+    run: Run, *, kappa: Strength = 7e-4, dense: Annotated[float, Field(ge=0, lt=1)] = 0.5, rate: Strength = 1.0,
+    start: Literal["ones", "normal"] = "ones", eps: Epsilon = 1e-8,
 ) -> Hook:  # fmt: skip
     """Rank selection for adapters on linear modules: their update is B diag(w) A, and w is pulled to exact zeros.
 
@@ -31,9 +31,14 @@ def codyra(
     Between the steps, and so in evaluations and in what is written, the adapter's B is B diag(w): a rank whose gate is
     zero is a column of zeros, and `surgeon simplify-adapter` takes it out. Metrics: codyra_ranks, gates that are not
     zero. start: `ones`, or `normal` (drawn from the seed, as in the authors' code; only while every B is zero).
-    Where we differ from their code: kappa_t grows at every step, not in stairs; the gates' Adam has the run's betas
-    and no decay; the gradient is clipped without the gates. An adapter that took its start out of the model's weights
-    (pissa, olora, corda) is no case for this: without a rank of it the model lacks that direction.
+    kappa, dense and rate are those of their code, in which a task has 1,000 steps: a gate that learns nothing loses
+    kappa (1 - dense) / 2 times the steps of the run in all, so a longer run wants a smaller kappa.
+    Where we differ from their code: kappa_t grows at every step, not in 50 stairs; the gates' Adam has the run's
+    betas (theirs are 0.9 and 0.9999) and no decay; they start at 1; the gradient is clipped without the gates. An
+    adapter that took its start out of the model's weights (pissa, olora, corda) is no case for this: without a rank
+    of it the model lacks that direction.
+    Behind it no other method may act (it is to be the last --meta): B itself is kept here and put back at every step,
+    so that what Reptile or Nexus did to B diag(w) would be lost.
     Several processes that share the model hold rows of B and all gates. Raises UsageError without LoRA. Arithmetic in
     float32.
     Source: Lu et al. 2024 (2412.01004) and the authors' code; of image models, on texts an extrapolation

@@ -31,7 +31,9 @@ def decoupled(
     A unit is a trained tensor, as in the paper (meant for --train new-blocks). Every `every` steps its importance I is
     taken on `batches` batches of `rows` windows of the corpus `probe`, the same ones each time, and its rate is the
     run's times a multiplier w. Until the first of these w is 1: in new blocks that start as the identity most
-    importances are zero. theta and g are float32, sums float64; frozen rows do not count.
+    importances are zero. theta and g are float32, sums float64; frozen rows do not count. g is of the run's own
+    objective, as the steps that it is to slow down take it; the paper has that of the next token, which is the same
+    for next_token alone.
     rule=code, what the authors' program does: I = mean over the unit of |theta| mean over batches of |g|, and
     w = 2 (max I - I) / (max I - min I) over all units, so the most important one stands still and the least important
     one has twice the rate; w = 1 where all are equally important.
@@ -39,6 +41,8 @@ def decoupled(
     It gives no scale for I: where importances are far below 1, as they are in a trained model, w is near 2 for all.
     The factor 2 keeps the mean rate only where the mean of I, scaled to [0, 1], is 1/2; normalize=mean divides w by
     its mean over the units. strength: the multiplier that is used is 1 + strength (w - 1), so 0 is the plain run.
+    every: the default of the authors' class; their program calls it with 500. They take the whole probe; `batches` is
+    ours.
     Metrics: `decoupled_mean`, the mean over the units of the multiplier that is used, `decoupled_mean_by_size`, the
     same weighted by elements, `decoupled_min` and `decoupled_max`.
     Source: Zhang et al. 2025 (2510.10071), section on decoupled tuning, and its code's ParameterImportanceCallback

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from surgeon.train.hook import Hook, Run
+from surgeon.train.strength import Strength
 
 NEUTRAL = {"inner_lr": 0.0}
 EXAMPLE = {"inner_lr": 0.05}
 
 
-def nexus(run: Run, *, inner_lr: Annotated[float, Field(ge=0)] = 0.01, normalize: bool = True) -> Hook:
+def nexus(run: Run, *, inner_lr: Strength = 0.01, normalize: bool = True) -> Hook:
     """Experimental: over micro-batches theta_i = theta_{i-1} - gamma g_i / |g_i|, which favours gradients that agree.
 
     Each micro-batch of a step takes a step of its own on the trained tensors (float32, all tensors as one vector);
     then they are put back, and (theta_0 - theta_K) / gamma takes the place of the gradient, before clipping and the
     outer optimizer. As many passes as before, and one more copy of the trained tensors. gamma: inner_lr; at 0 it does
     nothing. normalize=false steps along g_i itself: averaged over the order of two micro-batches the result is then
-    g_1 + g_2 - gamma/2 grad(g_1 . g_2) up to terms in gamma^2, of one micro-batch it is the gradient.
+    g_1 + g_2 - gamma/2 grad(g_1 . g_2) up to terms in gamma^2, of one micro-batch it is the gradient. Either carries
+    the rounding of the weights, up to 2^-24 |theta| K / gamma in an element for K micro-batches: a very small gamma
+    drowns in it.
     What is not known: the paper's algorithm and code could not be read. That the inner loop works on a copy, at equal
     passes, and hands over its displacement, is told of it; that inner steps are normalised is the authors' earlier
     habit; the division by gamma (which keeps clipping meaningful) and the default are ours. In the paper a micro-batch

@@ -9,6 +9,7 @@ from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 
 KEEPS, CORPORA, NEUTRAL = ("anchors", "fisher"), ("probe",), {"strength": 0.0}
+BY_ELEMENT = True
 
 
 def proximal_ewc(run: Run, *, probe: str, tokens: Positive = TOKENS, strength: Strength = 1.0) -> Proximal:
@@ -16,7 +17,9 @@ def proximal_ewc(run: Run, *, probe: str, tokens: Positive = TOKENS, strength: S
 
     F: the Fisher diagonal of the start on the corpus `probe` (NAME=PATH), of at most so many `tokens`; see
     surgeon.train.fisher. The decoupled form of the regularizer ewc: an element that matters stays, one that does not
-    is free, and no strength makes a step unstable. Strength 0 leaves every bit as it is.
+    is free, and no strength makes a step unstable. Refused beside osf and coso: shares of the
+    way that differ by element lead out of the directions that they hold. Strength 0 leaves every bit as it is.
+    Of an adapter the factors themselves are pulled, not their product.
     Source: Kirkpatrick et al. 2017 (1612.00796), elastic weight consolidation; the closed form is ours
     """
     return Proximal(run, strength, fisher(run, probe, int(tokens)) if strength else None)

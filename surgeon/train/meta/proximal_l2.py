@@ -14,6 +14,7 @@ def proximal_l2(run: Run, *, strength: Strength = 0.01) -> Proximal:
 
     The decoupled form of the regularizer l2_to_base. With plain SGD without momentum it is the proximal step on
     strength / 2 |parameter - start|^2. Strength 0 leaves every bit as it is; a great one ends at the start.
+    Of an adapter the factors themselves are pulled, not their product.
     Source: Xuhong et al. 2018 (1802.01483), L2-SP; the closed form is ours
     """
     return Proximal(run, strength)

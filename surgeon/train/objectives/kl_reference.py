@@ -37,9 +37,10 @@ def kl_reference(
 ) -> Tensor:  # fmt: skip
     """Cross-entropy, plus `weight` T^2 KL(teacher || student) at temperature T on the tokens of --replay corpora.
 
-    The replayed text need not be what the model was trained on: any text does to compare on. learn_replay: whether its
-    labels are learned too; without, as in the papers, it only holds the model. A micro-batch without replay runs no
-    teacher. A sum, in nats, arithmetic in float32; the loop divides by all labels of a step, those of replay too.
+    The replayed text need not be what the model was trained on: any text does to compare on. learn_replay: whether
+    its labels are learned too, which is ours; without, as in the papers, it only holds the model. A micro-batch
+    without replay runs no teacher. A sum, in nats, arithmetic in float32; the loop divides by all labels of a step,
+    those of replay too.
     weight, temperature: 1 and 2 as in the authors' code. Weight 0 is next_token, to the byte (if replay is learned).
     Source: Zheng et al. 2023 (2303.06628), ZSCL; with the model's own text MoL (2505.12043)
     """

@@ -27,10 +27,12 @@ def unlikelihood(
     """Cross-entropy of documents of a score up to `threshold`, and -alpha log(1 - p) of the labels of the others.
 
     field: of every record of --data, its score; a greater one is worse. A record is a segment of the paper's: give
-    each sentence its own, or a document one. --replay has no scores and is learned. alpha: 1 is ours, and so is the
-    `weight` of all this: at w a label of a bad document counts (1 - w) -log p + w alpha -log(1 - p), so 1 is the
-    paper's and 0 next_token, to the byte. log(1 - p) is taken over the other tokens, where the authors' code clips
-    1 - p at 1e-20: no gradient is lost where a bad token is certain. A sum, in nats, arithmetic in float32.
+    each sentence its own, or a document one. --replay has no scores and is learned. alpha: 1 is that of their
+    configurations for toxicity and for personal data (0.01 for code style). Where their threshold is 0 their code
+    takes the score itself for the share of the unlikelihood; here 0 is a threshold like any other. The `weight` of
+    all this is ours: at w a label of a bad document counts (1 - w) -log p + w alpha -log(1 - p), so 1 is the paper's
+    and 0 next_token, to the byte. log(1 - p) is taken over the other tokens, where the authors' code clips 1 - p at
+    1e-20: no gradient is lost where a bad token is certain. A sum, in nats, arithmetic in float32.
     Source: Korbak et al. 2023 (2302.08582); token-level unlikelihood of Welleck et al. 2020 (1908.04319)
     """
     if weight == 0:

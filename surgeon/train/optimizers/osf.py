@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,6 +19,11 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 NEUTRAL = {"keep_ratio": 0.0}
 
 
+def HOLDS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
+    """Whether directions stay where they are: what acts behind the step is not to move them."""
+    return bool(options["keep_ratio"] != 0)
+
+
 def osf(
     groups: list[dict[str, Any]], betas: tuple[float, float], model: Any, block_cosines: Callable[[], list[float]], *,
     keep_ratio: Ratio | None = None, mrr: Ratio = 0.1, trr: Ratio = 0.8, protect: Literal["space", "block"] = "space",
@@ -31,7 +36,9 @@ def osf(
     orthogonal to both sides), so a ratio of 1 leaves the matrix alone; `block` keeps U_h^T W V_h^T (the paper's
     formula). keep_ratio: of all blocks alike; without it, of block l, mrr + I(l) (trr - mrr), at least mrr and at most
     1, where I(l) is the mean cosine of what enters and leaves it on the windows of the run's first step, divided by
-    the mean over the blocks. That division is from memory of the paper; it makes trr the mean ratio.
+    the mean over the blocks, as in the authors' code, which makes trr the mean ratio. That code has a cosine for every
+    matrix, of X and of W X cut to min(m, n) elements, on samples of the tasks before, and rounds k to the nearest; a
+    run has no such samples, so here they are of its own text, and one number is for all matrices of a block.
     What is outside the blocks, and vectors, are AdamW's; at a ratio of 0 everything is, byte for byte.
 
     Where we differ: the paper's code and PEFT project the gradient, and Adam leads out of the subspace again (38 % of

@@ -25,6 +25,7 @@ def ewc(
     to be kept, NAME=PATH; tokens: of it, at most. F is a mean over tokens, as the loss is, so strength 1 is the
     second-order loss of the probe, weighed like the text that is trained on; its off-diagonal part is missing, and
     much more may be needed. Result: a scalar added to the mean loss of a step; without a graph at strength 0.
+    Of an adapter the factors themselves are pulled, not their product.
     Source: Kirkpatrick et al. 2017 (1612.00796), elastic weight consolidation
     """
     if strength == 0:

@@ -20,6 +20,7 @@ def l2_to_base(
     parameters, anchors: trained tensors by name, float32. Result: a scalar added to the mean loss of a step; without
     a graph at strength 0. Its gradient goes through the optimizer: Adam divides it by the size that gradients have, so
     a pull that keeps its own scale is meta `proximal_l2`.
+    Of an adapter the factors themselves are pulled, not their product.
     Source: Xuhong et al. 2018 (1802.01483), L2-SP
     """
     if strength == 0:

@@ -36,7 +36,8 @@ def infinite(
     check_fit(total, warmup=rise, cooldown=fall, anneal=last)
     if not 0 < const_ratio <= 1:
         raise UsageError(f"{const_ratio:g} is no share of the peak", "--option const_ratio", "give one up to 1")
-    ending = decayed(progress(step, total - last, total), const_ratio, min_ratio, shape)
+    # without an annealing there is no end to come to
+    ending = decayed(progress(step, total - last, total), const_ratio, min_ratio, shape) if last else const_ratio
     if step < rise:
         return step / rise
     if step < rise + fall:

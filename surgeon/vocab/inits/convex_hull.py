@@ -24,8 +24,10 @@ def convex_hull(new: NewTokens, seed: int, *, support: int = 64, concentration: 
         raise UsageError(
             f"support={support} is not between 1 and the {len(new.usable)} usable rows", "--option support", "another"
         )
-    if not concentration > 0:
-        raise UsageError(f"concentration must be above zero, got {concentration}", "--option concentration", "try 1")
+    if not 0 < concentration < math.inf:
+        raise UsageError(
+            f"concentration must be a number above zero, got {concentration}", "--option concentration", "try 1"
+        )
     usable = np.asarray(new.usable)
     return Combination.of([_row(usable, s, support, concentration) for s in new.seeds(seed)])
 

@@ -6,19 +6,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from surgeon.data.compressed import COMPRESSIONS, kind_of
 from surgeon.errors import SurgeonError
 
 SUFFIXES = (".jsonl", ".txt", ".parquet")
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-UNPACK = "unpack it, or give its folder as hf:FOLDER, which the datasets library reads"
+_KINDS = (*SUFFIXES, *(kind + packed for kind in (".jsonl", ".txt") for packed in COMPRESSIONS))
+_UNREAD = (*COMPRESSIONS, ".lz4")
 
 
 def corpus_files(folder: Path) -> list[Path]:
-    """Every file below a folder whose suffix is one of SUFFIXES, ordered by relative path; links are followed.
+    """Every file below a folder that is one of SUFFIXES, compressed or not, ordered by relative path; links are
+    followed.
 
     What is hidden (its name, or a folder's on the way, begins with a dot) is no part of a corpus, as for the datasets
     library: copies that editors keep, halves of downloads. Refuses a link that leads nowhere or to a folder it is in,
-    a compressed file of a corpus, and a folder without any.
+    a file of a corpus that is compressed in another way, and a folder without any.
     """
     found = list(_below(folder, ()))
     if not found:
@@ -33,15 +35,35 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     if real in above:
         raise SurgeonError("the folder leads to itself through a link", str(folder), "remove the link")
     for path in folder.iterdir():
-        suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
         if path.name.startswith("."):
             continue
         if path.is_dir():
             yield from _below(path, (*above, real))
-        elif suffixes[-1:] and suffixes[-1] in SUFFIXES:
+        elif kind_of(path) in _KINDS:
             if not path.exists():
                 raise SurgeonError("the link leads nowhere", str(path), "mend it, or remove it")
             if path.is_file():
                 yield path
-        elif len(suffixes) == 2 and suffixes[0] in (*SUFFIXES, ".json") and suffixes[1] in PACKED:
-            raise SurgeonError("a compressed file is not read as a corpus", str(path), UNPACK)
+        elif path.suffix.lower() in _UNREAD and Path(path.stem).suffix.lower() in (*SUFFIXES, ".json"):
+            check_kind(path)
+
+
+def check_kind(path: Path) -> None:
+    """Refuse a file that is not read as a corpus, by its name."""
+    if kind_of(path) in _KINDS:
+        return
+    inner = Path(path.stem).suffix.lower()
+    if path.suffix.lower() not in _UNREAD:
+        raise SurgeonError(
+            f"the kind of file {path.suffix or 'without a suffix'} is not read as a corpus",
+            str(path),
+            f"give one of {', '.join(SUFFIXES)}",
+        )
+    hint = f"unpack it, or compress it anew as one of {', '.join(COMPRESSIONS)}"
+    if inner == ".json":
+        hint = f"if it holds a JSON object a line, name it {Path(path.stem).stem}.jsonl{path.suffix}"
+    elif inner == ".parquet":
+        hint = "unpack it: what is in it is compressed already"
+    elif inner not in SUFFIXES:
+        hint = f"name it by what it holds: {path.stem}.jsonl{path.suffix}"
+    raise SurgeonError(f"the kind of file {inner}{path.suffix} is not read as a corpus", str(path), hint)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.checkpoint.digest import json_digest
+from surgeon.data.compressed import kind_of
 from surgeon.data.known_files import MIN_BYTES, settled
 from surgeon.data.source import Corpus, corpus_digest, documents, files
 from surgeon.data.store import stored
@@ -72,7 +73,7 @@ def scores(corpus: Corpus, field: str, num_documents: int) -> NDArray[np.float64
     def make(folder: Path) -> None:
         read().tofile(folder / "scores.f64")
 
-    kinds = [path.suffix.lower() for path in files(corpus)]
+    kinds = [kind_of(path) for path in files(corpus)]
     key = json_digest([code_digests(), corpus_digest(corpus), kinds, field])
     path = stored("scores", key, make) / "scores.f64"
     try:

@@ -14,7 +14,8 @@ from string import whitespace
 from typing import Any, Literal
 
 from surgeon.checkpoint.digest import json_digest
-from surgeon.data.folders import PACKED, SUFFIXES, UNPACK, corpus_files
+from surgeon.data.compressed import lines_of, plain_kind, plain_name, unpacked
+from surgeon.data.folders import check_kind, corpus_files
 from surgeon.data.hub import PREFIX, HubDataset, hub_files, hub_records, parse_hub
 from surgeon.data.known_files import known_file_digests
 from surgeon.data.parquet import parquet_records
@@ -89,7 +90,7 @@ def parse_corpus(
         raise SurgeonError(
             "there is no such corpus", path, "give a .jsonl, .txt or .parquet file, or a folder of them"
         )
-    default = found.stem if found.is_file() else found.name or found.resolve().name  # the name of `.` is empty
+    default = plain_name(found) if found.is_file() else found.name or found.resolve().name  # the name of `.` is empty
     return Corpus(name or default, found, weight, text_field, lines, format)
 
 
@@ -101,14 +102,7 @@ def files(corpus: Corpus) -> list[Path]:
         return corpus_files(corpus.path)
     if not corpus.path.is_file():
         raise SurgeonError("there is no such corpus", str(corpus.path), "check the path")
-    if corpus.path.suffix.lower() in PACKED:
-        raise SurgeonError("a compressed file is not read as a corpus", str(corpus.path), UNPACK)
-    if corpus.path.suffix.lower() not in SUFFIXES:
-        raise SurgeonError(
-            f"the kind of file {corpus.path.suffix or 'without a suffix'} is not read as a corpus",
-            str(corpus.path),
-            f"give one of {', '.join(SUFFIXES)}",
-        )
+    check_kind(corpus.path)
     return [corpus.path]
 
 
@@ -145,29 +139,29 @@ def documents(corpus: Corpus) -> Iterator[Document]:
 
 
 def _records(path: Path, corpus: Corpus) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    suffix = path.suffix.lower()
+    kind = "" if corpus.hub is not None else plain_kind(path)
     fields = {corpus.text_field, *_RECORD} | ({corpus.score_field} if corpus.score_field is not None else set())
     if corpus.hub is not None:
         yield from hub_records(corpus.hub, fields)
-    elif suffix == ".parquet":
+    elif kind == ".parquet":
         yield from parquet_records(path, fields)
-    elif suffix == ".txt" and not corpus.lines:
-        raw = path.read_bytes().removeprefix(BOM_UTF8)
+    elif kind == ".txt" and not corpus.lines:
+        with unpacked(path) as file:
+            raw = file.read().removeprefix(BOM_UTF8)
         if raw.strip():
             yield str(path), _newlines(_decode(raw, path, 1))
     else:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                # the mark before a file's first character says how it is written, and is no part of the text
-                raw = raw.removeprefix(BOM_UTF8) if number == 1 else raw
-                if not raw.strip():
-                    continue  # a blank line separates, it is not a document
-                line = _decode(raw, path, number).rstrip("\r\n")
-                if suffix == ".txt":
-                    parts = _newlines(line).split("\n")
-                    yield from ((f"{path}:{number}", part) for part in parts if part.strip(whitespace))
-                else:
-                    yield f"{path}:{number}", _object(line, path, number)
+        for number, raw in enumerate(lines_of(path), 1):
+            # the mark before a file's first character says how it is written, and is no part of the text
+            raw = raw.removeprefix(BOM_UTF8) if number == 1 else raw
+            if not raw.strip():
+                continue  # a blank line separates, it is not a document
+            line = _decode(raw, path, number).rstrip("\r\n")
+            if kind == ".txt":
+                parts = _newlines(line).split("\n")
+                yield from ((f"{path}:{number}", part) for part in parts if part.strip(whitespace))
+            else:
+                yield f"{path}:{number}", _object(line, path, number)
 
 
 def _newlines(text: str) -> str:

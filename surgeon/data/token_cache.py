@@ -29,6 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.digest import file_digests, json_digest
 from surgeon.checkpoint.known_digests import Stamp, stamp
+from surgeon.data.compressed import kind_of
 from surgeon.data.known_files import MIN_BYTES, settled
 from surgeon.data.source import Corpus, corpus_digest, files
 from surgeon.data.store import stored
@@ -38,7 +39,7 @@ from surgeon.progress import SILENT, Progress
 
 INDEX = "tokens.json"
 _ARRAYS: dict[str, DTypeLike] = {"ids.i32": np.int32, "learn.bool": np.bool_, "offsets.i64": np.int64}
-_CODE = ("source.py", "folders.py", "parquet.py", "hub.py", "template.py", "tokens.py")
+_CODE = ("source.py", "compressed.py", "folders.py", "parquet.py", "hub.py", "template.py", "tokens.py")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_tokens(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response", pr
         _write(folder, corpus, tokenizer, loss_on, progress)
         check_unchanged(corpus, before)
 
-    kinds = [path.suffix.lower() for path in files(corpus)]
+    kinds = [kind_of(path) for path in files(corpus)]
     key = json_digest([_how(), digest, kinds, tokenizer_digest(tokenizer), loss_on])
     return Read(_mapped(stored("tokens", key, make), corpus.name), digest)
 

@@ -56,15 +56,29 @@ def test_links_that_lead_nowhere_or_in_a_ring_are_refused(tmp_path: Path) -> Non
         texts(tmp_path / "texts")
 
 
-@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.json.gz", "deep/b.txt.zst", "b.JSONL.GZ"])
-def test_a_compressed_file_is_not_left_out_unsaid(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("b.json.gz", "name it b.jsonl.gz"),
+        ("deep/b.txt.lz4", "compress it anew as one of .gz, .bz2, .xz, .zst"),
+        ("b.parquet.gz", "unpack it"),
+    ],
+)
+def test_what_is_compressed_in_another_way_is_not_left_out_unsaid(tmp_path: Path, name: str, hint: str) -> None:
     write(tmp_path / "a.jsonl", "one")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(gzip.compress(b'{"text": "two"}\n'))
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(SurgeonError, match="compressed file") as error:
+        with pytest.raises(SurgeonError, match="is not read as a corpus") as error:
             texts(path)
-        assert error.value.where.endswith(name) and "hf:FOLDER" in error.value.hint
+        assert error.value.where.endswith(name) and hint in error.value.hint
+
+
+def test_a_compressed_file_has_to_say_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "words.gz").write_bytes(gzip.compress(b"one"))
+    with pytest.raises(SurgeonError, match="is not read as a corpus") as error:
+        texts(tmp_path / "words.gz")
+    assert "words.jsonl.gz" in error.value.hint
 
 
 def test_other_files_beside_a_corpus_are_none_of_it(tmp_path: Path) -> None:

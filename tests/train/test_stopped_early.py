@@ -58,9 +58,13 @@ def test_a_stop_outside_of_the_steps(number: int, tiny: Callable[..., Path], cor
 
 def test_what_is_written_whole_is_not_broken_off() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), whole():
-        signal.raise_signal(signal.SIGINT)
-        reached.append("the end")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), whole():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+    finally:
+        signal.signal(signal.SIGINT, before)
     with Stop(SOLO) as stop:
         with whole():
             signal.raise_signal(signal.SIGTERM)

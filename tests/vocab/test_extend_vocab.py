@@ -206,9 +206,9 @@ def test_wrong_words_are_refused(stories: Path, tmp_path: Path, corpus: str) -> 
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(" haemoglobin\n", encoding="utf-8")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "one of --add and --tokens"),
+        ({}, "one of --add, --tokens and --tokens-of"),
         ({"add": 5}, "learned from a corpus"),
-        ({"add": 5, "tokens": tokens, "corpus": [corpus]}, "one of --add and --tokens"),
+        ({"add": 5, "tokens": tokens, "corpus": [corpus]}, "one of --add, --tokens and --tokens-of"),
         ({"add": 5, "corpus": [corpus], "init": "meen"}, "no init 'meen'"),
         ({"add": 5, "corpus": [corpus], "init": "mean", "option": {"scale": 1}}, "no option 'scale'"),
         ({"tokens": tokens, "init": "cw2v"}, "reads the target text"),

@@ -1,0 +1,122 @@
+"""Files of a corpus that are compressed as a whole: .jsonl.gz, .txt.zst, and as they are: .jsonl.
+
+What is cut off is an error, and files of several streams or frames one behind the other (pigz, bgzip, pzstd, cat) are
+read to their end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from surgeon.errors import SurgeonError
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_CHUNK = 1 << 20
+
+
+def kind_of(path: Path) -> str:
+    """What says what a file holds, in lower case: .jsonl, or .jsonl.gz where it is compressed; empty without one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes if suffixes[-1:] and suffixes[-1] in COMPRESSIONS else suffixes[-1:])
+
+
+def plain_kind(path: Path) -> str:
+    """The same of what comes out when it is unpacked: .jsonl of both."""
+    kind = kind_of(path)
+    return next((kind.removesuffix(packed) for packed in COMPRESSIONS if kind.endswith(packed)), kind)
+
+
+def plain_name(path: Path) -> str:
+    """The name without what `kind_of` says."""
+    return path.name[: len(path.name) - len(kind_of(path))]
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, unpacked, with their ends; each once the next one is there, or the end: half a line of a
+    file that is cut off is none."""
+    with unpacked(path) as file:
+        before = None
+        for line in file:
+            if before is not None:
+                yield before
+            before = line
+        if before is not None:
+            yield before
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The contents of a file, unpacked on the way. Raises SurgeonError where the file is damaged or cut off."""
+    suffix = path.suffix.lower()
+    if suffix not in COMPRESSIONS:
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with path.open("rb") as raw:
+            yield _opened(raw, suffix, path)
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
+        raise SurgeonError(
+            f"the file cannot be unpacked: {str(error) or type(error).__name__}",
+            str(path),
+            "restore it from its source",
+        ) from error
+
+
+def _opened(raw: BinaryIO, suffix: str, path: Path) -> Any:
+    if suffix in _OPEN:
+        return _OPEN[suffix](raw)
+    try:
+        from zstandard import ZstdDecompressor
+    except ImportError as error:
+        raise SurgeonError(
+            "reading .zst needs zstandard, which is not installed", str(path), "pip install 'surgeon[zst]'"
+        ) from error
+    return io.BufferedReader(_Zstd(raw, ZstdDecompressor()), _CHUNK)
+
+
+class _Zstd(io.RawIOBase):
+    """Frames one behind the other, unlike the library's own reader, which takes what is cut off for the end."""
+
+    def __init__(self, raw: BinaryIO, library: Any) -> None:
+        self._raw, self._library = raw, library
+        self._frame: Any = None
+        self._packed, self._out = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._out:
+            packed, self._packed = self._packed or self._raw.read(_CHUNK), b""
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame is cut off")
+                return 0
+            self._frame = self._frame or self._library.decompressobj()
+            self._out = memoryview(self._unpack(packed))
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        count = min(len(target), len(self._out))
+        target[:count], self._out = self._out[:count], self._out[count:]
+        return count
+
+    def _unpack(self, packed: bytes) -> bytes:
+        from zstandard import ZstdError
+
+        try:
+            found: bytes = self._frame.decompress(packed)
+        except ZstdError as error:
+            raise ValueError(str(error)) from error
+        return found

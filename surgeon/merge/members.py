@@ -22,6 +22,7 @@ from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
 from surgeon.merge.own_tokens import beside
 from surgeon.merge.quantised import refuse_quantised
+from surgeon.merge.recorded import check_fits, check_rows
 from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
 from surgeon.merge.weights import parse_weight
 from surgeon.ops.plan import Copy, Input, map_copies
@@ -130,7 +131,9 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
         )
     if checkpoint.lineage is not None:
         steps = surgery_since(checkpoint.lineage, checkpoint, member.name, base)
-        return replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
+        member = replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
+        check_rows(member, base)
+        return member
     changed = _shapes(checkpoint) != _shapes(base.checkpoint)
     if how.lineage is not None and changed:
         given = _given_lineage(how.lineage)
@@ -138,7 +141,7 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
         member = replace(
             member, steps=steps, tables=how.lineage.parent / SURGEON_DIR, context=context_since(given, base)
         )
-        _check_fits(member, how.lineage)
+        check_fits(member, how.lineage)
     elif how.blocks is not None and member.family.depth != base.family.depth:
         step = assumed_blocks(how.blocks, base.checkpoint)
         assert step.blocks is not None
@@ -163,20 +166,6 @@ def _given_lineage(path: Path) -> Lineage:
             "give DIR/surgeon.json as surgeon wrote it",
         )
     return lineage
-
-
-def _check_fits(member: Member, path: Path) -> None:
-    last = next((step for step in reversed(member.steps) if step.blocks is not None), None)
-    rows = next((step.rows for step in reversed(member.steps) if step.rows is not None), None)
-    depth = len(last.blocks.source) if last is not None and last.blocks is not None else member.family.depth
-    held = member.checkpoint.tensor(member.family.embedding).shape[0]
-    if depth != member.family.depth or (rows is not None and rows.rows != held):
-        raise SurgeonError(
-            f"the lineage tells of {depth} blocks and {rows.rows if rows else held} rows, {member.name} has "
-            f"{member.family.depth} and {held}",
-            f"--lineage {path}",
-            "give the surgeon.json of the model that it was trained from",
-        )
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

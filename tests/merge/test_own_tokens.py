@@ -10,6 +10,7 @@ import pytest
 import torch
 from merge_models import expanded, merged, same_tensors, tensors, trained
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from surgeon.errors import SurgeonError
 from surgeon.measure.vectors import vectors
@@ -151,3 +152,27 @@ def test_tokens_that_were_left_out_are_not_missed(stories: Path, tmp_path: Path)
     assert missing
     out = merged(tmp_path / "out", stories, {one: 1, two: 1}, onto=str(onto))
     assert verify(out, function=True)["holds"]
+
+
+def test_rows_that_no_lineage_tells_of_are_refused(stories: Path, tmp_path: Path) -> None:
+    """A tokenizer that got more tokens after the extension, by another library, with the lineage left beside it; and
+    an extension of that model."""
+    _, one, _, two = pair(stories, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(one)
+    tokenizer = AutoTokenizer.from_pretrained(one)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model.resize_token_embeddings(len(tokenizer))
+    chat = tmp_path / "chat"
+    model.save_pretrained(chat)
+    tokenizer.save_pretrained(chat)
+    shutil.copyfile(one / "surgeon.json", chat / "surgeon.json")
+    shutil.copytree(one / "surgeon", chat / "surgeon")
+    onto = extended(chat, tmp_path / "onto", tokens_of=str(two))
+    held = len(tensors(one)[EMBEDDING])
+    for add, to in (([chat], None), ([onto], None), ([chat, two], onto), ([two], onto)):
+        words = [f"{model}=0.5" for model in add]
+        with pytest.raises(SurgeonError, match=f"has {held + 2} rows where its lineage tells of {held}") as error:
+            plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words, onto=to and str(to)))
+        assert error.value.where.endswith("surgeon.json")
+    (chat / "surgeon.json").unlink()
+    merged(tmp_path / "out", stories, {chat: 0.5})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.merge.ancestry import Member, surgery_since
+from surgeon.merge.ancestry import Member, extends_one_of, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
 from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
@@ -90,7 +90,8 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
                 f"{one.name} and {other.name} are the same model", "--add", "give it once, with the sum of the weights"
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
-    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
+    unknown = {m.checkpoint.digest for m, _ in opened if m.checkpoint.lineage is None} - {root.checkpoint.digest}
+    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how, unknown)
     if asked is not None:
         added = [Weighted(beside(e.member, asked), e.weight) for e in added]
     target = _target(root, added, asked)
@@ -118,8 +119,9 @@ def open_member(text: str, role: str, any_base: bool = False) -> Member:
     return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
 
 
-def _placed(member: Member, base: Member, how: Opening) -> Member:
-    """With the surgery that led to it: by its lineage, by a lineage that was given, or by blocks that were given."""
+def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] = ()) -> Member:
+    """With the surgery that led to it: by its lineage, by a lineage that was given, or by blocks that were given.
+    unknown: digests of models without a lineage; one that only got tokens after one of them meets as they do."""
     checkpoint = member.checkpoint
     if checkpoint.digest == base.checkpoint.digest:
         return member
@@ -129,7 +131,7 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
             str(checkpoint.path),
             "merge models of one base",
         )
-    if checkpoint.lineage is not None:
+    if checkpoint.lineage is not None and not extends_one_of(checkpoint.lineage, unknown):
         steps = surgery_since(checkpoint.lineage, checkpoint, member.name, base)
         member = replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
         check_rows(member, base)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from surgeon.errors import SurgeonError
 from surgeon.merge.ancestry import Member
+from surgeon.ops.plan import Rows, source_from_json
 
 
 def check_fits(member: Member, path: Path) -> None:
@@ -32,6 +33,10 @@ def check_rows(member: Member, base: Member) -> None:
             if step.rows.old != told if step.operation == "extend-vocab" else step.rows.old > told:
                 raise _changed(member, step.rows.old, told)
             told = step.rows.rows
+        elif base.family.embedding in step.initial:  # rows by token, of a model of which nothing else is known
+            match source_from_json(step.initial[base.family.embedding]):
+                case Rows(pieces):
+                    told = sum(stop - start for piece in pieces for start, stop in piece.ids)
     held = member.checkpoint.tensor(member.family.embedding).shape[0]
     if held != told:
         raise _changed(member, held, told)

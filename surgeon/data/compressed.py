@@ -10,8 +10,9 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,8 @@ from typing import Any, BinaryIO
 from surgeon.errors import SurgeonError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_NEW: dict[str, Callable[[], Any]] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+_PADDING = {".xz": b"\0"}  # that the format allows behind a stream
 _CHUNK = 1 << 20
 
 
@@ -64,7 +66,7 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as raw:
             yield _opened(raw, suffix, path)
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+    except (EOFError, zlib.error, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk
         raise SurgeonError(
@@ -75,23 +77,28 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _opened(raw: BinaryIO, suffix: str, path: Path) -> Any:
-    if suffix in _OPEN:
-        return _OPEN[suffix](raw)
+    if not os.fstat(raw.fileno()).st_size:
+        raise EOFError("it is empty")
+    if suffix == ".gz":
+        return gzip.open(raw)
+    if suffix != ".zst":
+        return io.BufferedReader(_Streams(raw, _NEW[suffix], _PADDING.get(suffix, b"")), _CHUNK)
     try:
         from zstandard import ZstdDecompressor
     except ImportError as error:
         raise SurgeonError(
             "reading .zst needs zstandard, which is not installed", str(path), "pip install 'surgeon[zst]'"
         ) from error
-    return io.BufferedReader(_Zstd(raw, ZstdDecompressor()), _CHUNK)
+    return io.BufferedReader(_Streams(raw, ZstdDecompressor().decompressobj), _CHUNK)
 
 
-class _Zstd(io.RawIOBase):
-    """Frames one behind the other, unlike the library's own reader, which takes what is cut off for the end."""
+class _Streams(io.RawIOBase):
+    """Streams (of zstd: frames) one behind the other, `padding` between them. The libraries' own readers take what is
+    cut off (zstandard), or a stream that is damaged at its start or follows padding (bz2, lzma), for the end."""
 
-    def __init__(self, raw: BinaryIO, library: Any) -> None:
-        self._raw, self._library = raw, library
-        self._frame: Any = None
+    def __init__(self, raw: BinaryIO, new: Callable[[], Any], padding: bytes = b"") -> None:
+        self._raw, self._new, self._padding = raw, new, padding
+        self._stream: Any = None
         self._packed, self._out = b"", memoryview(b"")
 
     def readable(self) -> bool:
@@ -101,22 +108,24 @@ class _Zstd(io.RawIOBase):
         while not self._out:
             packed, self._packed = self._packed or self._raw.read(_CHUNK), b""
             if not packed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is cut off")
+                if self._stream is not None:
+                    raise EOFError("the last stream is cut off")
                 return 0
-            self._frame = self._frame or self._library.decompressobj()
+            if self._stream is None and self._padding:
+                packed = packed.lstrip(self._padding)
+                if not packed:
+                    continue
+            self._stream = self._stream or self._new()
             self._out = memoryview(self._unpack(packed))
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data, None
+            if self._stream.eof:
+                self._packed, self._stream = self._stream.unused_data, None
         count = min(len(target), len(self._out))
         target[:count], self._out = self._out[:count], self._out[count:]
         return count
 
     def _unpack(self, packed: bytes) -> bytes:
-        from zstandard import ZstdError
-
         try:
-            found: bytes = self._frame.decompress(packed)
-        except ZstdError as error:
+            found: bytes = self._stream.decompress(packed)
+        except Exception as error:  # ZstdError, LZMAError, OSError: each library has its own
             raise ValueError(str(error)) from error
         return found

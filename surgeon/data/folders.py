@@ -11,7 +11,7 @@ from surgeon.errors import SurgeonError
 
 SUFFIXES = (".jsonl", ".txt", ".parquet")
 _KINDS = (*SUFFIXES, *(kind + packed for kind in (".jsonl", ".txt") for packed in COMPRESSIONS))
-_UNREAD = (*COMPRESSIONS, ".lz4")
+_UNREAD = (*COMPRESSIONS, ".lz4", ".zstd", ".lzma", ".z", ".br", ".snappy", ".zip", ".7z")
 
 
 def corpus_files(folder: Path) -> list[Path]:
@@ -44,8 +44,15 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
                 raise SurgeonError("the link leads nowhere", str(path), "mend it, or remove it")
             if path.is_file():
                 yield path
-        elif path.suffix.lower() in _UNREAD and Path(path.stem).suffix.lower() in (*SUFFIXES, ".json"):
+        elif path.suffix.lower() in _UNREAD and _innermost(path) in (*SUFFIXES, ".json"):
             check_kind(path)
+
+
+def _innermost(path: Path) -> str:
+    """The suffix of what is left when all is unpacked."""
+    while path.suffix.lower() in _UNREAD:
+        path = Path(path.stem)
+    return path.suffix.lower()
 
 
 def check_kind(path: Path) -> None:
@@ -64,6 +71,10 @@ def check_kind(path: Path) -> None:
         hint = f"if it holds a JSON object a line, name it {Path(path.stem).stem}.jsonl{path.suffix}"
     elif inner == ".parquet":
         hint = "unpack it: what is in it is compressed already"
+    elif inner in _UNREAD:
+        hint = "it is packed twice: unpack it once"
+    elif inner == ".tar":
+        hint = "unpack it, and give the folder"
     elif inner not in SUFFIXES:
         hint = f"name it by what it holds: {path.stem}.jsonl{path.suffix}"
     raise SurgeonError(f"the kind of file {inner}{path.suffix} is not read as a corpus", str(path), hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,14 @@ def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, ba
         if step.parents and step.parents[0].digest == base.checkpoint.digest:
             return tuple(reversed(steps))
     raise _not_the_base(lineage, name, base.name)
+
+
+def extends_one_of(lineage: Lineage, digests: Container[str]) -> bool:
+    """Whether all that is told is how a model with one of these digests got tokens and was trained."""
+    steps = list(lineage.chain())
+    first = steps[-1].parents
+    moved = [step for step in steps if step.kind == "surgery" and step.moves]
+    return bool(first) and first[0].digest in digests and all(s.operation == "extend-vocab" for s in moved)
 
 
 def _not_the_base(lineage: Lineage, name: str, base_name: str) -> SurgeonError:

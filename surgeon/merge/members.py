@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.merge.ancestry import Member, surgery_since
+from surgeon.merge.ancestry import Member, extends_one_of, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
 from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
@@ -22,6 +22,7 @@ from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
 from surgeon.merge.own_tokens import beside
 from surgeon.merge.quantised import refuse_quantised
+from surgeon.merge.recorded import check_fits, check_rows
 from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
 from surgeon.merge.weights import parse_weight
 from surgeon.ops.plan import Copy, Input, map_copies
@@ -89,7 +90,8 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
                 f"{one.name} and {other.name} are the same model", "--add", "give it once, with the sum of the weights"
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
-    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how)
+    unknown = {m.checkpoint.digest for m, _ in opened if m.checkpoint.lineage is None} - {root.checkpoint.digest}
+    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how, unknown)
     if asked is not None:
         added = [Weighted(beside(e.member, asked), e.weight) for e in added]
     target = _target(root, added, asked)
@@ -117,8 +119,9 @@ def open_member(text: str, role: str, any_base: bool = False) -> Member:
     return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
 
 
-def _placed(member: Member, base: Member, how: Opening) -> Member:
-    """With the surgery that led to it: by its lineage, by a lineage that was given, or by blocks that were given."""
+def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] = ()) -> Member:
+    """With the surgery that led to it: by its lineage, by a lineage that was given, or by blocks that were given.
+    unknown: digests of models without a lineage; one that only got tokens after one of them meets as they do."""
     checkpoint = member.checkpoint
     if checkpoint.digest == base.checkpoint.digest:
         return member
@@ -128,9 +131,11 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
             str(checkpoint.path),
             "merge models of one base",
         )
-    if checkpoint.lineage is not None:
+    if checkpoint.lineage is not None and not extends_one_of(checkpoint.lineage, unknown):
         steps = surgery_since(checkpoint.lineage, checkpoint, member.name, base)
-        return replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
+        member = replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
+        check_rows(member, base)
+        return member
     changed = _shapes(checkpoint) != _shapes(base.checkpoint)
     if how.lineage is not None and changed:
         given = _given_lineage(how.lineage)
@@ -138,7 +143,7 @@ def _placed(member: Member, base: Member, how: Opening) -> Member:
         member = replace(
             member, steps=steps, tables=how.lineage.parent / SURGEON_DIR, context=context_since(given, base)
         )
-        _check_fits(member, how.lineage)
+        check_fits(member, how.lineage)
     elif how.blocks is not None and member.family.depth != base.family.depth:
         step = assumed_blocks(how.blocks, base.checkpoint)
         assert step.blocks is not None
@@ -163,20 +168,6 @@ def _given_lineage(path: Path) -> Lineage:
             "give DIR/surgeon.json as surgeon wrote it",
         )
     return lineage
-
-
-def _check_fits(member: Member, path: Path) -> None:
-    last = next((step for step in reversed(member.steps) if step.blocks is not None), None)
-    rows = next((step.rows for step in reversed(member.steps) if step.rows is not None), None)
-    depth = len(last.blocks.source) if last is not None and last.blocks is not None else member.family.depth
-    held = member.checkpoint.tensor(member.family.embedding).shape[0]
-    if depth != member.family.depth or (rows is not None and rows.rows != held):
-        raise SurgeonError(
-            f"the lineage tells of {depth} blocks and {rows.rows if rows else held} rows, {member.name} has "
-            f"{member.family.depth} and {held}",
-            f"--lineage {path}",
-            "give the surgeon.json of the model that it was trained from",
-        )
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

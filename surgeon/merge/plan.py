@@ -236,9 +236,11 @@ def _plan(
 
 
 def _told(members: Members) -> dict[str, Lineage]:
-    """The history of a target that has none of its own, as far as it is known: the output descends from the base."""
+    """The history of a target that has none of its own, or none that leads to the base, as far as it is known: the
+    output descends from the base."""
     target = members.target
-    if target.checkpoint.lineage is not None or target.digest == members.base.digest:
+    known = target.checkpoint.lineage is not None and not any("assumed" in step.settings for step in target.steps)
+    if known or target.digest == members.base.digest:
         return {}
     base = members.base
     parent = Parent(

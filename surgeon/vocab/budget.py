@@ -67,6 +67,7 @@ def calibrated(
     padding: int = 0,
     positions: int = POSITIONS,
     half: int | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Any, Calibration]:
     """The rows to store and what they cost on up to `positions` hidden states of the probe.
 
@@ -78,7 +79,8 @@ def calibrated(
     (a sum of exponentials of what is linear in a), so one search from 0 upwards finds it; under a soft cap it need not
     be, and a is then the first crossing on a grid of 1/16. Logits in float32, sums in float64, argmax in float64.
     half: the part of the probe that is measured (`Body.hidden_states`), for rows that were fitted to the other one:
-    they cost the text that they were fitted to less than other text.
+    they cost the text that they were fitted to less than other text. bias: float64 [N], those of dense rows, where
+    they are not the mean's.
     Raises SurgeonError where the rows are no Combination (with a budget) or the mean itself costs more.
 
     Source: the bounds follow from convexity of exp on Constrained Word2Vec's weights (arXiv 2407.05841, section 3);
@@ -89,7 +91,7 @@ def calibrated(
     with progress.task("measuring old text", None, "tokens") as advance, torch.no_grad():
         hidden_PD = body.hidden_states(probe, positions, half)
         old = OldModel.measure(body.head, hidden_PD, [i for i in new.ids if i < len(head_VD)])
-        table = NewRowsBeside(old, head_VD, new, padding)
+        table = NewRowsBeside(old, head_VD, new, padding, bias)
         first = table.measure(table.stored(given))
         share, found, mix = 0.0, first, given
         if budget is not None and first.loss > budget:

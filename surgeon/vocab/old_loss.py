@@ -81,16 +81,18 @@ class OldModel:
 class NewRowsBeside:
     """What new rows do beside the old ones of one model and probe.
 
-    stored_head: the output matrix [V, D] as stored. padding: rows of the mean behind the new ones.
+    stored_head: the output matrix [V, D] as stored. padding: rows of the mean behind the new ones. bias: float64 [N],
+    the new biases of dense rows [the mean's].
     """
 
     old: OldModel
     stored_head: Tensor
     new: NewTokens
     padding: int = 0
+    bias: Tensor | None = None
 
     def stored(self, given: Any) -> Output:
-        """The rows rounded to the matrix's dtype; the bias is mixed as they are, the mean's for dense rows."""
+        """The rows rounded to the matrix's dtype; the bias is mixed as they are."""
         return self._made(given, round_once)
 
     def exact(self, given: Any) -> Output:
@@ -102,9 +104,13 @@ class NewRowsBeside:
         held = self.old.head.bias
         bias = None
         if held is not None:
-            mixture = given if isinstance(given, Combination) else mean_rows(self.new, len(self.new))
-            bias = rounded(mixture.rows(held.cpu()), dtype).float().to(device)
+            bias = rounded(self._bias(given, held.cpu()), dtype).float().to(device)
         return Output(rounded(rows, dtype).float().to(device), bias)
+
+    def _bias(self, given: Any, held_V: Tensor) -> Tensor:
+        if isinstance(given, Combination):
+            return given.rows(held_V)
+        return mean_rows(self.new, len(self.new)).rows(held_V) if self.bias is None else self.bias
 
     def raw(self, output: Output, rows: slice) -> Tensor:
         found = self.old.hidden[rows] @ output.rows.T

@@ -15,6 +15,7 @@ from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
 from surgeon.progress import SILENT, Progress
+from surgeon.vocab.apart import check_inputs_apart
 from surgeon.vocab.baked import check_baked
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
 from surgeon.vocab.kinds.bpe import BPEFile
@@ -54,6 +55,7 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
+    check_inputs_apart(settings)
     next(iter(Texts(settings.probe or [], settings)), None)  # one without a text is refused too
     for use in chosen_inits(settings):
         use.open()

@@ -85,13 +85,15 @@ def new_rows(
             given = project_hull(given, matrices[name], news[name].usable, progress)
         found[name] = checked(given, len(new), stored.shape[0], where)
     calibration = None
+    bias_V = None if family.head_bias is None else matrices[family.head_bias]
+    bias = None if bias_V is None else _own_bias(uses[-1][2], found[head], news[head], old, bias_V)
     if probe is not None:
         from surgeon.vocab.budget import MEASURED_HALF, calibrated
 
         found[head], measured = calibrated(
             body, found[head], matrices[head], news[head], probe, budget(settings), progress,
             padding=num_rows - len({*range(matrices.stored(head).shape[0]), *new.ids}),
-            half=MEASURED_HALF if fitted else None,
+            half=MEASURED_HALF if fitted else None, bias=bias,
         )  # fmt: skip
         calibration = measured.to_json()
     tables = Tables()
@@ -100,13 +102,27 @@ def new_rows(
         sources[name] = matrix_source(matrices.stored(name), news[name], found[name], num_rows, tables, role)
     if tied and family.head is not None:  # the same matrix stored twice
         sources[family.head] = sources[family.embedding]
-    if family.head_bias is not None:  # mixed as the rows are; where they are no mixture, the mean bias
+    if (
+        family.head_bias is not None
+    ):  # mixed as the rows are; where they are no mixture, the init's own or the mean bias
         mixture = found[head] if isinstance(found[head], Combination) else mean_rows(news[head], len(new))
+        mixture = mixture if bias is None else bias
         sources[family.head_bias] = matrix_source(
             checkpoint.tensor(family.head_bias), news[head], mixture, num_rows, tables, "output_bias"
         )
     table, raw = tables.encode()
     return NewRows({t: attached(s, table) for t, s in sources.items()}, {table: raw}, calibration, found)
+
+
+def _own_bias(use: Use, rows: Any, new: NewTokens, old: TokenizerFile, bias_V: Tensor) -> Tensor | None:
+    """Biases [N] of an init whose module has some beside its dense rows (BIAS); None where they are mixed."""
+    from surgeon.vocab.hull import Combination
+
+    method = registry.get("init", use.init)
+    gives = method.trait("BIAS")
+    return (
+        None if gives is None or isinstance(rows, Combination) else gives(new, bias_V, old, **method.bind(use.options))
+    )
 
 
 def is_tied(family: Family, settings: ExtendVocabSettings) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from merge_models import expanded, merged, same_tensors, tensors, trained
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from surgeon.errors import SurgeonError
 from surgeon.measure.vectors import vectors
@@ -151,3 +152,52 @@ def test_tokens_that_were_left_out_are_not_missed(stories: Path, tmp_path: Path)
     assert missing
     out = merged(tmp_path / "out", stories, {one: 1, two: 1}, onto=str(onto))
     assert verify(out, function=True)["holds"]
+
+
+def test_rows_that_no_lineage_tells_of_are_refused(stories: Path, tmp_path: Path) -> None:
+    """A tokenizer that got more tokens after the extension, by another library, with the lineage left beside it; and
+    an extension of that model."""
+    _, one, _, two = pair(stories, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(one)
+    tokenizer = AutoTokenizer.from_pretrained(one)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model.resize_token_embeddings(len(tokenizer))
+    chat = tmp_path / "chat"
+    model.save_pretrained(chat)
+    tokenizer.save_pretrained(chat)
+    shutil.copyfile(one / "surgeon.json", chat / "surgeon.json")
+    shutil.copytree(one / "surgeon", chat / "surgeon")
+    onto = extended(chat, tmp_path / "onto", tokens_of=str(two))
+    held = len(tensors(one)[EMBEDDING])
+    for add, to in (([chat], None), ([onto], None), ([chat, two], onto), ([two], onto)):
+        words = [f"{model}=0.5" for model in add]
+        with pytest.raises(SurgeonError, match=f"has {held + 2} rows where its lineage tells of {held}") as error:
+            plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words, onto=to and str(to)))
+        assert error.value.where.endswith("surgeon.json")
+    (chat / "surgeon.json").unlink()
+    merged(tmp_path / "out", stories, {chat: 0.5})
+
+
+def test_models_trained_elsewhere_are_merged_as_their_refusal_says(stories: Path, tmp_path: Path) -> None:
+    """Without a lineage neither leads to the base, nor does what was made of one: all rows meet by their tokens."""
+    _, one, _, two = pair(stories, tmp_path)
+    for model in (one, two):
+        (model / "surgeon.json").unlink()
+        shutil.rmtree(model / "surgeon")
+    words = [f"{model}=0.5" for model in (one, two)]
+    with pytest.raises(SurgeonError) as error:
+        plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words))
+    assert "surgeon extend-vocab" in error.value.hint and "then merge with --onto OUT" in error.value.hint
+    here, there = (one, two) if f"--tokens-of {two.name})" in error.value.hint else (two, one)
+    onto = extended(here, tmp_path / "onto", tokens_of=str(there))
+    plain = shutil.copytree(onto, tmp_path / "plain")
+    (plain / "surgeon.json").unlink()
+    out = merged(tmp_path / "out", stories, {one: 0.5, two: 0.5}, onto=str(onto))
+    assert same_tensors(out, merged(tmp_path / "straight", stories, {one: 0.5, two: 0.5}, onto=str(plain)))
+    assert verify(out, function=True)["holds"]
+    again = merged(tmp_path / "again", stories, {out: 0.5, two: 0.5})
+    found, held = tensors(again)[EMBEDDING], tensors(out)[EMBEDDING]
+    assert torch.equal(found[512:], held[512:]) and not torch.equal(found[:512], held[:512])
+    deep = expanded(onto, tmp_path / "deep", [2])
+    with pytest.raises(SurgeonError, match="does not lead to"):
+        plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words, onto=str(deep)))

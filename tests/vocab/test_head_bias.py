@@ -71,3 +71,34 @@ def test_biases_of_other_weights_are_found(stories: Path, tmp_path: Path) -> Non
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
     problems = {m.tensor: m.problem for m in check_hull(Checkpoint.open(out)).matrices if m.problem}
     assert problems == {BIAS: f"the weights are not those of the rows of {HEAD}"}
+
+
+def test_adopted_rows_have_their_own_bias(stories: Path, tmp_path: Path) -> None:
+    """The other model's, as its rows are, and old text is measured with it; what it lacks has the mean of its
+    pieces."""
+    model, there, text = extend(stories, tmp_path, init="gaussian", option={})
+    held = load_file(there / "model.safetensors")
+    held[BIAS] += 3 * torch.randn(held[BIAS].shape, generator=torch.Generator().manual_seed(3))
+    save_file(held, there / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "adopted"
+    settings = ExtendVocabSettings(model=str(model), out=out, tokens_of=str(there), probe=[str(text)])
+    execute(plan_extend_vocab(settings), out)
+    found = load_file(out / "model.safetensors")
+    assert torch.equal(found[BIAS][512:], held[BIAS][512:]) and torch.equal(found[HEAD][512:], held[HEAD][512:])
+    assert torch.equal(found[BIAS][:512], load_file(model / "model.safetensors")[BIAS])
+    result = verify(out, function=True, data=[str(text)], parent=model)
+    assert result["holds"], [c for c in result["checks"] if not c["holds"]]
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("zebra\n", encoding="utf-8")
+    lacking = ExtendVocabSettings(
+        model=str(model),
+        out=tmp_path / "lacking",
+        tokens=tokens,
+        init="adopt",
+        option={"donor": str(there), "missing": "subword_mean"},
+    )
+    execute(plan_extend_vocab(lacking), lacking.out)
+    plain = lacking.model_copy(update={"out": tmp_path / "plain", "init": "subword_mean", "option": {}})
+    execute(plan_extend_vocab(plain), plain.out)
+    one, other = (load_file(x.out / "model.safetensors")[BIAS] for x in (lacking, plain))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-7)

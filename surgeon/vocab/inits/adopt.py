@@ -1,5 +1,7 @@
 """A new row is the row that another model of the same width has for that token.
 
+A head with a bias has one number more a row, which comes along.
+
 Shape suffixes: V our old rows, U rows of the donor, N new rows, D columns of both.
 """
 
@@ -10,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from surgeon.checkpoint.reader import read
 from surgeon.errors import SurgeonError
 from surgeon.vocab.donor import Donor, spelling
 from surgeon.vocab.inits.subword_mean import subword_mean
@@ -19,6 +22,7 @@ from surgeon.vocab.tokens import NewTokens
 OPENS = {"donor": Donor}
 HULL = False
 BATCH_INDEPENDENT = True
+Missing = Literal["refuse", "subword_mean"]
 
 
 def adopt(
@@ -29,7 +33,7 @@ def adopt(
     old_file: TokenizerFile,
     *,
     donor: str,
-    missing: Literal["refuse", "subword_mean"] = "refuse",
+    missing: Missing = "refuse",
 ) -> Tensor:
     """The donor's rows as they are: for a model that was extended and trained from the same one as ours, whose rows
     mean the same here.
@@ -54,6 +58,26 @@ def adopt(
             str(source.path),
             "use --init omp, which writes rows of another width in ours",
         )
+    return _rows(new, donor_UD, ids, embed_VD, old_file, source, missing)
+
+
+def adopted_bias(new: NewTokens, bias_V: Tensor, old_file: TokenizerFile, *, donor: str, missing: Missing) -> Tensor:
+    """The donor's biases [N] beside its output rows; zeros where its head has none. Float64, exact."""
+    source = Donor(donor)
+    head_UD, ids, _ = source.matrix("output")
+    name = source.family.head_bias
+    bias_U = torch.zeros(len(head_UD)) if name is None else read(source.checkpoint.tensor(name))
+    return _rows(new, bias_U, ids, bias_V, old_file, source, missing)
+
+
+BIAS = adopted_bias
+
+
+def _rows(
+    new: NewTokens, donor_U: Tensor, ids: dict[bytes, int], old_V: Tensor, old_file: TokenizerFile, source: Donor,
+    missing: Missing,
+) -> Tensor:  # fmt: skip
+    """donor_U: [U, D], or [U] for a bias, as old_V; result [N, D] or [N] in float64."""
     texts = [spelling(old_file, token) for token in new.tokens]
     lacking = [n for n, text in enumerate(texts) if text not in ids]
     if lacking and missing == "refuse":
@@ -62,9 +86,9 @@ def adopt(
             str(source.path),
             "give another donor, or --option missing=subword_mean",
         )
-    rows_ND = torch.empty(len(new), embed_VD.shape[1], dtype=torch.float64)
+    rows_N = torch.empty(len(new), *old_V.shape[1:], dtype=torch.float64)
     held = [n for n, text in enumerate(texts) if text in ids]
-    rows_ND[held] = donor_UD[[ids[texts[n]] for n in held]].to(torch.float64)
+    rows_N[held] = donor_U[[ids[texts[n]] for n in held]].to(torch.float64)
     if lacking:
-        rows_ND[lacking] = subword_mean(new.select(lacking)).rows(embed_VD).to(torch.float64)
-    return rows_ND
+        rows_N[lacking] = subword_mean(new.select(lacking)).rows(old_V).to(torch.float64)
+    return rows_N

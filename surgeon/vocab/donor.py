@@ -5,21 +5,25 @@ Shape suffixes: V rows of a matrix, D columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from surgeon import model_ref
 from surgeon.arch.family import family_of
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import read
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.vocab.kinds.wordpiece import WordPieceFile
 from surgeon.vocab.token_text import token_bytes
 from surgeon.vocab.tokenizer_json import TokenizerFile
+from surgeon.vocab.tokens import NewTokens
 from surgeon.vocab.usable import usable_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Missing = Literal["refuse", "subword_mean"]
 
 
 class Donor:
@@ -43,6 +47,21 @@ class Donor:
         filled = rows_VD.any(1).tolist()
         held = tuple(i for i in self.file.ids if i < len(filled) and filled[i])
         return rows_VD, ids_by_bytes(self.file, held), ids_by_bytes(self.file, usable)
+
+    def parted(
+        self, new: NewTokens, file: TokenizerFile, ids: Mapping[bytes, int], missing: Missing
+    ) -> tuple[dict[int, int], list[int]]:
+        """(place in `new` -> the donor's id of that token, the places that the donor has no token for), of the tokens
+        as `file` writes them. Raises SurgeonError where `missing` refuses these."""
+        texts = [spelling(file, token) for token in new.tokens]
+        lacking = [n for n, text in enumerate(texts) if text not in ids]
+        if lacking and missing == "refuse":
+            raise SurgeonError(
+                f"the donor lacks {len(lacking)} of the {len(new)} new tokens, such as {new.tokens[lacking[0]]!r}",
+                str(self.path),
+                "give another donor, or --option missing=subword_mean",
+            )
+        return {n: ids[text] for n, text in enumerate(texts) if text in ids}, lacking
 
 
 def ids_by_bytes(file: TokenizerFile, usable: tuple[int, ...]) -> dict[bytes, int]:

@@ -7,14 +7,12 @@ Shape suffixes: V our old rows, U rows of the donor, N new rows, D columns of bo
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from surgeon.checkpoint.reader import read
 from surgeon.errors import SurgeonError
-from surgeon.vocab.donor import Donor, spelling
+from surgeon.vocab.donor import Donor, Missing
 from surgeon.vocab.inits.subword_mean import subword_mean
 from surgeon.vocab.tokenizer_json import TokenizerFile
 from surgeon.vocab.tokens import NewTokens
@@ -22,7 +20,6 @@ from surgeon.vocab.tokens import NewTokens
 OPENS = {"donor": Donor}
 HULL = False
 BATCH_INDEPENDENT = True
-Missing = Literal["refuse", "subword_mean"]
 
 
 def adopt(
@@ -78,17 +75,9 @@ def _rows(
     missing: Missing,
 ) -> Tensor:  # fmt: skip
     """donor_U: [U, D], or [U] for a bias, as old_V; result [N, D] or [N] in float64."""
-    texts = [spelling(old_file, token) for token in new.tokens]
-    lacking = [n for n, text in enumerate(texts) if text not in ids]
-    if lacking and missing == "refuse":
-        raise SurgeonError(
-            f"the donor lacks {len(lacking)} of the {len(new)} new tokens, such as {new.tokens[lacking[0]]!r}",
-            str(source.path),
-            "give another donor, or --option missing=subword_mean",
-        )
+    held, lacking = source.parted(new, old_file, ids, missing)
     rows_N = torch.empty(len(new), *old_V.shape[1:], dtype=torch.float64)
-    held = [n for n, text in enumerate(texts) if text in ids]
-    rows_N[held] = donor_U[[ids[texts[n]] for n in held]].to(torch.float64)
+    rows_N[list(held)] = donor_U[list(held.values())].to(torch.float64)
     if lacking:
         rows_N[lacking] = subword_mean(new.select(lacking)).rows(old_V).to(torch.float64)
     return rows_N

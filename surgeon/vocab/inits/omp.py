@@ -6,14 +6,12 @@ K atoms of a new row.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import Progress
-from surgeon.vocab.donor import Donor, ids_by_bytes, spelling
+from surgeon.vocab.donor import Donor, Missing, ids_by_bytes
 from surgeon.vocab.inits.subword_mean import subword_mean
 from surgeon.vocab.tokenizer_json import TokenizerFile
 from surgeon.vocab.tokens import NewTokens
@@ -34,7 +32,7 @@ def omp(
     *,
     donor: str,
     k: int = 64,
-    missing: Literal["refuse", "subword_mean"] = "refuse",
+    missing: Missing = "refuse",
 ) -> Tensor:
     """For each new token the same sum of `k` of our rows that best gives its row in a donor model.
 
@@ -49,15 +47,7 @@ def omp(
     source = Donor(donor)
     donor_UC, donor_ids, donor_atoms = source.matrix(role)
     ours = ids_by_bytes(old_file, new.usable)
-    texts = [spelling(old_file, token) for token in new.tokens]
-    held = [n for n, text in enumerate(texts) if text in donor_ids]
-    lacking = [n for n, text in enumerate(texts) if text not in donor_ids]
-    if lacking and missing == "refuse":
-        raise SurgeonError(
-            f"the donor lacks {len(lacking)} of the {len(new)} new tokens, such as {new.tokens[lacking[0]]!r}",
-            str(source.path),
-            "give another donor, or --option missing=subword_mean",
-        )
+    held, lacking = source.parted(new, old_file, donor_ids, missing)
     shared = [text for text in ours if text in donor_atoms]
     most = min(len(shared), donor_UC.shape[1])
     if not 1 <= k <= most:
@@ -71,10 +61,11 @@ def omp(
     rows_ND = torch.empty(len(new), embed_VD.shape[1], dtype=torch.float64)
     if lacking:
         rows_ND[lacking] = subword_mean(new.select(lacking)).rows(embed_VD)
+    places = list(held)
     with progress.task("orthogonal matching pursuit", len(held), "tokens") as advance:
         for start in range(0, len(held), _CHUNK):
-            chunk = held[start : start + _CHUNK]
-            targets_NC = donor_UC[[donor_ids[texts[n]] for n in chunk]].to(torch.float64)
+            chunk = places[start : start + _CHUNK]
+            targets_NC = donor_UC[[held[n] for n in chunk]].to(torch.float64)
             places_NK, weights_NK = pursue(targets_NC, atoms_SC, k, str(source.path))
             ours_NKD = embed_VD[our_ids[places_NK]].to(torch.float64)
             rows_ND[chunk] = torch.bmm(weights_NK.unsqueeze(1), ours_NKD).squeeze(1)

@@ -63,8 +63,22 @@ def _halves(text: str) -> tuple[str, str] | None:
     return there[-1] if there else found[-1] if found else None
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _local(text: str) -> ModelRef:
     path = Path(text)
+    if not _is_text(str(path.absolute())):  # it is recorded in files of text, and other libraries are given it as text
+        raise SurgeonError(
+            "the path is not text: it holds bytes that the encoding of file names does not have",
+            text,
+            "rename the folder; where the locale is not UTF-8, PYTHONUTF8=1 makes it so",
+        )
     if not path.is_dir():
         raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
     check_whole(path)

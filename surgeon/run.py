@@ -28,7 +28,7 @@ from surgeon.settings import resolve
 
 FORMAT = 1
 # PATH, NAME=PATH, and either with a weight behind it
-_PATHS = (r"(?P<path>.+)", r"[\w.-]+=(?P<path>.+)", r"([\w.-]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
+_PATHS = (r"(?P<path>.+)", r"[^/=]+=(?P<path>.+)", r"([^/=]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass

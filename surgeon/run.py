@@ -102,7 +102,7 @@ class Runner:
         result_path = self._result_path(name)
         if state == "done":
             self.progress.say(f"{name}: done before")
-            return read_json_object(result_path) if result_path.is_file() else self._recovered(name, stage)
+            return _read(result_path) if result_path.is_file() else self._recovered(name, stage)
         self.progress.say(f"{name}: {stage.run}" + (" (resuming)" if state == "begun" else ""))
         started = time.perf_counter()
         settings = self._settings(name, stage)
@@ -193,6 +193,13 @@ def fingerprint(value: Any) -> Any:
                 digests = "+".join(_path_digest(Path(part)) for part in parts)
                 return value[: match.start("path")] + digests + value[match.end("path") :]
     return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except SurgeonError as error:
+        raise SurgeonError(error.problem, error.where, "remove it, and run the recipe again") from error
 
 
 def _is_there(text: str) -> bool:

@@ -59,3 +59,16 @@ def test_a_run_leaves_nothing_in_an_input(tmp_path: Path, out: str, stories: Pat
     with pytest.raises(SurgeonError, match="inside an input"):
         Runner(loaded, tmp_path / out).run()
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
+
+
+def test_a_damaged_result_is_removed_and_made_again(tmp_path: Path, stories: Path) -> None:
+    shutil.copytree(stories, tmp_path / "base")
+    loaded = load(recipe(tmp_path, {"deep": deeper()}, str(tmp_path / "base")))
+    made = Runner(loaded, tmp_path / "run").run()["stages"][0]["result"]["plan_digest"]
+    (result,) = (tmp_path / "run" / "results").iterdir()
+    result.write_text("{")
+    with pytest.raises(SurgeonError) as refused:
+        Runner(loaded, tmp_path / "run").run()
+    assert refused.value.where == str(result) and refused.value.hint == "remove it, and run the recipe again"
+    result.unlink()
+    assert Runner(loaded, tmp_path / "run").run()["stages"][0]["result"]["plan_digest"] == made

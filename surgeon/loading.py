@@ -20,6 +20,9 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 # elements of one batch of logits: what stays near a CPU's caches, and 1 GiB in float32 on a GPU
 LOGIT_BUDGET = {"cpu": 1 << 22, "cuda": 1 << 28}
 
+# what transformers and peft raise on a folder whose files say other things than they expect
+_OF_A_FOLDER = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+
 
 def resolve_device(device: Device) -> torch.device:
     """`auto` is the GPU where there is one; `cuda` without one is refused."""
@@ -47,7 +50,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except _OF_A_FOLDER as error:
             raise _refused("the tokenizer cannot be loaded", folder, error) from error
     tokenizer.model_max_length = (
         sys.maxsize
@@ -65,6 +68,7 @@ def load_model(
     encoder (see is_encoder) is loaded with its masked-language-model head; without, it is refused, because as a causal
     model it would see the tokens it is asked for.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     kind = AutoModelForMaskedLM if is_encoder(folder) else AutoModelForCausalLM
@@ -79,7 +83,7 @@ def load_model(
             model, info = kind.from_pretrained(
                 str(folder), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except (*_OF_A_FOLDER, StrictDataclassError) as error:
             raise _refused("transformers cannot load the model", folder, error) from error
         for what in ("missing_keys", "mismatched_keys"):
             if info[what]:
@@ -146,7 +150,7 @@ def load_skeleton(folder: Path, trust_remote_code: bool = False) -> Any:
                 model = kind.from_config(config, trust_remote_code=trust_remote_code)
             model.tie_weights()
             return model
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, StrictDataclassError) as error:
+        except (*_OF_A_FOLDER, StrictDataclassError) as error:
             raise _refused("transformers cannot build the model", folder, error) from error
 
 
@@ -155,7 +159,7 @@ def _with_adapter(model: Any, adapter: Path, trainable: bool) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except _OF_A_FOLDER as error:
         raise _refused("peft cannot load the adapter", adapter, error) from error
 
 

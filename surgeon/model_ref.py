@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgeon.checkpoint.journal import check_whole
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py"]
@@ -30,8 +30,9 @@ def resolve(text: str) -> ModelRef:
     """
     if text and Path(text).exists():  # an empty path is the current folder to pathlib
         return _local(text)
-    model, plus, adapter = text.rpartition("+")
-    if plus and model and adapter:
+    halves = _halves(text)
+    if halves is not None:
+        model, adapter = halves
         found = resolve(model)
         return ModelRef(found.name, found.path, found.revision, resolve(adapter))
     if _HUB.match(text):
@@ -41,8 +42,43 @@ def resolve(text: str) -> ModelRef:
     )
 
 
+def resolve_plain(text: str, what: str) -> ModelRef:
+    """As resolve, of a model without an adapter. Raises UsageError on one with an adapter, which `what` (a noun)
+    would pass over in silence."""
+    found = resolve(text)
+    if found.adapter is not None:
+        raise UsageError(
+            f"{what} is of the bytes of one folder: the adapter would be passed over",
+            text,
+            "fold it first: surgeon fold-adapter MODEL+ADAPTER OUT",
+        )
+    return found
+
+
+def _halves(text: str) -> tuple[str, str] | None:
+    """MODEL and ADAPTER of `MODEL+ADAPTER`: at the last `+`, unless folders whose names hold one say it is another."""
+    found = [(text[: m.start()], text[m.end() :]) for m in re.finditer(r"\+", text)]
+    found = [(model, adapter) for model, adapter in found if model and adapter]
+    there = [pair for pair in found if all(Path(half).is_dir() for half in pair)]
+    return there[-1] if there else found[-1] if found else None
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _local(text: str) -> ModelRef:
     path = Path(text)
+    if not _is_text(str(path.absolute())):  # it is recorded in files of text, and other libraries are given it as text
+        raise SurgeonError(
+            "the path is not text: it holds bytes that the encoding of file names does not have",
+            text,
+            "rename the folder; where the locale is not UTF-8, PYTHONUTF8=1 makes it so",
+        )
     if not path.is_dir():
         raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
     check_whole(path)

@@ -29,6 +29,8 @@ from surgeon.operations import operation
 from surgeon.scales import PAPER, with_values
 from surgeon.settings import read_yaml, resolve
 
+_OF_THE_RUN = ("out", "resume")
+_LONGEST = 60
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -153,9 +155,15 @@ def _check(recipe: Recipe, path: Path) -> None:
     for name, stage in recipe.stages.items():
         if name in known:
             raise UsageError(f"the name {name!r} stands twice", str(path), "give every input and stage its own name")
-        operation(stage.run)
+        _check_name(name, path)
         fields = operation(stage.run).settings_class().model_fields
         for key in (*stage.uses, *stage.settings):
+            if key.replace("-", "_") in _OF_THE_RUN:
+                raise UsageError(
+                    f"{key} of a stage is decided by the run",
+                    f"{path}: stage {name}",
+                    "give the run's folder with --out",
+                )
             if key.replace("-", "_") not in fields:
                 options = [f.replace("_", "-") for f in fields]
                 raise UsageError(
@@ -170,6 +178,16 @@ def _check(recipe: Recipe, path: Path) -> None:
                     did_you_mean(other, known),
                 )
         known.append(name)
+
+
+def _check_name(name: str, path: Path) -> None:
+    """A stage's name is part of a file's name, and stands in `uses` as NAME, NAME+ADAPTER or NAME=WEIGHT."""
+    if not name or not name.isprintable() or len(name) > _LONGEST or set(name) & set("/+="):
+        raise UsageError(
+            f"{name!r} does not do as the name of a stage",
+            str(path),
+            f"at most {_LONGEST} characters that can be printed, and no / + =",
+        )
 
 
 def _check_values(name: str, stage: Stage, path: Path) -> None:

@@ -28,7 +28,7 @@ from surgeon.settings import resolve
 
 FORMAT = 1
 # PATH, NAME=PATH, and either with a weight behind it
-_PATHS = (r"(?P<path>.+)", r"[\w.-]+=(?P<path>.+)", r"([\w.-]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
+_PATHS = (r"(?P<path>.+)", r"[^/=]+=(?P<path>.+)", r"([^/=]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -59,6 +59,7 @@ class Runner:
 
     def run(self, threads: int | None = None, force: bool = False) -> dict[str, Any]:
         """Do what is left to do (force: everything, anew); gives the content of run.json."""
+        self._check_apart()
         (self.folder / "stages").mkdir(parents=True, exist_ok=True)
         (self.folder / "results").mkdir(exist_ok=True)
         with _locked(self.folder):
@@ -69,6 +70,18 @@ class Runner:
                     self._write(records)
                     advance(1)
             return self._write(records)
+
+    def _check_apart(self) -> None:
+        """Refuse a folder inside an input: not even a folder of ours is made there."""
+        place = self.folder.resolve()
+        for text in self.loaded.recipe.inputs.values():
+            for path in filter(_is_there, {text, *text.split("+")}):
+                if place.is_relative_to(Path(path).resolve()):
+                    raise SurgeonError(
+                        "the run's folder lies inside an input, which is never changed",
+                        f"{self.folder} and {path}",
+                        "give another --out",
+                    )
 
     def _write(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         recipe = self.loaded.recipe
@@ -89,7 +102,7 @@ class Runner:
         result_path = self._result_path(name)
         if state == "done":
             self.progress.say(f"{name}: done before")
-            return read_json_object(result_path) if result_path.is_file() else self._recovered(name, stage)
+            return _read(result_path) if result_path.is_file() else self._recovered(name, stage)
         self.progress.say(f"{name}: {stage.run}" + (" (resuming)" if state == "begun" else ""))
         started = time.perf_counter()
         settings = self._settings(name, stage)
@@ -176,10 +189,24 @@ def fingerprint(value: Any) -> Any:
     for match in filter(None, (re.fullmatch(pattern, value) for pattern in _PATHS)):
         for parts in ([match["path"]], match["path"].split("+")):
             # relative paths too: the stage will read them from the same folder
-            if all(part and Path(part).exists() for part in parts):
+            if all(map(_is_there, parts)):
                 digests = "+".join(_path_digest(Path(part)) for part in parts)
                 return value[: match.start("path")] + digests + value[match.end("path") :]
     return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except SurgeonError as error:
+        raise SurgeonError(error.problem, error.where, "remove it, and run the recipe again") from error
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).exists()
+    except OSError:  # a text that is no path: longer than a name may be
+        return False
 
 
 def _path_digest(path: Path) -> str:

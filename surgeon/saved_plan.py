@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pydantic
 from pydantic import BaseModel
 
 from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
-from surgeon.checkpoint.digest import file_digest
+from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.operations import described, operation, perform
 from surgeon.progress import SILENT, Progress
@@ -25,7 +27,7 @@ def save_plan(path: Path, name: str, settings: BaseModel, progress: Progress = S
     """Plan the operation and write it to `path`; gives the plan's digest.
 
     A planned operation is saved tensor by tensor, one that is not (cpt) as its settings; both with their inputs'
-    digests.
+    digests. The seal is a digest of all that, by which a plan that was changed since is known.
     """
     chosen = operation(name)
     value: dict[str, Any] = {"format": FORMAT, "operation": name, "settings": settings.model_dump(mode="json")}
@@ -41,6 +43,7 @@ def save_plan(path: Path, name: str, settings: BaseModel, progress: Progress = S
     else:
         description = described(name, settings, progress)  # refuses what would be refused at the start of the run
         value["inputs"], digest = description["inputs"], description["plan_digest"]
+    value["seal"] = seal(json.loads(json.dumps(value)))  # of what is read from the file: all keys are texts there
     write_atomically(path, dump_json(value) if not chosen.planned else json.dumps(value, ensure_ascii=False) + "\n")
     return digest
 
@@ -64,12 +67,19 @@ def apply_plan(
         inputs = None if operation(name).planned else value["inputs"]
         if value["format"] != FORMAT:
             raise ValueError(f"format {value['format']}")
-    except (KeyError, ValueError) as error:
+        target = out if out is not None else Path(settings["out"])
+        is_whole = value["seal"] == seal(value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"this is not a plan of this version ({error})", str(path), "write it with --plan") from error
+    if not is_whole:
+        raise SurgeonError("the plan was changed after it was written", str(path), "write it again with --plan")
     chosen = operation(name)
-    target = out if out is not None else Path(settings["out"])
     if not chosen.planned:
-        resolved = chosen.settings_class().model_validate(settings | {"out": str(target)})
+        try:
+            resolved = chosen.settings_class().model_validate(settings | {"out": str(target)})
+        except pydantic.ValidationError as error:
+            reason = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
+            raise SurgeonError(f"its settings do not hold any more: {reason}", str(path), "plan it again") from error
         return perform(name, resolved, force=force, threads=threads, memory=memory, progress=progress, inputs=inputs)
     from surgeon.checkpoint.commit import check_out
     from surgeon.ops.check import check_inputs
@@ -86,6 +96,18 @@ def apply_plan(
         if value.get("carried", {}).get(name) != digest:
             raise SurgeonError(f"the file {name} is not the one the plan was made for", str(path), "plan it again")
     return execute(plan, target, force=force, threads=threads, memory=memory, progress=progress).to_json()
+
+
+def seal(value: Mapping[str, Any]) -> str:
+    """The digest of what decides the output of a saved plan; where it goes does not, nor, tensor by tensor, where the
+    inputs lie. Raises KeyError, TypeError or AttributeError on what is no saved plan."""
+    if not operation(value["operation"]).planned:
+        settings = {key: held for key, held in value["settings"].items() if key != "out"}
+        return json_digest([value["operation"], settings, value["inputs"]])
+    inputs = [
+        {key: held for key, held in entry.items() if key not in ("path", "name")} for entry in value["plan"]["inputs"]
+    ]
+    return json_digest([value["operation"], value["plan"] | {"inputs": inputs}, value["carried"]])
 
 
 def _carried(plan: Plan) -> dict[str, str]:

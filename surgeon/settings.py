@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def resolve(
     origins = dict.fromkeys(model.model_fields, "default")
     layers = [("recipe", dict(recipe or {})), ("--set", dict(key_value(s) for s in sets)), ("flag", dict(flags or {}))]
     for origin, layer in layers:
-        for key, value in layer.items():
+        for key, value in ((str(key), value) for key, value in layer.items()):
             field = key.replace("-", "_")
             if field not in model.model_fields:
                 known = [name.replace("_", "-") for name in model.model_fields]
@@ -47,10 +47,25 @@ def resolve(
         raise _refusal(error, origins, words, by_place) from error
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """As safe_load, which of a key that stands twice in a mapping takes the last value without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that must hold a mapping (yaml.safe_load; note that YAML 1.1 reads 3e-4 as text)."""
+    """A YAML file that must hold a mapping, as yaml.safe_load reads it, but each key once (YAML 1.1: 3e-4 is text)."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except FileNotFoundError as error:
         raise UsageError("there is no such file", str(path), "check the path") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.parents import parent_folder
+from surgeon.checkpoint.sidecars import read_beside_weights
 from surgeon.checkpoint.tree_digest import digest_like
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.memory import memory_available
@@ -29,12 +30,12 @@ def verify(
 ) -> dict[str, Any]:
     """{"out", "operation", "holds", "checks": [{"check", "holds", "detail"}]}.
 
-    Bytes always: every file has the digest that the lineage recorded. With `function`, what the operation
-    promised: equal logits on `data` (expand-layers with an identity fill, attach-adapter), the model from before
-    or, where other steps came in between, its tensors (expand-layers --undo), preserved rows, hull
-    certificates and, on `data`, that old text is left alone (extend-vocab), frequencies by the formula and
-    finite logits at new positions (extend-context), the same bytes when it is planned again (merge, average,
-    fold-adapter, the language model of a multimodal one).
+    Bytes always: every file has the digest that the lineage recorded, and none was added that a model is loaded from.
+    With `function`, what the operation promised: equal logits on `data` (expand-layers with an identity fill,
+    attach-adapter), the model from before or, where other steps came in between, its tensors (expand-layers --undo),
+    preserved rows, hull certificates and, on `data`, that old text is left alone (extend-vocab), frequencies by the
+    formula and finite logits at new positions (extend-context), the same bytes when it is planned again (merge,
+    average, fold-adapter, the language model of a multimodal one).
     `parent`: where the first parent is now, when it has moved. `memory`: bytes that a model may take (by default what
     is available); a model that does not fit is not loaded. Raises SurgeonError without a lineage.
     """
@@ -77,6 +78,9 @@ def _bytes(out: Path, lineage: Lineage, progress: Progress) -> list[dict[str, An
     extra = sorted(p.name for p in out.glob("*.safetensors") if p.name not in lineage.files)
     if extra:
         checks.append(_check("no other weight files", False, ", ".join(extra)))
+    read = [name for name in read_beside_weights(out) if name not in lineage.files]
+    if read:
+        checks.append(_check("no other files that a model is loaded from", False, ", ".join(read)))
     return checks
 
 

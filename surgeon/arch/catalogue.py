@@ -60,7 +60,7 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
 
         return derive(config, tuple(names), where)
     declared = known[model_type]
-    for architecture in config.get("architectures") or ():
+    for architecture in named_classes(config, where):
         if architecture not in declared.architectures:
             raise SurgeonError(
                 f"the checkpoint is a {architecture}, which is not a causal language model that surgeon knows",
@@ -68,6 +68,19 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
                 did_you_mean(architecture, declared.architectures),
             )
     return declared
+
+
+def named_classes(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The classes that config.json names (`architectures`), none where it names none. Raises SurgeonError on what is
+    no list of names."""
+    found = config.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise SurgeonError(
+            f"config.json names no classes: architectures is {found!r}",
+            where,
+            "restore config.json from the model's source",
+        )
+    return tuple(found)
 
 
 def quantised(where: str) -> SurgeonError:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from surgeon.arch.catalogue import named_classes
 from surgeon.arch.configuration import accepted_settings
 from surgeon.arch.declaration import WRITING_ROLES, Declaration
 from surgeon.arch.roles import role_by_name
@@ -131,7 +132,7 @@ def _settings(config: dict[str, Any], where: str) -> tuple[Any, str]:
         raise SurgeonError(
             f"{model_type!r} is not the architecture of a causal language model", where, "give a language model"
         )
-    for name in config.get("architectures") or ():
+    for name in named_classes(config, where):
         if name != architecture:
             raise SurgeonError(
                 f"the checkpoint is a {name}, which is not a causal language model that surgeon knows",

@@ -125,11 +125,17 @@ def write_atomically(path: Path, text: str | bytes) -> None:
     """A single file, complete or not there."""
     temporary = path.with_name(f".{path.name}.partial")
     raw = text.encode("utf-8") if isinstance(text, str) else text
-    with temporary.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a write: it does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _publish(folder: Path, out: Path, force: bool) -> None:
@@ -155,15 +161,25 @@ def _renameat2(source: Path, target: Path, flag: int) -> None:
 def lock_beside(out: Path) -> tuple[int, Path]:
     """Hold an output for this process alone, by a file beside it."""
     path = out.parent / f".{out.name}.lock"
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise SurgeonError(
+                "another process is writing this output", str(out), "wait for it, or choose another path"
+            ) from error
+        if _is_at(handle, path):
+            return handle, path
+        os.close(handle)  # the one before removed it when it was done: a lock of a file that nobody else finds
+
+
+def _is_at(handle: int, path: Path) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise SurgeonError(
-            "another process is writing this output", str(out), "wait for it, or choose another path"
-        ) from error
-    return handle, path
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def unlock(lock: tuple[int, Path]) -> None:

@@ -124,10 +124,17 @@ def _sharded(index: Path) -> tuple[tuple[Path, ...], dict[str, StoredTensor]]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise SurgeonError("the index has no weight_map", str(index), "download the index again")
+    for name in weight_map.values():
+        if Path(name).name != name:
+            raise SurgeonError(
+                f"the index names the shard {name!r}, which is no file of this folder",
+                str(index),
+                "download the index and the shards again, from one revision",
+            )
     shards = tuple(index.parent / name for name in sorted(set(weight_map.values())))
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
-        if Path(shard.name) != shard.relative_to(index.parent) or not shard.is_file():
+        if not shard.is_file():
             raise SurgeonError(
                 f"the shard {shard.name} is missing", str(index), "download the missing file into the folder"
             )

@@ -38,6 +38,16 @@ def sidecars(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def read_beside_weights(folder: Path) -> list[str]:
+    """Names (relative, sorted) of the files here that transformers or peft take up with the weights if they are there:
+    of the tokenizer, the generation, code, an index, an adapter. Not licences, cards or reports."""
+    named = (*TOKENIZER_FILES, *_OTHERS, "config.json", "adapter_config.json")
+    found = {name for name in named if (folder / name).is_file()}
+    for pattern in ("*.py", "*.index.json", "*.bin", "additional_chat_templates/*.jinja"):
+        found |= {path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
 def metrics_name(plan_digest: str) -> str:
     """The file under surgeon/ with the metrics of the training that has this digest, beside its ancestors'."""
     return f"{METRICS_PREFIX}{plan_digest.removeprefix('sha256:')[:12]}.jsonl"

@@ -18,6 +18,7 @@ from surgeon import __version__
 from surgeon.cli import commands
 from surgeon.cli.launched import launched
 from surgeon.cli.several import lost, say
+from surgeon.cli.streams import make_ready
 from surgeon.cli.verbs import all_verbs, joined
 from surgeon.cli.words import spread
 from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
@@ -77,6 +78,7 @@ def _nothing() -> None:
 def main(words: list[str] | None = None) -> None:
     """Entry point; exits with 0 done, 1 refused or failed, 2 usage, 3 difference found, 130 interrupted."""
     words = list(sys.argv[1:] if words is None else words)
+    make_ready()
     # as after a Ctrl-C, files that were begun are cleared away; of several processes the first one writes them all,
     # and the others have no time for Python while they wait for it
     clears = threading.current_thread() is threading.main_thread() and launched()[0] == 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeon.cli.launched import launched
+from surgeon.cli.streams import takes_any_text
 from surgeon.errors import SurgeonError
 from surgeon.progress import Advance, Show
 
@@ -29,7 +30,7 @@ class Output:
         if launched()[0]:
             return
         if self.as_json:
-            sys.stdout.write(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(_finite(data), ensure_ascii=not takes_any_text(), allow_nan=False) + "\n")
         elif lines is not None:
             sys.stdout.write("".join(line + "\n" for line in lines))
         else:

@@ -82,6 +82,8 @@ def _save_plan(name: str, settings: BaseModel, flags: Flags) -> None:
     assert flags.plan is not None
     if flags.plan.exists() and not flags.force:
         raise UsageError("the plan file exists already", str(flags.plan), "choose another name, or --force")
+    if not flags.plan.absolute().parent.is_dir():  # to plan may take long
+        raise UsageError("there is no such folder for the plan", str(flags.plan.parent), "make it first")
     digest = save_plan(flags.plan, name, settings, flags.output.progress())
     data = {"plan": str(flags.plan), "operation": name, "plan_digest": digest}
     flags.output.emit(data, [f"plan of {name} written to {flags.plan}", f"carry it out: surgeon apply {flags.plan}"])

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
 _RECORD = ("messages", "instruction", "input", "output")
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")
 
 
@@ -58,6 +58,11 @@ class Document:
     score: float = math.nan
 
 
+def _is_name(text: str) -> bool:
+    """Letters of any script with their marks, digits and `_.-`; a letter or a digit first."""
+    return text[:1].isalnum() and all(c.isalnum() or c in "_.-" or unicodedata.category(c)[0] == "M" for c in text)
+
+
 def parse_corpus(
     text: str, *, text_field: str = "text", lines: bool = False, format: Format = "auto", weighted: bool = True
 ) -> Corpus:
@@ -70,7 +75,7 @@ def parse_corpus(
     hub = None
     if not Path(text).exists():
         left, equals, right = text.partition("=")
-        if equals and _NAME.match(left):
+        if equals and _is_name(left):
             name, path = left, right
         if path.startswith(PREFIX):
             hub, weight = parse_hub(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from surgeon.checkpoint.commit import staged
+from surgeon.checkpoint.commit import lock_beside, staged, unlock, write_atomically
 from surgeon.errors import SurgeonError
 
 WRITER = """
@@ -96,3 +98,37 @@ def test_killed_at_any_moment(tmp_path: Path, force: str) -> None:
     with staged(out, force=True) as folder:  # what a killed writer left beside it does not stand in the way
         (folder / "whole").write_text("1")
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["out"]
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer before ends between the opening of the file and its lock: another one may have made it anew."""
+    take, out = fcntl.flock, tmp_path / "out"
+    left = [1]
+
+    def slow(handle: int, operation: int) -> None:
+        if left:
+            left.pop()
+            (tmp_path / ".out.lock").unlink()
+        take(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    handle, path = lock_beside(out)
+    assert os.path.samestat(os.fstat(handle), path.stat())
+    with pytest.raises(SurgeonError, match="another process"):
+        lock_beside(out)
+    unlock((handle, path))
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "plan.json"
+    write_atomically(path, "before")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        write_atomically(path, "after")
+    assert refused.value.filename == str(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"] and path.read_text() == "before"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from surgeon.cli.app import main
 from surgeon.cli.words import SHAPES, SWITCHES, Shape, spread
 from surgeon.errors import UsageError
-from surgeon.settings import key_value, resolve
+from surgeon.settings import key_value, read_yaml, resolve
 
 
 class Example(BaseModel):
@@ -70,3 +70,21 @@ def test_numbers_may_be_given_one_by_one(words: list[str], stories: Path, capsys
         main(["expand-layers", str(stories), "out", *words, "--print-config", "--json"])
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["at"]["value"] == [1, 5]
+
+
+def test_a_key_that_is_no_text_is_an_unknown_setting() -> None:
+    with pytest.raises(UsageError, match="there is no setting '1'"):
+        resolve(Example, recipe={1: 2})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a:\n  b: 1\n  'b': 2\n", "[{a: 1, a: 1}]"])
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match="stands twice"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_anchors_and_merges_are_no_second_keys(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("x: &x {a: 1, b: 2}\ny: {<<: *x, a: 3}\nz: {<<: [*x], c: 4}\n")
+    found = read_yaml(tmp_path / "a.yaml")
+    assert found == {"x": {"a": 1, "b": 2}, "y": {"a": 3, "b": 2}, "z": {"a": 1, "b": 2, "c": 4}}

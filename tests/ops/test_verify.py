@@ -72,3 +72,30 @@ def test_a_moved_parent_is_refused(written: Path, tmp_path: Path) -> None:
     shutil.copytree(written, tmp_path / "a" / "b" / "out")
     with pytest.raises(SurgeonError, match="not where it was"):
         verify(tmp_path / "a" / "b" / "out", function=True, data=["x"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja", "added_tokens.json", "special_tokens_map.json", "adapter_config.json", "vocab.json",
+        "model.safetensors.index.json", "pytorch_model.bin", "modeling_llama.py", "preprocessor_config.json",
+        "additional_chat_templates/tools.jinja",
+    ],
+)  # fmt: skip
+def test_a_file_that_a_model_is_loaded_from_is_found_when_it_is_added(
+    written: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(written, out)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("{}")
+    failed = [c for c in verify(out)["checks"] if not c["holds"]]
+    assert [(c["check"], c["detail"]) for c in failed] == [("no other files that a model is loaded from", name)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "report.html", "report.json", ".gitattributes"])
+def test_a_file_beside_the_model_may_be_added(written: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(written, out)
+    (out / name).write_text("{}")
+    assert verify(out)["holds"]

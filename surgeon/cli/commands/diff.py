@@ -27,10 +27,11 @@ def register(app: typer.Typer) -> None:
         debug: Debug = False,
     ) -> None:
         from surgeon.measure.delta import diff as compare
-        from surgeon.model_ref import resolve
+        from surgeon.model_ref import resolve_plain
 
         output = Output(json, quiet)
-        data = compare(resolve(a).path, resolve(b).path, progress=output.progress())
+        left, right = (resolve_plain(text, "a difference").path for text in (a, b))
+        data = compare(left, right, progress=output.progress())
         rows = [
             (u["unit"], f"{u['norm']:.6g}", _number(u["relative"]), _number(u["cosine"]))
             for u in data["units"]

@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:  # fmt: skip
         from surgeon.data.numbers import parse_count
         from surgeon.errors import UsageError
-        from surgeon.model_ref import resolve
+        from surgeon.model_ref import resolve_plain
         from surgeon.report.html import write_report
         from surgeon.report.vocabulary import measure_vocabulary
 
@@ -90,8 +90,8 @@ def register(app: typer.Typer) -> None:
             vocabulary = measure_vocabulary(
                 folder,
                 data,
-                parent=None if parent is None else resolve(parent).path,
-                after=None if after is None else resolve(after).path,
+                parent=None if parent is None else resolve_plain(parent, "a parent").path,
+                after=None if after is None else resolve_plain(after, "a measurement").path,
                 tokens=None if tokens is None else _positive(parse_count(tokens)),
                 text_field=text_field,
                 lines=lines,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,15 +43,15 @@ def register(app: typer.Typer) -> None:
         debug: Debug = False,
     ) -> None:
         from surgeon.data.numbers import parse_count
-        from surgeon.model_ref import resolve
+        from surgeon.model_ref import resolve_plain
         from surgeon.verify import verify as check
 
         output = Output(json, quiet)
         result = check(
-            resolve(out).path,
+            resolve_plain(out, "a verification").path,
             function=function,
             data=data or [],
-            parent=None if parent is None else Path(resolve(parent).path),
+            parent=None if parent is None else resolve_plain(parent, "a parent").path,
             memory=None if memory is None else parse_count(memory),
             progress=output.progress(),
         )

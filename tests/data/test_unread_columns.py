@@ -58,7 +58,10 @@ def test_two_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_every_type_of_strings(tmp_path: Path, strings: object) -> None:
-    parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "a.parquet", row_group_size=1)
+    try:
+        parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "a.parquet", row_group_size=1)
+    except pyarrow.ArrowNotImplementedError as error:  # string_view in pyarrow 17
+        pytest.skip(f"this pyarrow does not write it: {error}")
     assert texts(tmp_path / "a.parquet") == ["one", "two"]
 
 

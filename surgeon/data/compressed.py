@@ -20,8 +20,7 @@ from typing import Any, BinaryIO
 from surgeon.errors import SurgeonError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_NEW: dict[str, Callable[[], Any]] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
-_PADDING = {".xz": b"\0"}  # that the format allows behind a stream
+_PADDING = b"\0"  # that .xz allows behind a stream
 _CHUNK = 1 << 20
 
 
@@ -81,23 +80,28 @@ def _opened(raw: BinaryIO, suffix: str, path: Path) -> Any:
         raise EOFError("it is empty")
     if suffix == ".gz":
         return gzip.open(raw)
-    if suffix != ".zst":
-        return io.BufferedReader(_Streams(raw, _NEW[suffix], _PADDING.get(suffix, b"")), _CHUNK)
+    if suffix == ".bz2":
+        return io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor, OSError), _CHUNK)
+    if suffix == ".xz":
+        return io.BufferedReader(_Streams(raw, lzma.LZMADecompressor, lzma.LZMAError, _PADDING), _CHUNK)
     try:
-        from zstandard import ZstdDecompressor
+        from zstandard import ZstdDecompressor, ZstdError
     except ImportError as error:
         raise SurgeonError(
             "reading .zst needs zstandard, which is not installed", str(path), "pip install 'surgeon[zst]'"
         ) from error
-    return io.BufferedReader(_Streams(raw, ZstdDecompressor().decompressobj), _CHUNK)
+    return io.BufferedReader(_Streams(raw, ZstdDecompressor().decompressobj, ZstdError), _CHUNK)
 
 
 class _Streams(io.RawIOBase):
     """Streams (of zstd: frames) one behind the other, `padding` between them. The libraries' own readers take what is
-    cut off (zstandard), or a stream that is damaged at its start or follows padding (bz2, lzma), for the end."""
+    cut off (zstandard), or a stream that is damaged at its start or follows padding (bz2, lzma), for the end.
+    damaged: what the library raises on a stream that is no such."""
 
-    def __init__(self, raw: BinaryIO, new: Callable[[], Any], padding: bytes = b"") -> None:
-        self._raw, self._new, self._padding = raw, new, padding
+    def __init__(
+        self, raw: BinaryIO, new: Callable[[], Any], damaged: type[Exception], padding: bytes = b""
+    ) -> None:  # fmt: skip
+        self._raw, self._new, self._damaged, self._padding = raw, new, damaged, padding
         self._stream: Any = None
         self._packed, self._out = b"", memoryview(b"")
 
@@ -126,6 +130,6 @@ class _Streams(io.RawIOBase):
     def _unpack(self, packed: bytes) -> bytes:
         try:
             found: bytes = self._stream.decompress(packed)
-        except Exception as error:  # ZstdError, LZMAError, OSError: each library has its own
+        except self._damaged as error:
             raise ValueError(str(error)) from error
         return found

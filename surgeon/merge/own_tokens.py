@@ -27,6 +27,6 @@ def beside(member: Member, target: Member) -> Member:
         return member
     held = own[0].rows
     assert held is not None
-    new = sorted({row.id for step in own if step.rows is not None for row in step.rows.new if row.id < held.old})
-    old = runs([i for i in range(held.old) if i not in set(new)])
-    return replace(member, steps=member.steps[:shared], met=Met(((old, 0),), runs(new)))
+    new = {row.id for step in own if step.rows is not None for row in step.rows.new if row.id < held.old}
+    old = runs([i for i in range(held.old) if i not in new])
+    return replace(member, steps=member.steps[:shared], met=Met(((old, 0),), runs(sorted(new))))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from surgeon.checkpoint.file_lock import hold
 from surgeon.errors import SurgeonError
 
 RUN_LOCK = "lock"  # in OUT.run, held by the training run that is to write OUT
@@ -161,25 +162,12 @@ def _renameat2(source: Path, target: Path, flag: int) -> None:
 def lock_beside(out: Path) -> tuple[int, Path]:
     """Hold an output for this process alone, by a file beside it."""
     path = out.parent / f".{out.name}.lock"
-    while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise SurgeonError(
-                "another process is writing this output", str(out), "wait for it, or choose another path"
-            ) from error
-        if _is_at(handle, path):
-            return handle, path
-        os.close(handle)  # the one before removed it when it was done: a lock of a file that nobody else finds
-
-
-def _is_at(handle: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+        return hold(path), path
+    except BlockingIOError as error:
+        raise SurgeonError(
+            "another process is writing this output", str(out), "wait for it, or choose another path"
+        ) from error
 
 
 def unlock(lock: tuple[int, Path]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from surgeon.checkpoint.commit import sync, sync_tree
+from surgeon.checkpoint.file_lock import hold
 from surgeon.checkpoint.known_digests import cache_home
 from surgeon.errors import SurgeonError
 
@@ -89,12 +90,7 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
 @contextmanager
 def _held(lock: Path) -> Iterator[None]:
     """Wait for a lock and hold it; it ends with the process, however it ends."""
-    while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            break
-        os.close(handle)  # whoever held it has just removed it
+    handle = hold(lock, wait=True)
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ generators: every step seeds them from (seed, step).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import shutil
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from surgeon.checkpoint.commit import RUN_LOCK, sync, sync_tree, write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.file_lock import hold
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
 from surgeon.train.intact import check_archive, crc32s, way_out
@@ -93,19 +93,13 @@ def _hold(run_dir: Path) -> int:
     while True:
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(run_dir / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+            return hold(run_dir / LOCK)
         except FileNotFoundError:
             continue  # whoever held the folder has just removed it
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(handle)
             raise SurgeonError(
                 "another process is training to this output", str(run_dir), "wait for it, or choose another path"
             ) from error
-        if os.fstat(handle).st_nlink:
-            return handle
-        os.close(handle)  # the lock of a folder that was removed in the meantime
 
 
 def clear(run_dir: Path) -> None:

@@ -54,7 +54,8 @@ def test_an_interrupted_command_says_so_and_goes_on(options: dict[str, Any], tmp
     assert (process.returncode, out) == (130, "") and "Traceback" not in err
     assert err.endswith(".pt is kept: --resume goes on with it\ninterrupted\n")
     assert not (tmp_path / "one").exists()
-    assert len(list((tmp_path / "one.run" / "state").glob("*.pt"))) == 1
+    held = sorted(path.name for path in (tmp_path / "one.run" / "state").iterdir())
+    assert len(held) in (1, 2) and all(name.endswith(".pt") for name in held)  # the one before until a step is done
 
 
 def test_a_stop_by_the_scheduler_saves_first(options: dict[str, Any], tmp_path: Path) -> None:

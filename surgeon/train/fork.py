@@ -59,7 +59,9 @@ class Fork:
         from surgeon.train import state
 
         if self.state is not None:
-            return state.load(self.state)
+            found = state.load(self.state)
+            owed = {"step": found.step, "tokens": found.tokens} if found.held and job.evals else {}
+            return dataclasses.replace(found, held=owed)  # the line of that step is the other run's
         import torch
 
         from surgeon.loading import load_model

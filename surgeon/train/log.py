@@ -12,10 +12,10 @@ from surgeon.errors import SurgeonError
 
 
 class MetricsLog:
-    """Appends objects, each on a line. Opening it for a run that goes on from `step` drops what lies behind it."""
+    """Appends objects, each on a line. Opening it for a run that goes on drops the lines after `step` (-1: all)."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in self.read(path) if line["step"] <= step] if step and path.is_file() else []
+        kept = [line for line in self.read(path) if line["step"] <= step] if step >= 0 and path.is_file() else []
         self._path = path
         try:
             write_atomically(path, "".join(_line(value) for value in kept))

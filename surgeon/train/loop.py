@@ -53,24 +53,27 @@ class Loop:
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
         """All steps from `start` (None: from the beginning), with evaluation, metrics and states on the way."""
         settings, steps = self.job.settings, self.job.shape.steps
-        first, outcome = 0, Outcome()
+        first, outcome, held = 0, Outcome(), {"step": 0, "tokens": 0} if self.job.evals else {}
         if start is not None:
             self._restore(start)
-            first, outcome = start.step, Outcome(start.tokens, start.loss, evals=start.evals)
+            first, outcome, held = start.step, Outcome(start.tokens, start.loss, evals=start.evals), start.held
         main = self.world.is_main
-        log = MetricsLog(settings.run_dir / state.METRICS, first) if main else None
+        log = MetricsLog(settings.run_dir / state.METRICS, first - bool(held)) if main else None
         trackers = (
             tracking.opened(self.job.chosen["tracker"], settings.out_path, first, self.job.record) if main else []
         )
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
-        pace.going_on(state.saved(settings.run_dir))
+        pace.going_on(state.saved(settings.run_dir), held)
         with Stop(self.world) as stop, pace:
             watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
-            if first == 0 and self.job.evals:
-                pace.finish({"step": 0, "tokens": 0, "eval": pace.evaluate(0)})
+            if held:
+                if not pace.evaluate(first, stop):
+                    stop.leave(first)
+                if first:  # until now the state said that its evaluation was owed
+                    self._save(first, outcome, pace)
             for step in range(first + 1, steps + 1):
                 windows = pace.checked(step, self.windows(step - 1))
                 done = self._step(step, windows)
@@ -80,10 +83,11 @@ class Loop:
                 stopping = stop.asked()
                 pace.add(done, wait=due or evaluate or stopping or step == steps, hold=evaluate)
                 if evaluate:
-                    pace.finish({"eval": pace.evaluate(step)})
+                    pace.evaluate(step, stop)
+                    stopping = stop.asked()
                 if due or stopping:
                     self._save(step, outcome, pace)
-                if stopping and step < steps:
+                if stopping and (step < steps or pace.held):
                     stop.leave(step)
             self._save(steps, outcome, pace)
         outcome.tokens_per_second, outcome.mfu = pace.mean()
@@ -168,12 +172,12 @@ class Loop:
     def _save(self, step: int, outcome: Outcome, pace: Pace) -> None:
         settings = self.job.settings
         pace.before_save(step, self.parameters)
-        if settings.keep_checkpoints:
+        if settings.keep_checkpoints and not pace.held:
             # before the state: a run that goes on from a state does not come to that step again
             keep(self.job, self.world, step, outcome)
         hooks = [hook.state() for hook in self.hooks]
         tensors = state.tensors_of(settings.run_dir, step, self.parameters, self.optimizer, self.world)
-        tensors |= {"evals": outcome.evals, "hooks": hooks, "guard": self._guard.state()}
+        tensors |= {"evals": outcome.evals, "hooks": hooks, "guard": self._guard.state(), "held": pace.held}
         saved = state.State(step, outcome.tokens, outcome.final_loss, **tensors)
         if self.world.is_main:
             # the next step may show that this one spoilt the weights: until then the state before it stays

@@ -23,6 +23,7 @@ from surgeon.train.log import MetricsLog
 from surgeon.train.memory import peak_memory
 from surgeon.train.outcome import Outcome
 from surgeon.train.score import NotFiniteError
+from surgeon.train.stop import Asked, Stop
 from surgeon.train.watch import Watch
 
 
@@ -62,7 +63,8 @@ class _Coming:
 class Pace:
     """Takes steps as they are begun and writes their lines. On a GPU a step is looked at when the next one has been
     begun, so that the device never waits for the host; on a CPU at once. flops: of a token, by the length of its row.
-    last_good: the newest state on disk from which a step was trained whose numbers are finite."""
+    last_good: the newest state on disk from which a step was trained whose numbers are finite. held: the line of a
+    step whose evaluation is not done."""
 
     def __init__(
         self, job: Job, flops: Mapping[int, float], log: MetricsLog | None, outcome: Outcome, watch: Watch,
@@ -74,7 +76,7 @@ class Pace:
         self._unproven: tuple[int, Path] | None = None
         self._lag = 1 if job.device.type == "cuda" else 0
         self._waiting: deque[_Coming] = deque()
-        self._held: dict[str, Any] = {}
+        self.held: dict[str, Any] = {}
         self._last = time.perf_counter()
         self._busy, self._counted, self._work = 0.0, 0, 0.0
 
@@ -95,8 +97,8 @@ class Pace:
         return windows
 
     def before_save(self, step: int, parameters: Mapping[str, Tensor]) -> None:
-        """The lines of all steps are on disk. Refuses what a step made of the weights, where that is not finite in any
-        process."""
+        """The lines of all steps but a held one are on disk. Refuses what a step made of the weights, where that is
+        not finite in any process."""
         world = self._job.world
         finite = torch.stack([world.local(p.detach()).isfinite().all() for p in parameters.values()])
         if world.any(not bool(finite.all())):
@@ -104,20 +106,26 @@ class Pace:
         if self._log is not None:
             self._log.sync()
 
-    def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """The model on the corpora of --eval. After a step, a loss that is not finite stops the run."""
+    def evaluate(self, step: int, stop: Stop) -> bool:
+        """The model on the corpora of --eval, and the line that was held for it. False where the run was asked to stop
+        before that was done: the line stays held. After a step, a loss that is not finite stops the run."""
         try:
-            found = evaluated(self._job, step)
+            found = evaluated(self._job, step, stop.check)
+        except Asked:
+            return False
         except NotFiniteError:
             if not step:  # the model was like that
                 raise
-            self.finish({})
+            self._finish({})
             self._guard.spoilt(step, "the losses on the texts of --eval are", self._documents(step), self.last_good)
         self._outcome.evals = self._outcome.evals + found
-        return found
+        self._finish({"eval": found})
+        return True
 
-    def going_on(self, states: Sequence[Path]) -> None:
-        """These states are there (oldest first), and the run goes on from the last one."""
+    def going_on(self, states: Sequence[Path], held: dict[str, Any]) -> None:
+        """These states are there (oldest first), and the run goes on from the last one, whose line is held where its
+        evaluation is owed."""
+        self.held = held
         self.last_good = states[-2] if len(states) > 1 else None
         if states:
             self._unproven = 0, states[-1]
@@ -127,18 +135,18 @@ class Pace:
         self._unproven = None if path is None else (step, path)
 
     def add(self, done: Done, *, wait: bool, hold: bool = False) -> None:
-        """A step was begun. wait: look at it now, because something depends on it. hold: its line is for `finish`."""
+        """A step was begun. wait: look at it now, since something depends on it. hold: its line is for `evaluate`."""
         self._waiting.append(_Coming(done))
         while len(self._waiting) > (0 if wait else self._lag):
             line = self._settle(self._waiting.popleft())
             if hold and not self._waiting:
-                self._held = line
+                self.held = line
             else:
                 self._write(line)
 
-    def finish(self, values: dict[str, Any]) -> None:
+    def _finish(self, values: dict[str, Any]) -> None:
         """Write the line that was held, with more in it; the time that took is no training time."""
-        line, self._held = self._held | values, {}
+        line, self.held = self.held | values, {}
         self._write(line)
 
     def mean(self) -> tuple[float | None, float | None]:

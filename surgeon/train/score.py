@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,9 @@ def window_length(model: Any, context: int | None) -> int:
 
 
 @torch.no_grad()
-def score(model: Any, items: Sequence[Item], context: int) -> Score:
-    """The sum over items, in windows of `context` tokens (see surgeon.data.items).
+def score(model: Any, items: Sequence[Item], context: int, between: Callable[[], None] = lambda: None) -> Score:
+    """The sum over items, in windows of `context` tokens (see surgeon.data.items). between: called before each forward
+    pass; it ends the scoring by raising.
 
     Raises SurgeonError where the items hold no token (AutoTokenizer makes an empty tokenizer of a folder without one)
     and where the loss is not a number.
@@ -82,6 +83,7 @@ def score(model: Any, items: Sequence[Item], context: int) -> Score:
     budget = LOGIT_BUDGET[device.type] // model.config.get_text_config().vocab_size
     try:
         for group in groups(windows(items, context), budget):
+            between()
             ids, labels = padded(group)
             with attention.texts():
                 logits = model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits

@@ -39,7 +39,8 @@ class State:
     """step: optimiser steps done. tokens: trained on so far. loss: of the last step. parameters: by name. evals:
     results so far. hooks: the state of each, in order. guard: of the rule of divergence. shards: where
     several processes wrote the tensors: the folder beside it, and sizes and CRC-32 of the files there; the parameters
-    and moments are then not here."""
+    and moments are then not here. held: the line of metrics.jsonl that waits for this step's evaluation, which was
+    broken off; else empty."""
 
     step: int
     tokens: int
@@ -50,6 +51,7 @@ class State:
     hooks: list[dict[str, Any]] = field(default_factory=list)
     guard: dict[str, float] = field(default_factory=dict)
     shards: dict[str, Any] | None = None
+    held: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager

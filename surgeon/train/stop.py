@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from surgeon.train.parallel import World
 
@@ -31,8 +31,13 @@ def whole() -> Iterator[None]:
         signal.raise_signal(late)
 
 
+class Asked(Exception):  # noqa: N818 - no error
+    """The run was asked to stop; what is under way is left as it is."""
+
+
 class Stop:
-    """While it is entered, SIGTERM does not end the process but is remembered until the step is done."""
+    """While it is entered, SIGTERM does not end the process but is remembered until the step is done. (Evaluations are
+    broken off: they may take longer than who asked will wait.)"""
 
     def __init__(self, world: World) -> None:
         self._world, self._came = world, False
@@ -53,9 +58,14 @@ class Stop:
         """Whether any rank was asked to stop; all ranks learn it at the same step."""
         return self._world.any(self._came)
 
-    def leave(self, step: int) -> None:
+    def check(self) -> None:
+        """Raises Asked in every rank, where any of them was asked to stop."""
+        if self.asked():
+            raise Asked
+
+    def leave(self, step: int) -> NoReturn:
         """Raises KeyboardInterrupt, which the command line answers with exit code 130."""
-        raise KeyboardInterrupt(f"stopped after step {step}: the state is saved, --resume goes on")
+        raise KeyboardInterrupt(f"stopped after step {step}: the state is saved, --resume goes on" if step else "")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._came = True

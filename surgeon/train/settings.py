@@ -25,7 +25,8 @@ FREE = frozenset(
     {"out", "resume", "keep_state", "keep_states", "save_every", "keep_checkpoints", "eval", "eval_every"}
     | {"eval_tokens", "compile", "checkpointing", "stop_on_divergence", "track"}
 )
-ROUNDING = frozenset({"micro_batch"})  # of those that decide, what changes the rounding of sums and no more
+# of those that decide, what changes the rounding of sums (and the random numbers of dropout), and no more
+ROUNDING = frozenset({"micro_batch", "device"})
 
 
 class CptSettings(BaseModel):

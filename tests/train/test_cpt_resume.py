@@ -102,6 +102,15 @@ def test_a_run_of_another_type_is_not_gone_on_with(options: dict[str, Any], tmp_
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def test_a_run_may_go_on_with_its_device_named(options: dict[str, Any], tmp_path: Path) -> None:
+    """`auto` is the CPU where there is nothing else, and the other way round."""
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    (tmp_path / "one.run").rename(tmp_path / "two.run")
+    run_cpt(CptSettings(**options | {"device": "auto"}, out=str(tmp_path / "two"), resume=True))
+    held, other = (files(tmp_path / name) for name in ("one", "two"))
+    assert held["model.safetensors"] == other["model.safetensors"]
+
+
 def test_metrics_are_read_whatever_a_corpus_is_called(tmp_path: Path) -> None:
     values = [{"step": n, "eval": [{"corpus": "a\u2028b\u0085c"}]} for n in (1, 2)]
     log = MetricsLog(tmp_path / "metrics.jsonl", 0)

@@ -37,7 +37,22 @@ def resolve(text: str) -> ModelRef:
         return ModelRef(found.name, found.path, found.revision, resolve(adapter))
     if _HUB.match(text):
         return _download(text)
-    raise SurgeonError(
+    raise _absent(text)
+
+
+def check_named(text: str) -> None:
+    """Raise what resolve raises of a reference that can be no model, without asking the hub."""
+    if text and Path(text).exists():
+        _local(text)
+    elif (halves := _halves(text)) is not None:
+        for half in halves:
+            check_named(half)
+    elif not _HUB.match(text):
+        raise _absent(text)
+
+
+def _absent(text: str) -> SurgeonError:
+    return SurgeonError(
         "there is no such folder", text or "an empty name", "give a local folder, or org/name[@revision] of the hub"
     )
 

@@ -27,6 +27,7 @@ class Operation:
     describe: str | None = None  # for those that are not planned: what --dry-run prints
     # what a plan adds to the result and to --dry-run; where nothing is planned, what is read out of the result itself
     shows: str | None = None
+    early: str | None = None  # what can be refused of the settings alone
 
     def settings_class(self) -> type[BaseModel]:
         found: type[BaseModel] = _load(self.settings)
@@ -34,6 +35,11 @@ class Operation:
 
     def call(self, settings: BaseModel, progress: Progress, **more: Any) -> Any:
         return _load(self.function)(settings, progress, **more)
+
+    def check_early(self, settings: BaseModel) -> None:
+        """Raise what can be said against the settings without the models (see surgeon.early)."""
+        if self.early:
+            _load(self.early)(settings)
 
     def shown(self, done: Any) -> dict[str, Any]:
         found: dict[str, Any] = _load(self.shows)(done) if self.shows else {}
@@ -43,9 +49,13 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {
     o.name: o
     for o in (
-        Operation("expand-layers", "surgeon.expand.plan:ExpandSettings", "surgeon.expand.plan:plan_expand", True),
         Operation(
-            "extend-vocab", "surgeon.vocab.settings:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True
+            "expand-layers", "surgeon.expand.plan:ExpandSettings", "surgeon.expand.plan:plan_expand", True,
+            early="surgeon.early:expand_layers",
+        ),
+        Operation(
+            "extend-vocab", "surgeon.vocab.settings:ExtendVocabSettings", "surgeon.vocab.plan:plan_extend_vocab", True,
+            early="surgeon.early:extend_vocab",
         ),
         Operation(
             "extend-context", "surgeon.context.plan:ExtendContextSettings", "surgeon.context.plan:plan_extend_context",
@@ -60,7 +70,8 @@ OPERATIONS: dict[str, Operation] = {
             True,
         ),
         Operation(
-            "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True
+            "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True,
+            early="surgeon.early:attach_adapter",
         ),
         Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),
         Operation(
@@ -69,28 +80,32 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "merge-task-vectors", "surgeon.merge.plan:MergeSettings", "surgeon.search.plan:plan_merge_searched", True,
-            shows="surgeon.search.plan:searched",
+            shows="surgeon.search.plan:searched", early="surgeon.early:merge_task_vectors",
         ),
-        Operation("merge", "surgeon.merge.models:MergeModelsSettings", "surgeon.merge.models:plan_merge_models", True),
+        Operation(
+            "merge", "surgeon.merge.models:MergeModelsSettings", "surgeon.merge.models:plan_merge_models", True,
+            early="surgeon.early:merge",
+        ),
         Operation(
             "average", "surgeon.merge.average:AverageSettings", "surgeon.merge.average:plan_average", True,
             shows="surgeon.merge.average:averaged",
         ),
         Operation(
             "cpt", "surgeon.train.settings:CptSettings", "surgeon.train.run:run_cpt", False,
-            "surgeon.train.run:describe_cpt", shows="surgeon.measure.stability:of_result",
+            "surgeon.train.run:describe_cpt", shows="surgeon.measure.stability:of_result", early="surgeon.early:cpt",
         ),
         Operation(
             "cpt export", "surgeon.train.export_settings:ExportSettings", "surgeon.train.export_run:run_export", False,
-            "surgeon.train.export_run:describe_export",
+            "surgeon.train.export_run:describe_export", early="surgeon.early:cpt",
         ),
         Operation(
             "cpt anneal", "surgeon.train.anneal:AnnealSettings", "surgeon.train.anneal:anneal", False,
             "surgeon.train.anneal:describe_anneal", shows="surgeon.measure.stability:of_result",
+            early="surgeon.early:cpt_anneal",
         ),
         Operation(
             "evaluate", "surgeon.measure.settings:EvaluateSettings", "surgeon.measure.settings:run_evaluate",
-            False,
+            False, early="surgeon.early:evaluate",
         ),
     )
 }  # fmt: skip

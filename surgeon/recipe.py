@@ -169,7 +169,10 @@ def _check(recipe: Recipe, path: Path) -> None:
                 raise UsageError(
                     f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", did_you_mean(key, options)
                 )
-        _check_values(name, stage, path)
+        try:
+            checked_settings(name, stage)  # a value of a wrong type is refused now, not when its turn comes
+        except UsageError as error:
+            raise UsageError(error.problem, f"{path}: stage {name}, {error.where}", error.hint) from error
         for other in used(stage):
             if other not in known:
                 raise UsageError(
@@ -190,14 +193,12 @@ def _check_name(name: str, path: Path) -> None:
         )
 
 
-def _check_values(name: str, stage: Stage, path: Path) -> None:
-    """Refuse values of a wrong type now, not when the stages before have taken their days."""
+def checked_settings(name: str, stage: Stage) -> BaseModel:
+    """The settings of a stage, with names in the place of models. Raises UsageError on values of a wrong type."""
     settings = stage_settings(stage, lambda used: used)
     fields = operation(stage.run).settings_class()
-    try:
-        resolve(fields, recipe=settings | ({"out": name} if "out" in fields.model_fields else {}))
-    except UsageError as error:
-        raise UsageError(error.problem, f"{path}: stage {name}, {error.where}", error.hint) from error
+    found, _ = resolve(fields, recipe=settings | ({"out": name} if "out" in fields.model_fields else {}))
+    return found
 
 
 def _variables(recipe: Recipe, path: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.checkpoint.lineage import read_lineage
+from surgeon.early import check_stages
 from surgeon.errors import SurgeonError
 from surgeon.operations import operation, perform
 from surgeon.progress import SILENT, Progress
@@ -46,6 +47,7 @@ class Runner:
 
     def plan(self) -> list[dict[str, Any]]:
         """The stages with their settings and their state: done, begun (a training to resume), or to do."""
+        check_stages(self.loaded)
         return [
             {
                 "name": name,
@@ -60,6 +62,7 @@ class Runner:
     def run(self, threads: int | None = None, force: bool = False) -> dict[str, Any]:
         """Do what is left to do (force: everything, anew); gives the content of run.json."""
         self._check_apart()
+        check_stages(self.loaded)
         (self.folder / "stages").mkdir(parents=True, exist_ok=True)
         (self.folder / "results").mkdir(exist_ok=True)
         with _locked(self.folder):

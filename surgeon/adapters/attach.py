@@ -79,7 +79,7 @@ def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:
     family = family_of(checkpoint)
     blocks = chosen_blocks(settings.blocks, family.depth, checkpoint.lineage, str(checkpoint.path))
     chosen = chosen_targets(checkpoint, family, settings.targets, blocks)
-    kind = _kind(settings)
+    kind = chosen_kind(settings)
     rows = row_indices(checkpoint, family) if settings.new_rows else {}
     config = _peft_config(settings, kind, family, chosen, rows)
     check_choice(config, kind, family, chosen, str(checkpoint.path))
@@ -109,7 +109,7 @@ def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:
     )
 
 
-def _kind(settings: AttachSettings) -> Kind:
+def chosen_kind(settings: AttachSettings) -> Kind:
     """The chosen kind with its options; a shared setting that it does not take is refused where it was given."""
     method = registry.get("adapter", settings.kind)
     given: dict[str, Any] = {}

@@ -190,11 +190,8 @@ def _plot(probe: BlockProbe, selected: Sequence[int]) -> dict[str, str]:
     return {f"{SURGEON_DIR}/blocks-{digest[:12]}.svg": scores_svg(probe, selected)}
 
 
-def _select(
-    settings: ExpandSettings, checkpoint: Checkpoint, family: Family, progress: Progress
-) -> tuple[list[int], BlockProbe | None]:
-    """The blocks to copy, ascending, and what they were chosen by where the model was probed; `--at` is the selector
-    at."""
+def chosen_selector(settings: ExpandSettings) -> tuple[registry.Method, dict[str, Any]]:
+    """The selector with its options as they were given; `--at` is the selector at. Raises UsageError."""
     name, options = settings.select, dict(settings.option)
     if settings.at is not None:
         if "select" in settings.model_fields_set and settings.select != "at":
@@ -203,6 +200,14 @@ def _select(
     selector = registry.get("selector", name)
     if settings.probe is not None and "probe" not in selector.supplied:
         raise UsageError(f"the selector {name!r} does not probe the model", "--probe", "leave --probe out")
+    return selector, options
+
+
+def _select(
+    settings: ExpandSettings, checkpoint: Checkpoint, family: Family, progress: Progress
+) -> tuple[list[int], BlockProbe | None]:
+    """The blocks to copy, ascending, and what they were chosen by where the model was probed."""
+    selector, options = chosen_selector(settings)
     supply: Mapping[str, Any] = {
         "depth": family.depth,
         "count": settings.add,
@@ -218,7 +223,9 @@ def _select(
     if not selected or selected[0] < 0 or selected[-1] >= family.depth:
         where = str(inspect.getsourcefile(selector.function))
         raise SurgeonError(
-            f"the selector {name!r} chose {selected} of {family.depth} blocks", where, "choose blocks that are there"
+            f"the selector {selector.name!r} chose {selected} of {family.depth} blocks",
+            where,
+            "choose blocks that are there",
         )
     return selected, probe
 

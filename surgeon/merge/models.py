@@ -64,17 +64,7 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
             raise UsageError("sequence has no options", "--option", "use --policy and --weight")
         same = {key: getattr(settings, key) for key in ("dtype", "seed", "shard_bytes")}
         return plan_sequence(settings.models, settings.out, settings.policy, settings.weight, progress, **same)
-    for name in ("policy", "weight"):
-        if getattr(settings, name) is not None:
-            raise UsageError(f"--{name} is of sequence", f"--{name}", f"leave it out, or: surgeon merge {SEQUENCE}")
-    method = registry.get("merge", settings.method)
-    if "tensors" not in method.supplied and not method.trait("BASE_OPTIONAL", False):
-        raise UsageError(
-            f"{settings.method} needs a base",
-            "METHOD",
-            f"use: surgeon merge-task-vectors BASE OUT --method {settings.method}",
-        )
-    options = placed_options(method, settings.option)
+    method, options = chosen_method(settings)
     code = dtype_code(settings.dtype)
     settle, weighted = _open(settings)
     first = weighted[0].member
@@ -127,6 +117,21 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
         carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in files.files} | files.carried,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
+
+
+def chosen_method(settings: MergeModelsSettings) -> tuple[registry.Method, PlacedOptions]:
+    """The method with its options, where it is not the sequence. Raises UsageError."""
+    for name in ("policy", "weight"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"--{name} is of sequence", f"--{name}", f"leave it out, or: surgeon merge {SEQUENCE}")
+    method = registry.get("merge", settings.method)
+    if "tensors" not in method.supplied and not method.trait("BASE_OPTIONAL", False):
+        raise UsageError(
+            f"{settings.method} needs a base",
+            "METHOD",
+            f"use: surgeon merge-task-vectors BASE OUT --method {settings.method}",
+        )
+    return method, placed_options(method, settings.option)
 
 
 def _source(

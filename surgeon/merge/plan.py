@@ -72,14 +72,7 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
         raise UsageError(
             "this plans a merge of given weights", "search", "surgeon.search.plan.plan_merge_searched finds them first"
         )
-    method = registry.get("merge", settings.method)
-    if "base" not in method.supplied:
-        raise UsageError(
-            f"{settings.method} merges models without a base",
-            "--method",
-            f"use: surgeon merge {settings.method} OUT MODEL ...",
-        )
-    options = _options(settings, method)
+    method, options = chosen_method(settings)
     code = dtype_code(settings.dtype)
     aligned = align(settings, progress)
     aligned.check_tokens()
@@ -126,13 +119,21 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
     return Aligned(members, replace(alignment, taken=special.taken, rows=special.rows), special)
 
 
-def _options(settings: MergeSettings, method: registry.Method) -> PlacedOptions:
+def chosen_method(settings: MergeSettings) -> tuple[registry.Method, PlacedOptions]:
+    """The method with its options. Raises UsageError."""
+    method = registry.get("merge", settings.method)
+    if "base" not in method.supplied:
+        raise UsageError(
+            f"{settings.method} merges models without a base",
+            "--method",
+            f"use: surgeon merge {settings.method} OUT MODEL ...",
+        )
     given = dict(settings.option)
     if "scale" in given:
         raise UsageError("the scale is an option of its own", "--option scale", "use --scale")
     if "scale" in method.options or settings.scale != 1:
         given["scale"] = settings.scale
-    return placed_options(method, given)
+    return method, placed_options(method, given)
 
 
 def _tensor(

@@ -155,7 +155,7 @@ def test_keys_follow_relative_paths_and_every_way_to_write_one(
 
 def test_a_failing_stage_keeps_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ("run", "quickstart", "--out", str(out), "--set", "instruct.tokens=2k", "--set", "deep.at=99")
+    words = ("run", "quickstart", "--out", str(out), "--set", "instruct.tokens=2k", "--set", "deep.add=99")
     done = surgeon(*words, "--json")
     errors = done.err.splitlines()[-3:]
     assert done.code in (1, 2) and done.out == "" and errors[0].startswith("error: "), done.err

@@ -50,11 +50,14 @@ def test_at_the_scale_tiny(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def given(path: Path) -> list[str]:
-    """`--set` of everything that a recipe leaves to a person: a number where the name says tokens of epochs."""
+    """`--set` of everything that a recipe leaves to a person: a number where the name says tokens of epochs, a model
+    where it says so, else a corpus."""
     import yaml
 
     unset = [k for k, v in yaml.safe_load(path.read_text())["vars"].items() if v is None]
-    return [f"vars.{k}={'1B' if 'epoch' in k else TEXTS / 'general.valid.jsonl'}" for k in unset]
+    kinds = [k if "epoch" in k or k == "model" else "corpus" for k in unset]
+    values = {"model": TEXTS / "model", "corpus": TEXTS / "general.valid.jsonl"}
+    return [f"vars.{k}={values.get(kind, '1B')}" for k, kind in zip(unset, kinds, strict=True)]
 
 
 @pytest.mark.parametrize("name", PAPERS)

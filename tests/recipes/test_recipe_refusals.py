@@ -72,3 +72,45 @@ def test_a_damaged_result_is_removed_and_made_again(tmp_path: Path, stories: Pat
     assert refused.value.where == str(result) and refused.value.hint == "remove it, and run the recipe again"
     result.unlink()
     assert Runner(loaded, tmp_path / "run").run()["stages"][0]["result"]["plan_digest"] == made
+
+
+WRONG: dict[str, dict[str, object]] = {
+    "there is no selector": deeper(select="unifrm"),
+    "there is no fill": deeper(fill="zeroo"),
+    "has no option 'a'": deeper(option_fill={"a": 1}),
+    "there is no init": {"run": "extend-vocab", "uses": {"model": "base"}, "with": {"tokens": "t", "init": "meen"}},
+    "one of --add, --tokens": {"run": "extend-vocab", "uses": {"model": "base"}},
+    "there is no adapter": {"run": "attach-adapter", "uses": {"model": "base"}, "with": {"kind": "lorra"}},
+    "there is no merge 'ties2'": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep=1"]}, "with": {"method": "ties2"}
+    },
+    "there is no merge 'liner'": {"run": "merge", "uses": {"models": ["base", "deep"]}, "with": {"method": "liner"}},
+    "there is no schedule": {
+        "run": "cpt", "uses": {"model": "base"}, "with": {"data": ["CORPUS"], "tokens": 9, "schedule": "lineer"}
+    },
+    "there is no such corpus": {"run": "evaluate", "uses": {"models": ["deep"]}, "with": {"data": ["late.jsonl"]}},
+    "probes|no such corpus": {
+        "run": "cpt", "uses": {"model": "deep"},
+        "with": {"data": ["CORPUS"], "tokens": 9, "regularize": ["ewc:probe=late.jsonl"]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", WRONG)
+def test_wrong_words_of_a_late_stage(tmp_path: Path, problem: str, stories: Path) -> None:
+    """The stage before them may take days: nothing is done of it."""
+    late = yaml.safe_load(yaml.safe_dump(WRONG[problem]).replace("CORPUS", str(stories.parent / "domain.valid.jsonl")))
+    loaded = load(recipe(tmp_path, {"deep": deeper(), "late": late}, str(stories)))
+    for asked in (Runner(loaded, tmp_path / "run").run, Runner(loaded, tmp_path / "run").plan):
+        with pytest.raises(SurgeonError, match=problem) as refused:
+            asked()
+        assert f"{tmp_path / 'recipe.yaml'}: stage late, " in str(refused.value.where)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_input_that_is_no_model(tmp_path: Path) -> None:
+    loaded = load(recipe(tmp_path, {"deep": deeper()}, str(tmp_path / "nothing")))
+    with pytest.raises(SurgeonError, match="there is no such folder") as refused:
+        Runner(loaded, tmp_path / "run").run()
+    assert "input base" in str(refused.value.where) and not (tmp_path / "run").exists()
+    Runner(load(recipe(tmp_path, {"deep": deeper()}, "org/model")), tmp_path / "run").plan()  # the hub is not asked

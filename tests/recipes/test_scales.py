@@ -116,6 +116,8 @@ def test_values_of_later_stages_are_refused_before_the_first(path: Path) -> None
 
 def test_a_dry_run_prints_the_stages_as_they_will_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
+    (path.parent / "model").mkdir()
+    (path.parent / "a.jsonl").write_text('{"text": "a"}\n')
     done = surgeon("run", str(path), "--set", "scale=tiny", "--dry-run")
     assert done.code == 0, done.err
     printed = done.out[done.out.index("inputs") :]

@@ -27,7 +27,8 @@ class Member:
     steps refer to. adapter: digest of an adapter on it, adapter_role: the adapter's name in the plan's sources,
     folder: where that is; changed: the tensors that the adapter changes, by what they become. met: where the base's
     rows are in this model, for one without lineage whose tokens stand elsewhere. context: how positions turn, where
-    that has changed since the base.
+    that has changed since the base. twice: tokens that it learned beside the target's history and that the target has
+    from another model, with that one's rows.
     """
 
     role: str
@@ -41,6 +42,7 @@ class Member:
     changed: Mapping[str, Source] = field(default_factory=dict)
     met: Met | None = None
     context: ContextChange | None = None
+    twice: tuple[str, ...] = ()
 
     @cached_property
     def family(self) -> Family:

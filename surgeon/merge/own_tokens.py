@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from surgeon.checkpoint.digest import json_digest
+from surgeon.checkpoint.lineage import Lineage
 from surgeon.merge.ancestry import Member
 from surgeon.merge.vocabulary import Met
 from surgeon.ops.plan import runs
+from surgeon.vocab.tokenizer_json import TokenizerFile
 
 
 def beside(member: Member, target: Member) -> Member:
@@ -29,4 +33,16 @@ def beside(member: Member, target: Member) -> Member:
     assert held is not None
     new = {row.id for step in own if step.rows is not None for row in step.rows.new if row.id < held.old}
     old = runs([i for i in range(held.old) if i not in new])
-    return replace(member, steps=member.steps[:shared], met=Met(((old, 0),), runs(sorted(new))))
+    met = Met(((old, 0),), runs(sorted(new)))
+    return replace(member, steps=member.steps[:shared], met=met, twice=_twice(own, member, target.steps[shared:]))
+
+
+def _twice(own: Sequence[Lineage], member: Member, others: Sequence[Lineage]) -> tuple[str, ...]:
+    """Tokens that the member learned and the target did not take from it (--tokens-of): it had them already."""
+    mine = json_digest(TokenizerFile.open(member.checkpoint.path).data)
+    there: set[str] = set()
+    for step in others:
+        origin = ((step.rows and step.rows.learning) or {}).get("tokens_of", {})
+        if step.rows is not None and origin.get("tokenizer") != mine:
+            there |= {row.token for row in step.rows.new}
+    return tuple(row.token for step in own if step.rows is not None for row in step.rows.new if row.token in there)

@@ -110,6 +110,11 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
     alignment = Alignment(members.base, members.target, settings.new_blocks, settings.new_rows, settings.untie)
     alignment.check_positions(members.all)
     aligned = Aligned(members, alignment, Special())
+    for member in (e.member for e in members.added if e.member.twice):
+        progress.say(
+            f"{len(member.twice):,} new tokens of {member.name}, as {member.twice[0]!r}, were learned by another "
+            f"model too: their rows are those of {members.target.name}, without what {member.name} changed in them"
+        )
     if settings.special_tokens == "merged":
         return aligned
     special = special_tokens(alignment, [(e.member, e.weight) for e in members.added], aligned.inputs)

@@ -10,7 +10,7 @@ from surgeon.arch.family import Family, family_of
 from surgeon.checkpoint.commit import check_apart
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap
+from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap, read_lineage
 from surgeon.checkpoint.sidecars import sidecars
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Copy, Input, OutTensor, Plan, Source, source_to_json
@@ -115,6 +115,7 @@ def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progre
 
     if settings.tokens_of is not None:
         other = model_ref.resolve(settings.tokens_of)
+        _say_shared(other, old, progress)
         return tokens_of(old, TokenizerFile.open(other.path), other.name)
     if settings.tokens is not None:
         given = given_tokens if old.kind == "BPE" else given_pieces
@@ -131,6 +132,15 @@ def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progre
         stop_gain=settings.stop_gain,
         progress=progress,
     )
+
+
+def _say_shared(other: model_ref.ModelRef, old: TokenizerFile, progress: Progress) -> None:
+    """New tokens of the other model that are here already, where its lineage tells which it was given."""
+    lineage = read_lineage(other.path)
+    steps = list(lineage.chain()) if lineage is not None else []
+    there = [row.token for s in steps if s.rows is not None for row in s.rows.new if row.token in old.vocab]
+    if there:
+        progress.say(f"{len(there):,} new tokens of {other.name}, as {there[0]!r}, are here already: their rows stay")
 
 
 def _origin(settings: ExtendVocabSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from surgeon.errors import SurgeonError
 from surgeon.measure.vectors import vectors
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
+from surgeon.progress import Silent
 from surgeon.verify import verify
 from surgeon.vocab.plan import plan_extend_vocab
 from surgeon.vocab.settings import ExtendVocabSettings
@@ -201,3 +202,38 @@ def test_models_trained_elsewhere_are_merged_as_their_refusal_says(stories: Path
     deep = expanded(onto, tmp_path / "deep", [2])
     with pytest.raises(SurgeonError, match="does not lead to"):
         plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=words, onto=str(deep)))
+
+
+class Said(Silent):
+    """What is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_token_that_both_learned_keeps_one_row_and_that_is_said(stories: Path, tmp_path: Path) -> None:
+    one0 = extended(stories, tmp_path / "one-0", ["dragonfly", "windmill"])
+    two0 = extended(stories, tmp_path / "two-0", ["marmalade", "windmill"])
+    one, two = trained(one0, tmp_path / "one", 1), trained(two0, tmp_path / "two", 2)
+    progress = Said()
+    said = progress.lines
+    settings = ExtendVocabSettings(model=str(one), out=tmp_path / "onto", tokens_of=str(two))
+    execute(plan_extend_vocab(settings, progress), tmp_path / "onto")
+    both = set(TokenizerFile.open(one).vocab) & set(TokenizerFile.open(two).vocab) - set(
+        TokenizerFile.open(stories).vocab
+    )
+    assert any(f"{len(both)} new tokens of two, as " in line and "their rows stay" in line for line in said)
+    said.clear()
+    plan_merge(
+        MergeSettings(base=str(stories), out=tmp_path / "x", add=[str(one), str(two)], onto=str(tmp_path / "onto")),
+        progress,
+    )
+    (told,) = [line for line in said if "were learned by another model too" in line]
+    assert told.startswith(f"{len(both)} new tokens of two, as ") and "those of onto" in told
+    out = merged(tmp_path / "out", stories, {one: 1, two: 1}, onto=str(tmp_path / "onto"))
+    ids, theirs = TokenizerFile.open(out).vocab, TokenizerFile.open(one).vocab
+    found, held = tensors(out)[EMBEDDING], tensors(one)[EMBEDDING]
+    assert all(torch.equal(found[ids[token]], held[theirs[token]]) for token in both)

@@ -192,7 +192,7 @@ def _target(base: Member, added: Sequence[Weighted], asked: Member | None) -> Me
         candidates = [e for e in candidates if _rows(e.member) > _rows(base) or e.member.context is not None]
     if not candidates:
         return base
-    return max(candidates, key=lambda e: (e.member.context is not None, max(map(abs, e.weight.values)))).member
+    return max(candidates, key=lambda e: (e.member.context is not None, e.weight.size)).member
 
 
 def _rows(member: Member) -> int:

@@ -6,6 +6,7 @@ Bits per byte can be compared across tokenizers, nats per token and perplexity c
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from surgeon.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from surgeon.train.score import Score
+
+MOST_NATS = math.log(sys.float_info.max)
 
 
 def evaluate(
@@ -76,14 +79,14 @@ def evaluate(
 
 
 def as_json(score: Score) -> dict[str, Any]:
-    """The fields of one corpus in the JSON of `evaluate`."""
+    """The fields of one corpus in the JSON of `evaluate`; the perplexity is None where no float64 holds it."""
     return {
         "documents": score.documents,
         "bytes": score.num_bytes,
         "tokens": score.tokens,
         "nats_per_token": score.nats_per_token,
         "bits_per_byte": score.bits_per_byte,
-        "perplexity": math.exp(score.nats_per_token),
+        "perplexity": math.exp(score.nats_per_token) if score.nats_per_token < MOST_NATS else None,
         "tokens_per_word": score.tokens / max(score.words, 1),
         "tokens_per_byte": score.tokens / score.num_bytes,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from surgeon.merge.kinship import kinship
 from surgeon.merge.members import open_member
+from surgeon.merge.naming import told_apart
 from surgeon.merge.pieces import attachments
 from surgeon.merge.plan import Aligned, MergeSettings, align
 from surgeon.ops.diagnosis import Diagnosis
@@ -32,7 +33,7 @@ def vectors(
         base=str(base), out=Path("-"), add=[f"{model}=1" for model in models], special_tokens="merged"
     )
     aligned = align(settings)
-    names = _names(aligned, models)
+    names = _names(aligned, [base, *models])
     diagnosis = Diagnosis(aligned.alignment.family, list(names))
     merged = [name for name in aligned.names if aligned.merges(name) and aligned.matrix(name) == name]
     planned = [out for name in merged if (out := _planned(aligned, name)) is not None]
@@ -53,16 +54,16 @@ def vectors(
     for entry in aligned.members.added:
         near = kinship(aligned.members.base, entry.member) if entry.member.checkpoint.lineage is None else None
         if near is not None:
-            related[entry.member.name] = {"cosine": near[0], "relative": near[1], "matrices": near[2]}
+            related[names[entry.member.label]] = {"cosine": near[0], "relative": near[1], "matrices": near[2]}
     return {"base": aligned.members.base.name, **found, "pairs": found["total"]["pairs"], "kinship": related}
 
 
-def _names(aligned: Aligned, models: Sequence[str | Path]) -> dict[str, str]:
-    """Label -> what the model is called, in the order in which the models were given; by digest, since one that equals
-    the base is the base."""
+def _names(aligned: Aligned, given: Sequence[str | Path]) -> dict[str, str]:
+    """Label -> what the model is called, in the order in which they were given behind the base; by digest, since one
+    that equals the base is the base."""
     labels = {entry.member.digest: entry.member.label for entry in aligned.members.added}
-    given = [open_member(str(model), "model") for model in models]
-    return {labels[member.digest]: member.name for member in given}
+    models = told_apart([open_member(str(model), "model") for model in given])[1:]
+    return {labels[member.digest]: member.name for member in models}
 
 
 def _planned(aligned: Aligned, name: str) -> OutTensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 from surgeon.checkpoint.lineage import NewRow, RowMap
 from surgeon.merge.align import Alignment
 from surgeon.merge.ancestry import Member
-from surgeon.merge.chat_files import TOKENIZER_CONFIG
+from surgeon.merge.chat_templates import TOKENIZER_CONFIG
 from surgeon.merge.pieces import joined
 from surgeon.merge.special_tokens import Special
 from surgeon.ops.plan import Apply, Copy, Piece, source_to_json

@@ -15,13 +15,13 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.errors import SurgeonError
 from surgeon.merge.ancestry import Member
+from surgeon.merge.chat_templates import TEMPLATE, TOKENIZER_CONFIG, chat_templates, file_of
 from surgeon.merge.three_way import Voices
 from surgeon.merge.vocabulary import same_files, vocabulary_of
 from surgeon.vocab.json_text import read_json_text
 
-TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
-TOKENIZER_CONFIG, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
+SPECIAL_MAP = "special_tokens_map.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 TOKENS = ("bos_token", "eos_token", "pad_token")
 IdMap = Callable[[int], int]
@@ -30,11 +30,13 @@ IdMap = Callable[[int], int]
 @dataclass
 class ChatFiles:
     """config: keys of config.json that change. files: texts to write. carried: file -> the role it is copied from.
-    origin: what was not the target's -> name of the model it is from."""
+    dropped: files of the target that the output does not have. origin: what was not the target's -> name of the model
+    it is from."""
 
     config: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     carried: dict[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,13 +49,9 @@ def chat_files(voices: Voices, added: Mapping[str, int]) -> ChatFiles:
     if who is not None:
         out.carried |= {n: who.role for n in TOKENIZER_FILES if (who.checkpoint.path / n).is_file() and n != TEMPLATE}
         out.origin["tokenizer"] = who.name
-    who = voices.who("chat templates", lambda m: chat_template(m.checkpoint))
+    who = voices.who("chat templates", lambda m: chat_templates(m.checkpoint) or None)
     if who is not None:
-        out.origin[TEMPLATE] = who.name
-        if (who.checkpoint.path / TEMPLATE).is_file():
-            out.carried[TEMPLATE] = who.role
-        else:
-            out.files[TEMPLATE] = chat_template(who.checkpoint) or ""
+        _take_templates(out, who, voices.target)
     who = voices.who("generation configs", lambda m: _generation(m.checkpoint))
     if who is not None:
         out.origin[GENERATION] = who.name
@@ -102,16 +100,15 @@ def id_map(member: Member, target: Member, added: Mapping[str, int]) -> IdMap:
     return mapped
 
 
-def chat_template(checkpoint: Checkpoint) -> str | None:
-    """The chat template: of its own file, else the one inside tokenizer_config.json."""
-    path = checkpoint.path / TEMPLATE
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    settings = checkpoint.path / TOKENIZER_CONFIG
-    if not settings.is_file():
-        return None
-    inside = read_json_object(settings).get("chat_template")
-    return inside if isinstance(inside, str) else None
+def _take_templates(out: ChatFiles, who: Member, target: Member) -> None:
+    """All of them: those of two models are not to be had by one name or another."""
+    out.origin[TEMPLATE] = who.name
+    out.dropped = tuple(file_of(name) for name in chat_templates(target.checkpoint))
+    for name, text in chat_templates(who.checkpoint).items():
+        if (who.checkpoint.path / file_of(name)).is_file():
+            out.carried[file_of(name)] = who.role
+        else:
+            out.files[file_of(name)] = text
 
 
 def _generation(checkpoint: Checkpoint) -> dict[str, Any] | None:

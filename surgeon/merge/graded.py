@@ -37,6 +37,11 @@ class Graded:
         """Whether it is positive anywhere: what is only taken away, or left out, has no say in what the output is."""
         return any(value > 0 for curve in (self.values, *self.parts.values()) for value in curve)
 
+    @property
+    def size(self) -> float:
+        """The largest magnitude that it has anywhere."""
+        return max(abs(value) for curve in (self.values, *self.parts.values()) for value in curve)
+
     def at(self, place: Place) -> float:
         """The value for a tensor that stands there."""
         for word in words(place.role):

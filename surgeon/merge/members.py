@@ -20,6 +20,7 @@ from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
 from surgeon.merge.kinship import check_kinship
+from surgeon.merge.naming import told_apart
 from surgeon.merge.own_tokens import beside
 from surgeon.merge.quantised import refuse_quantised
 from surgeon.merge.recorded import check_fits, check_rows
@@ -78,12 +79,11 @@ class Opening:
 
 def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) -> Members:
     """Raises UsageError on words that do not parse, SurgeonError on models that do not meet."""
-    root = open_member(base, "base", how.any_base)
     entries = [parse_weight(text) for text in add]
-    opened = sorted(
-        ((open_member(name, f"tuned{n}", how.any_base), weight) for n, (name, weight) in enumerate(entries)),
-        key=lambda e: e[0].digest,
-    )
+    words = [base, *(name for name, _ in entries), *([] if onto is None else [onto])]
+    roles = ["base", *(f"tuned{n}" for n in range(len(entries))), "onto"]
+    root, *models = told_apart([open_member(w, r, how.any_base) for w, r in zip(words, roles, strict=False)])
+    opened = sorted(zip(models, (weight for _, weight in entries), strict=False), key=lambda e: e[0].digest)
     for (one, _), (other, _) in pairwise(opened):
         if one.digest == other.digest:
             raise UsageError(
@@ -91,7 +91,7 @@ def open_members(base: str, add: Sequence[str], onto: str | None, how: Opening) 
             )
     added = [Weighted(_placed(member, root, how), weight) for member, weight in opened]
     unknown = {m.checkpoint.digest for m, _ in opened if m.checkpoint.lineage is None} - {root.checkpoint.digest}
-    asked = None if onto is None else _placed(open_member(onto, "onto", how.any_base), root, how, unknown)
+    asked = None if onto is None else _placed(models[-1], root, how, unknown)
     if asked is not None:
         added = [Weighted(beside(e.member, asked), e.weight) for e in added]
     target = _target(root, added, asked)
@@ -192,7 +192,7 @@ def _target(base: Member, added: Sequence[Weighted], asked: Member | None) -> Me
         candidates = [e for e in candidates if _rows(e.member) > _rows(base) or e.member.context is not None]
     if not candidates:
         return base
-    return max(candidates, key=lambda e: (e.member.context is not None, max(map(abs, e.weight.values)))).member
+    return max(candidates, key=lambda e: (e.member.context is not None, e.weight.size)).member
 
 
 def _rows(member: Member) -> int:
@@ -274,7 +274,8 @@ class Settling:
         label = f"adapter{len(self.inputs)}"
         found = applied(member.checkpoint, member.family, member.folder, label)
         for role, folder in found.inputs.items():
-            self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, folder.name))
+            name = member.name.rpartition("+")[2] if folder == member.folder else folder.name
+            self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, name))
         changed = dict(found.sources)
         if found.head is not None:
             changed[f"{member.family.declaration.head}.weight"] = found.head

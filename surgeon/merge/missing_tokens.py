@@ -22,7 +22,7 @@ def refuse_all_missing(target: Member, weighted: Sequence[tuple[Member, Graded]]
     """
     known = vocabulary_of(target.checkpoint)
     for member, weight in weighted:
-        if known is None or member.digest == target.digest or min(weight.values) <= 0:
+        if known is None or member.digest == target.digest or not weight.adds:
             continue
         if same_files(member.checkpoint.path, target.checkpoint.path):
             continue

@@ -20,6 +20,7 @@ from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import chat_files
 from surgeon.merge.computation import check_one_computation
 from surgeon.merge.members import Settling, Weighted, open_member
+from surgeon.merge.naming import told_apart
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.place import place_of
@@ -152,10 +153,10 @@ def _source(
 
 
 def _open(settings: MergeModelsSettings) -> tuple[Settling, list[Weighted]]:
-    opened = []
-    for number, text in enumerate(settings.models):
-        name, weight = parse_weight(text)
-        opened.append(Weighted(open_member(name, "model" if number == 0 else f"tuned{number}"), weight))
+    entries = [parse_weight(text) for text in settings.models]
+    roles = ["model", *(f"tuned{number}" for number in range(1, len(entries)))]
+    members = told_apart([open_member(name, role) for (name, _), role in zip(entries, roles, strict=True)])
+    opened = [Weighted(member, weight) for member, (_, weight) in zip(members, entries, strict=True)]
     settle = Settling([entry.member for entry in opened])
     return settle, [replace(entry, member=settle(entry.member)) for entry in opened]
 

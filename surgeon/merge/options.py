@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from surgeon.merge.graded import Graded, parse
 from surgeon.merge.place import Place
-from surgeon.registry import Method
+from surgeon.registry import Method, families
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class PlacedOptions:
 
 def placed_options(method: Method, given: Mapping[str, Any]) -> PlacedOptions:
     """Checks names and types, as Method.bind does. Raises UsageError."""
-    method.bind({k: v for k, v in given.items() if k not in method.options})  # refuses what it does not know
     graded = {
         name: parse(value, f"--option {name}")
         for name, value in given.items()
-        if _is_number(method.options[name].annotation)
+        if name in method.options
+        and _is_number(method.options[name].annotation)
         and not (value is None or str(value).lower() in ("none", "null"))
     }
     first = {name: value.values[0] for name, value in graded.items()}
-    bound = method.bind({**given, **first})
+    bound = method.bind({**given, **first})  # refuses what it does not know, and what it lacks
     return PlacedOptions(method, graded, {name: bound[name] for name in given if name not in graded})
 
 
@@ -53,8 +53,9 @@ def check_numbers(
     method: Method, weighted: Sequence[_Weighted], options: PlacedOptions, places: Iterable[Place]
 ) -> None:
     """Let the method see all weights and options that it will get, on a tiny tensor: what it refuses is refused before
-    anything is written. A method from elsewhere is not asked. Raises UsageError."""
-    if ":" in method.name:
+    anything is written. A method of a person's own is not asked. Raises UsageError."""
+    home, colon, _ = method.name.partition(":")
+    if colon and home not in families("merge"):
         return
     coefficients = method.trait("weighted_sum")
     seen: dict[str, None] = {}

@@ -208,7 +208,8 @@ def _plan(
     members, target = aligned.members, aligned.members.target
     tables = attachments(tensor.source for tensor in tensors)
     kept = [n for n in sidecars(target.checkpoint.path) if n not in {f"{SURGEON_DIR}/{t}" for t in tables}]
-    carried = {name: target.role for name in kept if name not in {*files.files, *more.files}} | files.carried
+    gone = {*files.files, *files.dropped, *more.files}
+    carried = {name: target.role for name in kept if name not in gone} | files.carried
     described = _described(settings, members, options)
     config = with_dtype(target.checkpoint.config, code) | files.config | more.config
     if aligned.alignment.untie:

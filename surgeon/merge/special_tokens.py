@@ -15,7 +15,7 @@ from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.merge.align import Alignment, Taken
 from surgeon.merge.ancestry import Member
-from surgeon.merge.chat_files import TOKENIZER_CONFIG, chat_template
+from surgeon.merge.chat_templates import TOKENIZER_CONFIG, chat_templates
 from surgeon.merge.graded import Graded
 from surgeon.merge.row_values import RowValues
 from surgeon.merge.vocabulary import Vocabulary, same_files, vocabulary_of
@@ -49,7 +49,7 @@ def special_tokens(
     used = _used_by(alignment.base)
     next_id = max(known.keys, default=-1) + 1
     for member, weight in weighted:
-        if member.digest == target.digest or member not in held or min(weight.values) <= 0:
+        if member.digest == target.digest or member not in held or not weight.adds:
             continue
         own = known if same_files(member.checkpoint.path, target.checkpoint.path) else vocabulary_of(member.checkpoint)
         if own is None:
@@ -74,8 +74,8 @@ def special_tokens(
 
 
 def _chat_tokens(member: Member, own: Vocabulary) -> dict[int, str]:
-    """Id -> content of added tokens that are special, or that the chat template speaks of."""
-    template = chat_template(member.checkpoint) or ""
+    """Id -> content of added tokens that are special, or that a chat template speaks of."""
+    template = "\n".join(chat_templates(member.checkpoint).values())
     special = {i for i, key in own.keys.items() if key.startswith(b"\0special ")}
     new = {row.id for step in member.steps if step.rows is not None for row in step.rows.new}
     return {i: c for i, c in own.added.items() if i not in new and (i in special or c in template)}

@@ -35,7 +35,7 @@ class Voices:
             return self.chat if said is not None and said != own else None
         if own is not None and own != before:
             return None
-        found = [(_size(weight), member, read(member)) for member, weight in self.others]
+        found = [(weight.size, member, read(member)) for member, weight in self.others]
         found = [entry for entry in found if entry[2] is not None and (own is None or entry[2] != own)]
         if not found:
             return None
@@ -49,7 +49,3 @@ class Voices:
                 f"say which one to follow: --chat {first[0][0].name}",
             )
         return first[0][0]
-
-
-def _size(weight: Graded) -> float:
-    return max(map(abs, [*weight.values, *(v for curve in weight.parts.values() for v in curve)]))

@@ -193,8 +193,15 @@ def _check_memory(plan: Plan, inputs: Mapping[str, Checkpoint], memory: int | No
         raise SurgeonError(
             f"computing {largest!r} needs about {needs[largest]:,} bytes of memory",
             f"{room:,} bytes are available" if memory is None else f"--memory {memory:,}",
-            "use a machine with more memory" if memory is None else "allow more, or a method that works by rows",
+            "use a machine with more memory" if memory is None else _more(computed, largest),
         )
+
+
+def _more(computed: list[OutTensor], largest: str) -> str:
+    from surgeon.ops.rowwise import rowwise
+
+    source = next(t.source for t in computed if t.name == largest)
+    return "allow more" if rowwise(source) else "allow more, or a method that works by rows"
 
 
 def _needed(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:

@@ -38,6 +38,17 @@ class DeltaSums:
         self.meant, self.unmoved = self.meant + other.meant, self.unmoved + other.unmoved
         self.skipped += other.skipped
 
+    def whole(self) -> DeltaSums:
+        """Of one tensor: what the sums are of all of it, as far as the part that was looked at tells; `elements` and
+        `skipped` as they are. Tensors of which a part was looked at would count for less than others otherwise."""
+        if not self.skipped or not self.elements:
+            return self
+        by = 1 + self.skipped / self.elements
+        return DeltaSums(
+            self.num, self.elements, [x * by for x in self.dots], [x * by for x in self.absolute], self.dd * by,
+            self.dk * by, self.ee * by, round(self.meant * by), round(self.unmoved * by), self.skipped,
+        )  # fmt: skip
+
     def dot(self, i: int, j: int) -> float:
         """x_i . x_j; 0 is the base."""
         low, high = sorted((i, j))

@@ -19,9 +19,11 @@ MOST = 10  # outliers told
 class Diagnosis:
     """Sums over tensors of `family`, with the deltas of several models; a tensor need not have all of them.
 
-    Relative norms are |delta| / |base|. The cosine of two independent random deltas of d elements is about
-    1/sqrt(d), its null: read z = cosine x sqrt(d). Sign conflicts are weighted: the share of sum |x y| in which x and
-    y have opposite signs. Norm disparity is the larger over the smaller norm.
+    Relative norms are |delta| / |base|. The cosine of two deltas of a tensor of d elements that point anywhere, each
+    for itself, is about 1/sqrt(d), its null; of several tensors t, sqrt(sum |x_t|^2 |y_t|^2 / d_t) / (|x| |y|), which
+    is 1/sqrt(d) too where norms go with the number of elements. z is the cosine in units of its null. Sign conflicts
+    are weighted: the share of sum |x y| in which x and y have opposite signs. Norm disparity is the larger over the
+    smaller norm.
     """
 
     def __init__(self, family: Family, models: Sequence[str]) -> None:
@@ -63,21 +65,27 @@ class _Group:
         self.dots: dict[tuple[int, int], float] = {}
         self.absolute: dict[tuple[int, int], float] = {}
         self.elements: dict[tuple[int, int], int] = {}
+        self.spread: dict[tuple[int, int], float] = {}  # of x.y where both point anywhere: its variance
 
     def take(self, sums: DeltaSums, at: Sequence[int]) -> None:
+        measured, sums = sums.elements, sums.whole()
         self.base += sums.dot(0, 0)
         for i, x in enumerate(at):
             for j, y in enumerate(at[: i + 1]):
                 key = (min(x, y), max(x, y))
                 self.dots[key] = sums.dot(i + 1, j + 1)
                 # a tensor that one of them leaves as it is has no random direction there
-                self.elements[key] = sums.elements if sums.dot(i + 1, i + 1) > 0 < sums.dot(j + 1, j + 1) else 0
+                xx, yy = sums.dot(i + 1, i + 1), sums.dot(j + 1, j + 1)
+                self.elements[key] = measured if xx > 0 < yy else 0
+                self.spread[key] = xx * yy / measured if xx > 0 < yy else 0.0
                 if i != j:
                     self.absolute[key] = sums.product(i + 1, j + 1)
 
     def add(self, other: _Group) -> None:
         self.base += other.base
-        for mine, theirs in ((self.dots, other.dots), (self.absolute, other.absolute)):
+        for mine, theirs in (
+            (self.dots, other.dots), (self.absolute, other.absolute), (self.spread, other.spread),
+        ):  # fmt: skip
             for key, value in theirs.items():
                 mine[key] = mine.get(key, 0.0) + value
         for key, count in other.elements.items():
@@ -96,10 +104,11 @@ class _Group:
         xy, absolute = self.dots.get((i, j), 0.0), self.absolute.get((i, j), 0.0)
         there = elements > 0 and xx > 0 and yy > 0
         cosine = xy / math.sqrt(xx * yy) if there else None
+        null = math.sqrt(self.spread[i, j] / (xx * yy)) if there else None
         return {
             "cosine": cosine,
-            "null": 1 / math.sqrt(elements) if there else None,
-            "z": cosine * math.sqrt(elements) if cosine is not None else None,
+            "null": null,
+            "z": cosine / null if cosine is not None and null else None,
             "sign_conflicts": max(0.0, (1 - xy / absolute) / 2) if absolute > 0 else None,
             "disparity": math.sqrt(max(xx, yy) / min(xx, yy)) if there else None,
             "elements": elements,

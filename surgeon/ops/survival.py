@@ -32,16 +32,16 @@ def change_of(source: Source) -> Change | None:
 
 def survival(tensors: Mapping[str, DeltaSums]) -> dict[str, Any]:
     """{"elements", "skipped", "changed", "unmoved", "kept", "relative_error", "parts": {part: the same}}; empty where
-    nothing was changed. skipped: elements that were not looked at (of large tensors some blocks are). changed:
-    elements that the exact change moves; unmoved: the share of them that rounding leaves where they were; kept:
-    <delta, stored delta> / |delta|^2; relative_error: |stored delta - delta| / |delta|. parts: names with their
-    numbers left out."""
+    nothing was changed. skipped: elements that were not looked at (of large tensors some blocks are, and count for all
+    of the tensor in what follows). changed: elements that the exact change moves; unmoved: the share of them that
+    rounding leaves where they were; kept: <delta, stored delta> / |delta|^2; relative_error: |stored delta - delta| /
+    |delta|. parts: names with their numbers left out."""
     if not tensors:
         return {}
     total = DeltaSums(0)
     parts: dict[str, DeltaSums] = {}
     for name in sorted(tensors):
-        own = _of_change(tensors[name])
+        own = _of_change(tensors[name].whole())
         total.add(own)
         parts.setdefault(re.sub(r"\.\d+(?=\.)", ".{n}", name), DeltaSums(0)).add(own)
     return _report(total) | {"parts": {part: _report(sums) for part, sums in sorted(parts.items())}}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 class Live:
     """A model of the output's shape whose weights are, at any w, those that the merge with w writes: the same float64
-    formula in the same order, rounded once to the type that the output stores, then held in float32.
+    formula in the same order, rounded once to the type that the output stores, then held in float32. Of MODEL+ADAPTER
+    up to one unit in the last place of some: the merge has its sum in float64, here it is held in float32.
 
     The reference and every model are kept in memory in float32, beside the live model: (2 + models) x 4 bytes a
     parameter (one more for the method residual, less where a model has no delta). Where special tokens are taken whole

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from surgeon.data.items import prepare, take
 from surgeon.data.source import Document, parse_corpus
@@ -51,6 +53,26 @@ def test_nats_are_the_losses_of_transformers(stories: Path, texts: Path) -> None
         "name", "documents", "bytes", "tokens", "nats_per_token", "bits_per_byte", "perplexity", "tokens_per_word",
         "tokens_per_byte",
     }  # fmt: skip
+
+
+def test_a_loss_without_a_perplexity(
+    stories: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was broken, by a merge of huge weights say: the loss is told all the same."""
+    from surgeon.cli.app import main
+
+    model = tmp_path / "broken" / "model"
+    shutil.copytree(stories, model)
+    held = load_file(model / "model.safetensors")
+    held["model.norm.weight"] *= 3000
+    save_file(held, model / "model.safetensors", metadata={"format": "pt"})
+    found = evaluate([str(model)], [f"t={texts}"], device="cpu")["models"][0]["corpora"][0]
+    assert found["nats_per_token"] > 710 and found["perplexity"] is None
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(stories), str(model), "--data", f"t={texts}", "--device", "cpu"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert " - " in shown and "broken/model" in shown and f"{stories.parent.name}/model" in shown
 
 
 def test_windows_score_every_token_once(stories: Path) -> None:

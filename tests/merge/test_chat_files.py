@@ -101,3 +101,49 @@ def test_a_template_inside_the_tokenizer_config(trio: tuple[Path, Path, Path], t
 
     assert AutoTokenizer.from_pretrained(out).chat_template == "chat"
     assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_templates_by_name_come_from_one_model(trio: tuple[Path, Path, Path], tmp_path: Path, inside: bool) -> None:
+    from transformers import AutoTokenizer
+
+    base, instruct, domain = trio
+    for model in (base, domain):  # such as the domain model has from the base
+        (model / "additional_chat_templates").mkdir()
+        (model / "additional_chat_templates" / "rag.jinja").write_text("rag of the base")
+    texts = {"default": "chat {{ messages }}", "tool_use": "tools {{ messages }}"}
+    if inside:
+        (instruct / "chat_template.jinja").unlink()
+        listed = [{"name": name, "template": text} for name, text in texts.items()]
+        changed(instruct, "tokenizer_config.json", chat_template=listed)
+    else:
+        (instruct / "chat_template.jinja").write_text(texts["default"])
+        (instruct / "additional_chat_templates").mkdir()
+        (instruct / "additional_chat_templates" / "tool_use.jinja").write_text(texts["tool_use"])
+    assert AutoTokenizer.from_pretrained(instruct).chat_template == texts
+    out = merged(tmp_path / "out", base, {instruct: 0.4, domain: 1.0})
+    assert AutoTokenizer.from_pretrained(out).chat_template == texts
+    kept = merged(tmp_path / "kept", base, {instruct: -0.4, domain: 1.0})
+    assert AutoTokenizer.from_pretrained(kept).chat_template == {
+        "default": "plain {{ messages }}",
+        "rag": "rag of the base",
+    }
+
+
+def test_a_template_by_another_name_alone(trio: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base, instruct, domain = trio
+    (instruct / "chat_template.jinja").unlink()
+    changed(instruct, "tokenizer_config.json", chat_template=[{"name": "rag", "template": "rag"}])
+    out = merged(tmp_path / "out", base, {instruct: 0.4, domain: 1.0})
+    assert AutoTokenizer.from_pretrained(out).chat_template == {"rag": "rag"}
+
+
+@pytest.mark.parametrize("value", [7, ["x"], [{"name": "a"}], [{"name": "../a", "template": "x"}]])
+def test_what_is_no_template_is_refused(trio: tuple[Path, Path, Path], tmp_path: Path, value: Any) -> None:
+    base, instruct, _ = trio
+    (instruct / "chat_template.jinja").unlink()
+    changed(instruct, "tokenizer_config.json", chat_template=value)
+    with pytest.raises(SurgeonError, match="neither a text nor a list of names and templates"):
+        merged(tmp_path / "out", base, {instruct: 1.0})

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from kernel_inputs import changes, ours, same_bits, theirs, without_base
-from merge_models import merged, same_tensors, tensors, trained
+from merge_models import expanded, merged, same_tensors, tensors, trained
 
 from surgeon import registry
 from surgeon.cli.app import main
 from surgeon.errors import UsageError
 from surgeon.merge.methods import mergekit
+from surgeon.merge.models import MergeModelsSettings, plan_merge_models
+from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.kernels.merge import ROWWISE, merge
 
 NEEDS: dict[str, dict[str, Any]] = {"slerp": {"t": 0.4}, "nearswap": {"t": 0.01}}
@@ -144,6 +146,52 @@ def test_a_model_merged_by_the_bridge(stories: Path, tmp_path: Path) -> None:
         for n, seed in enumerate((3, 3, 4))
     ]  # fmt: skip
     assert same_tensors(dare[0], dare[1]) and not same_tensors(dare[0], dare[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_merge_by_it_can_be_planned(stories: Path, tmp_path: Path, name: str) -> None:
+    models = [str(trained(stories, tmp_path / f"m{n}", n)) for n in range(number(name))]
+    common: dict[str, Any] = {"method": f"mergekit:{name}", "out": tmp_path / "x", "option": NEEDS.get(name, {})}
+    if "tensors" in method(name).supplied:
+        plan_merge_models(MergeModelsSettings(models=models, **common))
+    else:
+        plan_merge(MergeSettings(base=str(stories), add=models, **common))
+
+
+@pytest.mark.parametrize("name", ["slerp", "nearswap"])
+def test_an_option_that_must_be_given_is_taken(stories: Path, tmp_path: Path, name: str) -> None:
+    one = trained(stories, tmp_path / "one", 1)
+    out = merged(tmp_path / "out", stories, {one: 1.0}, method=f"mergekit:{name}", option={"t": "0.01"})
+    part = "model.layers.1.mlp.up_proj.weight"
+    base, tuned = (tensors(folder)[part].double() for folder in (stories, one))
+    torch.testing.assert_close(
+        tensors(out)[part], theirs(name, base, [tuned - base], t=0.01).float(), rtol=1e-6, atol=1e-9
+    )
+    with pytest.raises(UsageError, match="needs the option 't'"):
+        merged(tmp_path / "x", stories, {one: 1.0}, method=f"mergekit:{name}")
+
+
+@pytest.mark.parametrize("name", ["nuslerp", "model_stock"])
+def test_a_model_that_has_nothing_in_a_new_block_is_one_of_them(stories: Path, tmp_path: Path, name: str) -> None:
+    deep = trained(expanded(stories, tmp_path / "deep", [2]), tmp_path / "deep-trained", 1)
+    shallow = trained(stories, tmp_path / "shallow", 2)
+    out = merged(tmp_path / "out", stories, {deep: 1.0, shallow: 1.0}, method=f"mergekit:{name}")
+    part = "model.layers.3.mlp.up_proj.weight"
+    at_first, tuned = (tensors(folder)[part].double() for folder in (tmp_path / "deep", deep))
+    weights = {"weight": [1.0, 1.0]} if weighted(name) else {}
+    expected = theirs(name, at_first, [tuned - at_first, torch.zeros_like(at_first)], **weights)
+    torch.testing.assert_close(tensors(out)[part], expected.float(), rtol=1e-6, atol=1e-9)
+
+
+def test_what_mergekit_refuses_is_refused_before_anything_is_written(stories: Path, tmp_path: Path) -> None:
+    one, other = trained(stories, tmp_path / "one", 1), trained(stories, tmp_path / "other", 2)
+    words = [f"{one}=1", f"{other}=1"]
+    for name, option in (("slerp", {"t": 0.5}), ("della", {"density": 0.1})):
+        settings = MergeSettings(
+            base=str(stories), out=tmp_path / "x", add=words, method=f"mergekit:{name}", option=option
+        )
+        with pytest.raises(UsageError, match="does not merge this"):
+            plan_merge(settings)
 
 
 def test_a_family_is_listed_with_its_members(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,13 +142,29 @@ def test_chat_tokens_that_the_domain_lacks_are_added_with_the_rows_of_the_instru
     assert torch.equal(tensors(zero)[EMBEDDING][first : first + 2], i[EMBEDDING][512:514])
 
 
-def test_plain_tokens_that_the_target_lacks_are_refused(stories: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", ["0,1", "1,0", "0,attention:1", "1,embedding:0"])
+def test_chat_tokens_of_a_model_that_counts_somewhere_are_added(stories: Path, tmp_path: Path, weight: Any) -> None:
+    from transformers import AutoTokenizer
+
+    instruct = trained(
+        stories, tmp_path / "instruct", 1, lineage=False, chat_template__jinja="{{ messages }}<|im_end|>"
+    )
+    with_chat(instruct, CHAT, 7)
+    domain = trained(words(stories, tmp_path / "wide", ["dragonfly"]), tmp_path / "domain", 2)
+    out = merged(tmp_path / "out", stories, {instruct: weight, domain: 0.8})
+    assert "<|im_end|>" in (out / "chat_template.jinja").read_text()
+    ids = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(CHAT)
+    assert torch.equal(tensors(out)[EMBEDDING][ids], tensors(instruct)[EMBEDDING][512:514])
+
+
+@pytest.mark.parametrize("weight", ["1", "0,1", "1,0", "0,attention:1"])
+def test_plain_tokens_that_the_target_lacks_are_refused(stories: Path, tmp_path: Path, weight: str) -> None:
     instruct = trained(stories, tmp_path / "instruct", 1, lineage=False)
     wide = words(instruct, tmp_path / "wide", ["helicopter"])
     (wide / "surgeon.json").unlink()
     other = trained(words(stories, tmp_path / "other", ["windmill"]), tmp_path / "domain", 2)
     with pytest.raises(SurgeonError, match="tokens that domain lacks, such as 'hel'"):
-        plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=[str(wide), str(other)]))
+        plan_merge(MergeSettings(base=str(stories), out=tmp_path / "x", add=[f"{wide}={weight}", str(other)]))
 
 
 def reserved(stories: Path, tmp_path: Path) -> tuple[Path, Path, Path]:

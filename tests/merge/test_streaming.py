@@ -125,7 +125,10 @@ def test_the_buffers_of_all_threads_fit_into_the_memory(
 def test_memory_that_does_not_suffice_is_said(family: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(SurgeonError, match="bytes of memory") as found:
         execute(plan(family, tmp_path / "out", method="ties"), tmp_path / "out", memory=1000)
-    assert "--memory" in found.value.where
+    assert "--memory" in found.value.where and found.value.hint == "allow more"  # it works by rows already
+    with pytest.raises(SurgeonError, match="bytes of memory") as found:
+        execute(plan(family, tmp_path / "out", method="mergekit:ties"), tmp_path / "out", memory=1000)
+    assert "works by rows" in found.value.hint
     execute(plan(family, tmp_path / "in-base", onto=str(family["domain"])), tmp_path / "in-base", memory=3 << 20)
 
 

@@ -47,8 +47,8 @@ def run(settings: BaseModel, flags: Flags) -> None:
 
     result = operations.perform("evaluate", settings, progress=flags.output.progress())
     rows = [
-        (Path(m["model"]).name, c["name"], *(_cell(c[key]) for _, key in COLUMNS))
-        for m in result["models"]
+        (name, c["name"], *(_cell(c[key]) for _, key in COLUMNS))
+        for name, m in zip(_names(result), result["models"], strict=True)
         for c in m["corpora"]
     ]
     flags.output.table(result, "", ("model", "corpus", *(title for title, _ in COLUMNS)), rows)
@@ -58,7 +58,7 @@ def run(settings: BaseModel, flags: Flags) -> None:
 
 def _show_positions(result: dict[str, Any], flags: Flags) -> None:
     """A table a corpus: nats per token by how many tokens stand before, a row a bucket and a column a model."""
-    models = [Path(m["model"]).name for m in result["models"]]
+    models = _names(result)
     for number, corpus in enumerate(result["models"][0]["corpora"]):
         if "by_position" not in corpus:
             continue
@@ -71,6 +71,16 @@ def _show_positions(result: dict[str, Any], flags: Flags) -> None:
         windows = ", ".join(f"{c['windows']:,} windows of {c['context']:,} tokens" for c in columns)
         flags.output.table(result, f"{corpus['name']}: nats/token by tokens before", ("before", *models), rows)
         flags.output.emit(result, [windows])
+
+
+def _names(result: dict[str, Any]) -> list[str]:
+    """The models' folders; those of one name with the folder above."""
+    given = [Path(m["model"]).absolute() for m in result["models"]]
+    short = [path.name for path in given]
+    return [
+        name if short.count(name) == 1 else f"{path.parent.name}/{name}"
+        for name, path in zip(short, given, strict=True)
+    ]
 
 
 def _cell(value: float | int | None) -> str:

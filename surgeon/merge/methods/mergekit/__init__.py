@@ -50,7 +50,12 @@ def named(name: str) -> Method:
         function=_documented(function, spec),
         supplied=("base", "deltas", "weights", "seed") if based else ("tensors", "weights", "seed"),
         options=options,
-        traits={"BASE_OPTIONAL": spec.contract.base.value == "optional", "WHOLE_COPIES": WHOLE_COPIES},
+        # a model that has no change somewhere equals the base there: mergekit counts it
+        traits={
+            "BASE_OPTIONAL": spec.contract.base.value == "optional",
+            "EVERY_DELTA": based,
+            "WHOLE_COPIES": WHOLE_COPIES,
+        },
     )
 
 

@@ -104,3 +104,13 @@ def test_it_is_said_before_anything_is_learned(stories: Path, tmp_path: Path, mo
     _set(model / "tokenizer_config.json", pad_token="[PAD]")
     with pytest.raises(SurgeonError, match="the id 512"):
         plan_extend_vocab(ExtendVocabSettings(**learning))
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_or_said_as_ever(stories: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    (model / "tokenizer_config.json").write_text("[]", encoding="utf-8")
+    assert any("AutoTokenizer cannot load" in note for note in _plan(model, tmp_path).lineage.rows.learning["notes"])
+    _set(model / "tokenizer.json", normalizer={"type": "Nope"})
+    with pytest.raises(SurgeonError, match="tokenizers cannot read the file"):
+        _plan(model, tmp_path)

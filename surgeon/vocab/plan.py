@@ -19,6 +19,7 @@ from surgeon.vocab.apart import check_inputs_apart
 from surgeon.vocab.baked import check_baked
 from surgeon.vocab.hull_file import HULL_FILE, encode_hull
 from surgeon.vocab.kinds.bpe import BPEFile
+from surgeon.vocab.named_elsewhere import check_appended, check_named
 from surgeon.vocab.rows import head_name, is_tied, new_rows
 from surgeon.vocab.settings import ExtendVocabSettings, check_settings, chosen_inits
 from surgeon.vocab.texts import Encoded, Texts
@@ -52,6 +53,8 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     check_baked(old)
     if isinstance(old, BPEFile):
         old.check_bytes()
+    first = old.next_id if settings.use_padding else old_rows
+    check_named(reference.path, old, first, settings.add or 0)
     is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
@@ -59,8 +62,9 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     next(iter(Texts(settings.probe or [], settings)), None)  # one without a text is refused too
     for use in chosen_inits(settings):
         use.open()
+    check_appended(reference.path, old, old_rows)
     learned = _learned(settings, old, progress)
-    first = old.next_id if settings.use_padding else old_rows
+    check_named(reference.path, old, first, len(learned.tokens))
     files = extend_files(reference.path, old, learned.tokens, learned.merges, first)
     learning = learned.to_json() | _origin(settings) | _reading(settings, reference.path, old, files, progress)
     ids = tuple(range(first, first + len(learned.tokens)))

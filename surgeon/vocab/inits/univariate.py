@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import UsageError
+from surgeon.vocab.moments import column_means, float64_chunks
 from surgeon.vocab.tokens import NewTokens
 
 HULL = False
@@ -20,8 +21,10 @@ def univariate(new: NewTokens, embed_VD: Tensor, seed: int, *, scale: float = 1.
     """
     if not scale >= 0:
         raise UsageError(f"scale must not be negative, got {scale}", "--option scale", "for example 1, or 1e-5")
-    old_UD = embed_VD[torch.tensor(new.usable)].to(torch.float64)
-    mu_D = old_UD.mean(0)
-    sd_D = ((old_UD - mu_D).square().sum(0) / max(len(old_UD) - 1, 1)).sqrt()
+    mu_D = column_means(embed_VD, new.usable)
+    squares_D = torch.zeros_like(mu_D)
+    for old_CD in float64_chunks(embed_VD, new.usable):
+        squares_D += (old_CD - mu_D).square().sum(0)
+    sd_D = (squares_D / max(len(new.usable) - 1, 1)).sqrt()
     draws = [np.random.Generator(np.random.Philox(s)).standard_normal(len(mu_D)) for s in new.seeds(seed)]
     return mu_D + torch.from_numpy(np.stack(draws)) * sd_D * scale**0.5

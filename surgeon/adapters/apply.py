@@ -146,7 +146,7 @@ def _module(on: _On, touched: Touched, weight: str | None) -> dict[str, Source]:
     if "bias" in touched.saved:
         _check_shape(on, touched.saved["bias"], bias)
         found[bias] = Copy(on.role, touched.saved["bias"])
-    elif _through_peft(on, touched) and bias in on.checkpoint.tensors:
+    if _through_peft(on, touched) and bias in on.checkpoint.tensors:  # a saved bias is what PEFT adds to, too
         found[bias] = _merged_by_peft(on, touched, weight, "bias")
     return found
 
@@ -191,11 +191,12 @@ def _merged_by_peft(on: _On, touched: Touched, weight: str, leaf: str, base: Sou
         )
     bias = weight.removesuffix("weight") + "bias"
     names = [*touched.factors.values(), *touched.others.values(), *on.adapter.shared]
-    own = (Copy("model", bias),) if bias in on.checkpoint.tensors else ()
+    saved = touched.saved.get("bias")
+    own = (Copy("model", bias) if saved is None else Copy(on.role, saved),) if bias in on.checkpoint.tensors else ()
     inside = on.family.unit(weight).block is not None
     layer = "embedding" if touched.is_embedding else "conv1d" if on.family.transposed and inside else "linear"
-    config = {key: value for key, value in on.config.items() if value not in (None, False, [], {})}
-    options = {"config": config, "module": touched.module, "names": names, "leaf": leaf, "layer": layer}
+    # whole: what is left out PEFT would fill with its defaults, and not all of them are false or zero
+    options = {"config": dict(on.config), "module": touched.module, "names": names, "leaf": leaf, "layer": layer}
     inputs = (base or Copy("model", weight), *own, *(Copy(on.role, name) for name in names))
     return Apply("kernel:peft_merge", inputs, options)
 

@@ -151,9 +151,11 @@ def _touched(module: str, tensors: Mapping[str, str]) -> Touched:
     factors = {letter: tensors[rest] for rest, letter in _FACTORS.items() if rest in tensors}
     saved = {}
     for leaf in ("weight", "bias"):
-        for rest in (leaf, f"base_layer.{leaf}"):
+        for rest in (leaf, f"base_layer.{leaf}", f"ln_tuning_layers.{leaf}"):
             if rest in tensors:
                 saved[leaf] = tensors[rest]
     used = {*factors.values(), *saved.values(), tensors.get(_ROWS)}
-    others = {rest: name for rest, name in tensors.items() if name not in used}
+    # with bias="all" PEFT writes the biases of a saved module under the names of its wrapper once more
+    again = {f"{wrapper}.bias" for wrapper in ("modules_to_save", "original_module")} if "bias" in tensors else set()
+    others = {rest: name for rest, name in tensors.items() if name not in used and rest not in again}
     return Touched(module, factors, tensors.get(_ROWS), saved, others)

@@ -25,6 +25,12 @@ _VARIANTS = (
 )  # fmt: skip
 
 
+_ELSEWHERE = (
+    "target_modules", "exclude_modules", "layers_to_transform", "modules_to_save", "target_parameters",
+    "trainable_token_indices",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Applied:
     """sources: of the tensors that the adapter changes, by their names in the checkpoint. head: of the output matrix
@@ -195,8 +201,10 @@ def _merged_by_peft(on: _On, touched: Touched, weight: str, leaf: str, base: Sou
     own = (Copy("model", bias) if saved is None else Copy(on.role, saved),) if bias in on.checkpoint.tensors else ()
     inside = on.family.unit(weight).block is not None
     layer = "embedding" if touched.is_embedding else "conv1d" if on.family.transposed and inside else "linear"
-    # whole: what is left out PEFT would fill with its defaults, and not all of them are false or zero
-    options = {"config": dict(on.config), "module": touched.module, "names": names, "leaf": leaf, "layer": layer}
+    # with what is false or zero: PEFT's defaults are not always that. Without what speaks of other modules, which can
+    # be long and would be repeated for every one of them
+    config = {key: value for key, value in on.config.items() if key not in _ELSEWHERE}
+    options = {"config": config, "module": touched.module, "names": names, "leaf": leaf, "layer": layer}
     inputs = (base or Copy("model", weight), *own, *(Copy(on.role, name) for name in names))
     return Apply("kernel:peft_merge", inputs, options)
 

@@ -67,8 +67,13 @@ def open_adapter(folder: Path) -> Checkpoint:
     """The folder as a Checkpoint whose config is adapter_config.json. Raises SurgeonError on anything else."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
+            inside = sorted(found.parent.name for found in folder.glob(f"*/{ADAPTER_CONFIG}"))
             raise SurgeonError(
-                f"there is no {name}", str(folder), "give a PEFT folder saved as safetensors (save_pretrained)"
+                f"there is no {name}",
+                str(folder),
+                f"PEFT keeps several adapters in folders of it: give {' or '.join(f'{folder}/{i}' for i in inside)}"
+                if inside
+                else "give a PEFT folder saved as safetensors (save_pretrained)",
             )
     checkpoint = Checkpoint.open(folder)
     if not isinstance(checkpoint.config.get("peft_type"), str):

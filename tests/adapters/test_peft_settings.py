@@ -10,6 +10,8 @@ import tiny
 import torch
 from adapter_models import close, fold, logits, plain
 
+from surgeon.errors import SurgeonError
+
 LINEAR = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 # what is false, zero or none here is not what PEFT takes where nothing is said
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -52,3 +54,30 @@ def test_folded_is_what_peft_computes(case: str, tmp_path: Path) -> None:
     assert float((computed - logits(plain(model))).abs().max()) > 1e-2
     fold(model, tmp_path / "adapter", tmp_path / "folded")
     assert close(logits(plain(tmp_path / "folded")), computed)
+
+
+def test_a_folder_of_several_adapters_names_them(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny.build("llama", tmp_path / "model")
+    wrapped = get_peft_model(plain(model), LoraConfig(r=2, target_modules=["q_proj"]), adapter_name="law")
+    wrapped.add_adapter("code", LoraConfig(r=2, target_modules=["v_proj"]))
+    wrapped.save_pretrained(tmp_path / "both")
+    with pytest.raises(SurgeonError, match=r"there is no adapter_config\.json") as caught:
+        fold(model, tmp_path / "both", tmp_path / "folded")
+    assert caught.value.hint.endswith(f"give {tmp_path}/both/code or {tmp_path}/both/law")
+    fold(model, tmp_path / "both" / "code", tmp_path / "folded")
+
+
+def test_a_plan_does_not_repeat_what_speaks_of_other_modules(tmp_path: Path) -> None:
+    """Rows in their thousands, for each of hundreds of modules."""
+    from peft import LoraConfig, get_peft_model
+
+    from surgeon.adapters.fold import FoldSettings, plan_fold
+    from surgeon.ops.plan import dump_plan
+
+    model = tiny.build("llama", tmp_path / "model")
+    config = LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, trainable_token_indices=[5, 55])
+    get_peft_model(plain(model), config).save_pretrained(tmp_path / "adapter")
+    plan = plan_fold(FoldSettings(model=f"{model}+{tmp_path / 'adapter'}", out=tmp_path / "out"))
+    assert "trainable_token_indices" not in dump_plan(plan)

@@ -96,7 +96,9 @@ def adapter_is_identity(folder: Path, model: Path | None = None) -> tuple[bool |
     start = folder / SURGEON_DIR / FOLDER
     if start.is_dir():
         first = open_adapter(start).tensors
-        moved = [n for n, t in adapter.tensors.items() if to_bytes(read(t)) != to_bytes(read(first[n]))]
+        moved = [
+            n for n, t in adapter.tensors.items() if n not in first or to_bytes(read(t)) != to_bytes(read(first[n]))
+        ]
         if moved:
             return (
                 False,
@@ -115,10 +117,7 @@ def adapter_is_identity(folder: Path, model: Path | None = None) -> tuple[bool |
         return None, f"whether {others[0]} is as it was only the model tells"
     found = inspect_on_model(model, folder)
     if found["moved"]:
-        return (
-            False,
-            f"{len(found['moved'])} of {found['tensors']} tensors are not the model's, first {found['moved'][0]}",
-        )
+        return False, f"{found['moved']} of the {found['tensors']} tensors that it is for are not the model's"
     return True, f"{found['tensors']} tensors are the model's"
 
 

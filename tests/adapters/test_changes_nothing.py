@@ -41,6 +41,7 @@ def test_what_moves_beside_factors_of_zero_is_seen(case: str, tmp_path: Path) ->
     assert inspect_on_model(model, tmp_path / "moved")["changes_nothing"] is False
     assert inspect_adapter(tmp_path / "moved")["changes_nothing"] is None  # only the model tells
     assert "only the model tells" in adapter_is_identity(tmp_path / "moved")[1]
+    assert adapter_is_identity(tmp_path / "moved", model)[0] is False
 
 
 @pytest.mark.parametrize("name", ["ia3", "loha", "hra"])

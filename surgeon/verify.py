@@ -107,7 +107,9 @@ def _function(
             from surgeon.adapters.inspect import adapter_is_identity
 
             holds, detail = adapter_is_identity(out)
-            return [_check("the fresh adapter changes nothing", holds, detail)]
+            if holds is None:
+                holds, detail = adapter_is_identity(out, parent_folder(out, lineage, parent))
+            return [_check("the fresh adapter changes nothing", bool(holds), detail)]
         case (
             "merge-task-vectors"
             | "merge"

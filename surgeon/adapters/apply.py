@@ -10,8 +10,8 @@ from typing import Any
 from surgeon.adapters.experts import expert_sources
 from surgeon.adapters.peft_format import PREFIX, Adapter, Touched, open_adapter, rank_and_scaling, read_adapter
 from surgeon.adapters.refusals import RANDOM_START, check_adapter
-from surgeon.adapters.start_file import BASE_CHANGED, start_factors
 from surgeon.adapters.start_file import FOLDER as START_FOLDER
+from surgeon.adapters.start_file import changes_base, start_factors
 from surgeon.adapters.targets import module_name
 from surgeon.arch.family import Family
 from surgeon.checkpoint.index import ADAPTER_CONFIG, Checkpoint
@@ -22,6 +22,11 @@ from surgeon.ops.plan import Apply, Copy, Piece, Rows, Source, runs
 # variants of LoRA whose update is not s B A
 _VARIANTS = (
     "use_dora", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "velora_config", "monteclora_config",
+)  # fmt: skip
+# keys that speak of other modules than the one at hand
+_ELSEWHERE = (
+    "target_modules", "exclude_modules", "layers_to_transform", "modules_to_save", "target_parameters",
+    "trainable_token_indices",
 )  # fmt: skip
 
 
@@ -86,6 +91,8 @@ def applied(checkpoint: Checkpoint, family: Family, folder: Path, role: str = "a
     for module, touched in adapter.touched.items():
         if family.tied and module == head:
             tied_head = _weight(on, touched, family.embedding)
+            if touched.factors and changes_base(adapter.checkpoint):
+                sources[family.embedding] = _shared_start(on, touched)
         else:
             sources |= _module(on, touched, stored.get(module))
     inputs = {role: folder}
@@ -95,6 +102,17 @@ def applied(checkpoint: Checkpoint, family: Family, folder: Path, role: str = "a
         return Applied(adapter, sources, inputs)
     both = adapter.touched.get(embedding), adapter.touched.get(head)
     return Applied(adapter, sources, inputs, _second_matrix(on, sources.get(family.embedding), tied_head, both))
+
+
+def _shared_start(on: _On, head: Touched) -> Source:
+    """The embedding of a tied model whose head's kind took its start out of the matrix that the two share."""
+    if "weight" in head.saved:
+        return Copy(on.role, head.saved["weight"])
+    raise SurgeonError(
+        "the adapter took its start out of the head, which is the embedding too, and does not hold what was left",
+        on.where,
+        "save it with the embedding layers: save_pretrained(..., save_embedding_layers=True)",
+    )
 
 
 def _second_matrix(
@@ -138,15 +156,13 @@ def _module(on: _On, touched: Touched, weight: str | None) -> dict[str, Source]:
     """The sources of a module's weight and bias, as far as the adapter changes them."""
     if weight is None:
         raise _no_such(on, touched.module)
-    found: dict[str, Source] = {}
     source = _weight(on, touched, weight)
-    if source != Copy("model", weight):
-        found[weight] = source
+    found: dict[str, Source] = {weight: source} if source != Copy("model", weight) else {}
     bias = weight.removesuffix("weight") + "bias"
     if "bias" in touched.saved:
         _check_shape(on, touched.saved["bias"], bias)
         found[bias] = Copy(on.role, touched.saved["bias"])
-    elif _through_peft(on, touched) and bias in on.checkpoint.tensors:
+    if _through_peft(on, touched) and bias in on.checkpoint.tensors:  # a saved bias is what PEFT adds to, too
         found[bias] = _merged_by_peft(on, touched, weight, "bias")
     return found
 
@@ -166,7 +182,7 @@ def _weight(on: _On, touched: Touched, weight: str) -> Source:
     transposed = touched.is_embedding or (on.family.transposed and on.family.unit(weight).block is not None)
     _check_fit(on, touched, weight, a, b, transposed)
     inputs: tuple[Source, ...] = (base, Copy(on.role, a), Copy(on.role, b))
-    if touched.module in on.start:
+    if touched.module in on.start and "weight" not in touched.saved:
         inputs += tuple(Copy(on.start_role, name) for name in on.start[touched.module])
     options: dict[str, Any] = {"scaling": scaling} | ({"transposed": True} if transposed else {})
     return Apply("kernel:add_lora", inputs, options)
@@ -177,13 +193,14 @@ def _through_peft(on: _On, touched: Touched) -> bool:
     config = on.config
     if config.get("peft_type") != "LORA":
         return bool(touched.factors or touched.others)
-    changed = str(config.get("init_lora_weights", "")).startswith(BASE_CHANGED) and touched.module not in on.start
+    # a matrix that PEFT saved beside the factors (of a head) is the one that the start was taken out of
+    changed = changes_base(on.adapter.checkpoint) and touched.module not in on.start and "weight" not in touched.saved
     return bool(touched.others) or (bool(touched.factors) and (changed or any(config.get(k) for k in _VARIANTS)))
 
 
 def _merged_by_peft(on: _On, touched: Touched, weight: str, leaf: str, base: Source | None = None) -> Source:
-    init = str(on.config.get("init_lora_weights", ""))
-    if init.startswith(("corda", "lora_ga", "loftq", RANDOM_START)):
+    init, own = str(on.config.get("init_lora_weights", "")), "weight" in touched.saved
+    if init.startswith(("corda", "lora_ga", "loftq", RANDOM_START)) and not own:
         raise SurgeonError(
             f"the adapter was started by {init!r}, which changed the model's own weights, and its start is not there",
             on.where,
@@ -191,12 +208,17 @@ def _merged_by_peft(on: _On, touched: Touched, weight: str, leaf: str, base: Sou
         )
     bias = weight.removesuffix("weight") + "bias"
     names = [*touched.factors.values(), *touched.others.values(), *on.adapter.shared]
-    own = (Copy("model", bias),) if bias in on.checkpoint.tensors else ()
+    saved = touched.saved.get("bias")
+    biases = (Copy("model", bias) if saved is None else Copy(on.role, saved),) if bias in on.checkpoint.tensors else ()
     inside = on.family.unit(weight).block is not None
     layer = "embedding" if touched.is_embedding else "conv1d" if on.family.transposed and inside else "linear"
-    config = {key: value for key, value in on.config.items() if value not in (None, False, [], {})}
+    # with what is false or zero: PEFT's defaults are not always that. Without what speaks of other modules, which can
+    # be long and would be repeated for every one of them
+    config = {key: value for key, value in on.config.items() if key not in _ELSEWHERE}
+    if own and changes_base(on.adapter.checkpoint):
+        config["init_lora_weights"] = True
     options = {"config": config, "module": touched.module, "names": names, "leaf": leaf, "layer": layer}
-    inputs = (base or Copy("model", weight), *own, *(Copy(on.role, name) for name in names))
+    inputs = (base or Copy("model", weight), *biases, *(Copy(on.role, name) for name in names))
     return Apply("kernel:peft_merge", inputs, options)
 
 

@@ -14,8 +14,13 @@ from surgeon.checkpoint.header import DTYPE_BYTES
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 
-# tensors of which one that is all zero leaves its module as it is
-_SILENT = ("lora_B.weight", "lora_embedding_A", "vera_lambda_b", "lora_E")
+# by PEFT's type: tensors of which one that is all zero leaves its module as it is, and those that act through it
+_SILENT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "LORA": (("lora_B.weight", "lora_embedding_A"), ("lora_A.weight", "lora_embedding_B")),
+    "ADALORA": (("lora_E",), ("lora_A", "lora_B", "ranknum")),
+    "VERA": (("vera_lambda_b",), ("vera_lambda_d", "vera_A", "vera_B")),
+}
+_NOISE = 1e-6  # of the largest element: what a norm or a rotation in float32 leaves of a matrix that it does not move
 
 
 def inspect_adapter(folder: Path) -> dict[str, Any]:
@@ -61,39 +66,59 @@ def inspect_on_model(model: Path, folder: Path) -> dict[str, Any]:
     held = applied(checkpoint, family, folder)
     opened = {"model": checkpoint} | {role: Checkpoint.open(path) for role, path in held.inputs.items()}
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for name, source in held.sources.items():
-        stored = checkpoint.tensors[name]
+    moved = []
+    head = [(f"{family.declaration.head}.weight", family.embedding, held.head)] if held.head is not None else []
+    for name, like, source in [*((name, name, source) for name, source in held.sources.items()), *head]:
+        stored = checkpoint.tensors[like]
         before = read(stored).double()
-        after = evaluate(source, "F64", stored.shape, opened, name=name)
-        sums[family.role(name)][0] += float((after - before).square().sum())
+        delta = evaluate(source, "F64", stored.shape, opened, name=name) - before
+        sums[family.role(name)][0] += float(delta.square().sum())
         sums[family.role(name)][1] += float(before.square().sum())
-    moved = {role: math.sqrt(a / b) if b else None for role, (a, b) in sorted(sums.items())}
-    return inspect_adapter(folder) | {"tensors": len(held.sources), "relative_update": moved}
+        if float(delta.abs().max()) > _NOISE * float(before.abs().max()):
+            moved.append(name)
+    relative = {role: math.sqrt(a / b) if b else None for role, (a, b) in sorted(sums.items())}
+    found = inspect_adapter(folder)
+    if found["changes_nothing"] is None:
+        found["changes_nothing"] = not moved
+    return found | {"tensors": len(held.sources) + len(head), "moved": len(moved), "relative_update": relative}
 
 
-def adapter_is_identity(folder: Path) -> tuple[bool, str]:
+def adapter_is_identity(folder: Path, model: Path | None = None) -> tuple[bool | None, str]:
     """Whether every update is exactly zero (a factor without a non-zero element), or what it was at its start where
-    that is kept: the start of every kind computes what the model does. And a line that says so."""
+    that is kept: the start of every kind computes what the model does. And a line that says so.
+
+    Of anything else that an adapter holds (rows, saved modules, biases, norms of DoRA, other kinds) only its `model`
+    tells whether it is as it was: None without one.
+    """
     from surgeon.checkpoint.reader import read, to_bytes
 
     adapter = open_adapter(folder)
     start = folder / SURGEON_DIR / FOLDER
     if start.is_dir():
         first = open_adapter(start).tensors
-        moved = [n for n, t in adapter.tensors.items() if to_bytes(read(t)) != to_bytes(read(first[n]))]
+        moved = [
+            n for n, t in adapter.tensors.items() if n not in first or to_bytes(read(t)) != to_bytes(read(first[n]))
+        ]
         if moved:
             return (
                 False,
                 f"{len(moved)} of {len(adapter.tensors)} tensors are not what they started as, first {moved[0]}",
             )
         return True, "every tensor is what it started as"
-    silent = {n for n in adapter.tensors if n.endswith(_SILENT)}
-    if not silent:
-        return False, f"an adapter of the kind {_kind(adapter.config)} has no factor that must be zero"
-    changed = [n for n in sorted(silent) if read(adapter.tensors[n]).any()]
+    ends, behind = _SILENT.get(adapter.config["peft_type"], ((), ()))
+    silent = sorted(n for n in adapter.tensors if n.endswith(ends))
+    others = sorted(n for n in adapter.tensors if not n.endswith((*ends, *behind)))
+    changed = [n for n in silent if read(adapter.tensors[n]).any()]
     if changed:
         return False, f"{len(changed)} of {len(silent)} updates are not zero, first {changed[0]}"
-    return True, f"all {len(silent)} factors B are zero"
+    if not others:
+        return True, f"all {len(silent)} factors B are zero"
+    if model is None:
+        return None, f"whether {others[0]} is as it was only the model tells"
+    found = inspect_on_model(model, folder)
+    if found["moved"]:
+        return False, f"{found['moved']} of the {found['tensors']} tensors that it is for are not the model's"
+    return True, f"{found['tensors']} tensors are the model's"
 
 
 def modules_of(adapter: Checkpoint) -> list[str]:

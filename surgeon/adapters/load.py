@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,22 @@ def put_on(model: Any, base: Path, folder: Path, *, trainable: bool = False) -> 
             reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
             raise SurgeonError(f"peft cannot load the adapter: {reason}", str(folder), "check the folder") from error
     if start is not None:
-        _take_out(wrapped, start)
+        _take_out(wrapped, start, set(adapter.tensors))
     return wrapped.eval()
 
 
-def _take_out(wrapped: Any, start: Path) -> None:
-    """W - s B0 A0 in the modules of the model, in its own type."""
+def _take_out(wrapped: Any, start: Path, names: Collection[str]) -> None:
+    """W - s B0 A0 in the modules of the model, in its own type; a matrix that the adapter holds (`names`: its tensors)
+    is that already."""
     import torch
     from safetensors.torch import load_file
 
     held = load_file(start / "adapter_model.safetensors")
     with torch.no_grad():
         for name, a in held.items():
-            if not name.endswith(".lora_A.weight"):
-                continue
             module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+            if not name.endswith(".lora_A.weight") or f"{PREFIX}{module}.base_layer.weight" in names:
+                continue
             layer = wrapped.base_model.model.get_submodule(module)
             weight = layer.get_base_layer().weight
             update = (held[name.replace(".lora_A.", ".lora_B.")].double() @ a.double()) * layer.scaling["default"]

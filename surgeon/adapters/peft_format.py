@@ -67,8 +67,13 @@ def open_adapter(folder: Path) -> Checkpoint:
     """The folder as a Checkpoint whose config is adapter_config.json. Raises SurgeonError on anything else."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
+            inside = sorted(found.parent.name for found in folder.glob(f"*/{ADAPTER_CONFIG}"))
             raise SurgeonError(
-                f"there is no {name}", str(folder), "give a PEFT folder saved as safetensors (save_pretrained)"
+                f"there is no {name}",
+                str(folder),
+                f"PEFT keeps several adapters in folders of it: give {' or '.join(f'{folder}/{i}' for i in inside)}"
+                if inside
+                else "give a PEFT folder saved as safetensors (save_pretrained)",
             )
     checkpoint = Checkpoint.open(folder)
     if not isinstance(checkpoint.config.get("peft_type"), str):
@@ -151,9 +156,11 @@ def _touched(module: str, tensors: Mapping[str, str]) -> Touched:
     factors = {letter: tensors[rest] for rest, letter in _FACTORS.items() if rest in tensors}
     saved = {}
     for leaf in ("weight", "bias"):
-        for rest in (leaf, f"base_layer.{leaf}"):
+        for rest in (leaf, f"base_layer.{leaf}", f"ln_tuning_layers.{leaf}"):
             if rest in tensors:
                 saved[leaf] = tensors[rest]
     used = {*factors.values(), *saved.values(), tensors.get(_ROWS)}
-    others = {rest: name for rest, name in tensors.items() if name not in used}
+    # with bias="all" PEFT writes the biases of a saved module under the names of its wrapper once more
+    again = {f"{wrapper}.bias" for wrapper in ("modules_to_save", "original_module")} if "bias" in tensors else set()
+    others = {rest: name for rest, name in tensors.items() if name not in used and rest not in again}
     return Touched(module, factors, tensors.get(_ROWS), saved, others)

@@ -16,7 +16,7 @@ PER_BLOCK = ("layer_types", "no_rope_layers", "mlp_layer_types", "layers_block_t
 # lists that may happen to be as long as the model is deep and say nothing of blocks
 NOT_PER_BLOCK = (
     "architectures", "eos_token_id", "bos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens",
-    "forced_decoder_ids", "bad_words_ids", "keys_to_ignore_at_inference",
+    "forced_decoder_ids", "bad_words_ids", "keys_to_ignore_at_inference", "time_step_limit",
 )  # fmt: skip
 
 
@@ -86,13 +86,19 @@ def _refuse(config: Mapping[str, Any], family: Family) -> None:
 
 def _with_derived_lists(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """`config` with the per-block lists that its class would derive from the block numbers written out."""
-    result = dict(config)
+    # what the class would take of itself is as much the model's as what is written down, and follows its blocks too
+    result = dict(config) | {k: v for k, v in family.declaration.defaults.items() if k not in config}
     for key in family.declaration.derived_lists:
         if result.get(key) is None:
             derived = derived_list(family.model_type, key, config, family.depth)
             if derived is not None:
                 result[key] = derived
-    absent = [key for key in family.declaration.derived_lists if result.get(key) is None]
+    # an empty list is one that a class may fill (no_rope_layers of Llama 4); of block numbers it says: none
+    absent = [
+        key
+        for key in family.declaration.derived_lists
+        if result.get(key) is None or (result[key] == [] and key not in family.declaration.index_lists)
+    ]
     if absent:
         settings = settings_of(config)
         for key in absent:

@@ -77,6 +77,7 @@ class Declaration:
     refuse_if: configuration key -> why a true value makes a block depend on its number.
     refuse_unless: configuration key -> the only value (or absence) at which a block does not, and why.
     last_blocks: keys that hold the number of the last block of a kind.
+    defaults: what the class takes for such keys where config.json does not name them, if that is not "none".
     depth_scales: keys that the model divides by the root of its depth. neutral: part -> the value at which it leaves
     what passes through a block as it is (a factor on the block's whole output).
     outside: names of further tensors outside of the blocks -> role. derived: by `surgeon.arch.generic`, so that an
@@ -106,6 +107,7 @@ class Declaration:
     refuse_if: Mapping[str, str] = field(default_factory=dict)
     refuse_unless: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     last_blocks: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     depth_scales: tuple[str, ...] = ()
     neutral: Mapping[str, float] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)

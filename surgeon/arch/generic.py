@@ -88,6 +88,7 @@ def _derive(config_json: str, names: tuple[str, ...], where: str) -> Declaration
     lists = [k for k, v in plain.items() if isinstance(v, list) and len(v) == depth and k not in INDEX_LISTS]
     from surgeon.arch.config_blocks import NOT_PER_BLOCK
 
+    counted = (*INDEX_LISTS, *BOUNDARIES, "decoder_sparse_step", "scale_depth")
     return Declaration(
         model_type=settings.model_type,
         architectures=(architecture,),
@@ -105,6 +106,7 @@ def _derive(config_json: str, names: tuple[str, ...], where: str) -> Declaration
         index_lists=tuple(key for key in INDEX_LISTS if key in plain),
         boundaries={key: instead for key, instead in BOUNDARIES.items() if key in plain},
         sparse_step="decoder_sparse_step" in plain,
+        defaults={key: plain[key] for key in counted if plain.get(key) is not None},
         buffers=(),
         refuse_if=DEPENDS_ON_NUMBER,
         depth_scales=tuple(key for key in ("scale_depth",) if isinstance(plain.get(key), (int, float))),

@@ -39,6 +39,7 @@ def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed], fill
     """`family`, after its expansion by `placed` has been shown exact on a tiny model; with its post-norms where it
     has any. Raises SurgeonError with the measured difference where it is not, or where no tiny model can be built."""
     where = str(checkpoint.path)
+    _same_settings(checkpoint.config, family, [block.source for block in placed], where)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         small = _tiny(checkpoint, family, Path(folder) / "tiny", where)
         _same_parts(family, small, where)
@@ -53,6 +54,19 @@ def prove(checkpoint: Checkpoint, family: Family, placed: Sequence[Placed], fill
             after = _outputs(deeper, where)
         _same_outputs(before, after, family.name, where)
     return family
+
+
+def _same_settings(config: Mapping[str, Any], family: Family, source: Sequence[int], where: str) -> None:
+    """What the class takes of itself for keys that config.json does not have is the same for the deeper model: the
+    tiny model, which is saved with every key, would not show it."""
+    whole = settings_of(config).to_dict()
+    ours = settings_of(remap_blocks(config, source, family)).to_dict()
+    theirs = settings_of(remap_blocks(whole, source, family)).to_dict()
+    for key in theirs:
+        if ours.get(key) != theirs[key]:
+            raise _unproved(
+                family.name, f"config.json has no {key!r}, and what its class takes does not follow", where
+            )
 
 
 def _tiny(checkpoint: Checkpoint, family: Family, folder: Path, where: str) -> Family:

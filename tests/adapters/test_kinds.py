@@ -82,7 +82,7 @@ def test_a_kind_from_its_start_to_the_folded_model(
     base = logits(plain(model))
     fresh = put_on(plain(model), model, adapter)
     assert torch.equal(logits(fresh), base) if kind not in NEARLY else close(logits(fresh), base)
-    assert adapter_is_identity(adapter)[0]
+    assert adapter_is_identity(adapter, model)[0]
     fold(model, adapter, tmp_path / "untrained")
     same = Checkpoint.open(tmp_path / "untrained").digest == Checkpoint.open(model).digest
     assert same or kind in ("osf", "dora"), "an untrained adapter folds to the very model"
@@ -138,6 +138,7 @@ def test_whatever_peft_has_is_attached_and_folded(name: str, tmp_path: Path) -> 
     targets = {"IA3": "attention.k,attention.v,mlp.down"}.get(name, "all-linear")
     adapter = attach(model, tmp_path / "adapter", kind="peft", targets=targets, option=option)
     base = logits(plain(model))
+    assert adapter_is_identity(adapter, model)[0]
     moved = put_on(plain(model), model, adapter, trainable=True)
     assert close(logits(moved), base)
     trained(moved)

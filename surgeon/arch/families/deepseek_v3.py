@@ -12,5 +12,6 @@ FAMILY = Declaration(
     | PRE_NORMS
     | {"mlp.gate.e_score_correction_bias": "moe.router"},
     boundaries={"first_k_dense_replace": ""},
+    defaults={"first_k_dense_replace": 3},
     plain_shapes=False,
 )

@@ -14,6 +14,7 @@ FAMILY = Declaration(
     tied=True,
     boundaries={"moe_layer_start_index": ""},
     last_blocks=("moe_layer_end_index",),
+    defaults={"moe_layer_start_index": 1},
     refuse_unless={"moe_layer_interval": (1, "experts stand in every n-th block, which no list can say")},
     plain_shapes=False,
 )

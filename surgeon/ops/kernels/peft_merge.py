@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,8 +74,9 @@ def _config(values: dict[str, Any], module: str) -> Any:
     fields = known.__dataclass_fields__
     alone = {key: value for key, value in values.items() if key in fields and key not in _OF_THE_MODEL}
     if "feedforward_modules" in fields:
-        named = values.get("feedforward_modules") or []
-        alone["feedforward_modules"] = [module] if any(f".{module}".endswith(f".{n}") for n in named) else []
+        named = values.get("feedforward_modules") or []  # names that modules end with, or a regular expression
+        inputs = re.fullmatch(named, module) if isinstance(named, str) else any(module.endswith(n) for n in named)
+        alone["feedforward_modules"] = [module] if inputs else []
     alone |= {"target_modules": [module], "task_type": None, "inference_mode": True, "base_model_name_or_path": None}
     return known(**alone)
 

@@ -21,6 +21,7 @@ from surgeon.data.numbers import Count
 from surgeon.errors import UsageError
 from surgeon.ops.output_dtype import dtype_code, fitted, with_dtype
 from surgeon.ops.plan import DEFAULT_SHARD_BYTES, Apply, Copy, Input, OutTensor, Plan, Rows, Source
+from surgeon.ops.survival import change_of
 from surgeon.progress import SILENT, Progress
 
 
@@ -123,6 +124,9 @@ def _sum(base: Copy, members: list[Weighted], sources: list[Source | None]) -> S
     if not there:
         return base
     if len(there) == 1 and math.isclose(there[0][0], 1.0, rel_tol=0.0, abs_tol=0.0):
-        # rows in the place of others are a change like any other: measured, and rounded as the rest is
-        return Apply("kernel:changed", (base, there[0][1])) if isinstance(there[0][1], Rows) else there[0][1]
+        (_, alone), change = there[0], change_of(there[0][1])
+        # what is a change of another matrix, or rows in the place of others, is one of this tensor too: measured, and
+        # rounded as the rest is
+        other = change is not None and change.base != base
+        return Apply("kernel:changed", (base, alone)) if other or isinstance(alone, Rows) else alone
     return Apply("kernel:add_deltas", (base, *(s for _, s in there)), {"weights": [w for w, _ in there]})

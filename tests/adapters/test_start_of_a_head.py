@@ -38,6 +38,22 @@ def test_it_is_taken_out_once(family: str, settings: dict[str, Any], tmp_path: P
     assert close(logits(plain(tmp_path / "folded")), computed)
 
 
+def test_the_rounding_is_of_what_the_head_was(tmp_path: Path) -> None:
+    """Not of what PEFT left of it."""
+    model = tiny.build("llama", tmp_path / "model", "bfloat16")
+    peft_on_the_head(model, tmp_path / "adapter", init_lora_weights="pissa", lora_alpha=8)
+    part = fold(model, tmp_path / "adapter", tmp_path / "out").found["rounding"]["parts"]["lm_head.weight"]
+    before, after = (load_file(path / "model.safetensors")["lm_head.weight"] for path in (model, tmp_path / "out"))
+    held = {
+        name: value.double() for name, value in load_file(tmp_path / "adapter" / "adapter_model.safetensors").items()
+    }
+    low, high = (held[f"base_model.model.lm_head.lora_{letter}.weight"] for letter in "AB")
+    exact = held[HEAD] + 8 / 4 * high @ low
+    delta, stored = exact - before.double(), after.double() - before.double()
+    assert part["relative_error"] == pytest.approx(float((stored - delta).norm() / delta.norm()), rel=1e-6)
+    assert part["kept"] == pytest.approx(float((stored * delta).sum() / delta.square().sum()), rel=1e-6)
+
+
 def test_with_the_norms_of_dora(tmp_path: Path) -> None:
     model = tiny.build("llama", tmp_path / "model")
     computed = peft_on_the_head(model, tmp_path / "adapter", init_lora_weights="pissa", use_dora=True)

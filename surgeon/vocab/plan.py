@@ -72,6 +72,12 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     texts = Encoded(files.file, Texts(settings.corpus, settings)) if settings.corpus else None
     new = NewTokens(learned.tokens, ids, old_pieces(old, learned.tokens), (), texts)
     progress.say(_summary(learned))
+    unknown = [token for token, pieces in zip(new.tokens, new.pieces, strict=True) if set(pieces) == {old.unknown_id}]
+    if len(unknown) > 1:
+        progress.say(
+            f"{len(unknown):,} new tokens, as {unknown[0]!r}, are nothing but unknown to the old tokenizer: an init "
+            "that starts from old pieces gives them all one row"
+        )
     rows = new_rows(settings, checkpoint, family, old, new, num_rows, progress)
     hull = encode_hull(rows.given, ids)
     plain = settings.model_dump(mode="json", exclude={"model", "out", "seed"}, exclude_defaults=True)

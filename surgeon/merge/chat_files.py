@@ -44,14 +44,17 @@ def chat_files(voices: Voices, added: Mapping[str, int]) -> ChatFiles:
     """added: content -> id of tokens that the output has and the target lacks. Raises SurgeonError where two models
     contradict each other, or a token that is needed is not there."""
     out = ChatFiles()
-    target = voices.target.checkpoint.path
-    who = voices.who("vocabulary files", _refined(voices))
-    if who is not None:
-        out.carried |= {n: who.role for n in TOKENIZER_FILES if (who.checkpoint.path / n).is_file() and n != TEMPLATE}
-        out.origin["tokenizer"] = who.name
+    named = voices.who("vocabulary files", _refined(voices))
+    if named is not None:
+        files = named.checkpoint.path
+        out.carried |= {n: named.role for n in TOKENIZER_FILES if (files / n).is_file() and n != TEMPLATE}
+        out.origin["tokenizer"] = named.name
     who = voices.who("chat templates", lambda m: chat_templates(m.checkpoint) or None)
     if who is not None:
         _take_templates(out, who, voices.target)
+    elif TOKENIZER_CONFIG in out.carried:  # the target's own may lie in the file that another takes the place of
+        held = {file_of(n): text for n, text in chat_templates(voices.target.checkpoint).items()}
+        out.files |= {n: text for n, text in held.items() if not (voices.target.checkpoint.path / n).is_file()}
     who = voices.who("generation configs", lambda m: _generation(m.checkpoint))
     if who is not None:
         out.origin[GENERATION] = who.name
@@ -68,12 +71,17 @@ def chat_files(voices: Voices, added: Mapping[str, int]) -> ChatFiles:
             out.config |= _with_ids({key: value}, id_map(who, voices.target, added))
             out.origin[f"config.json: {key}"] = who.name
     for name in (TOKENIZER_CONFIG, SPECIAL_MAP):
-        if name in out.carried or not (target / name).is_file():
+        of = named if name in out.carried and named is not None else voices.target
+        if not (of.checkpoint.path / name).is_file():
             continue
-        changes = _token_changes(voices, name, out.origin)
-        held, layout = read_json_text(target / name)
-        if changes or (TEMPLATE in out.origin and "chat_template" in held):
-            kept = {k: v for k, v in held.items() if k != "chat_template" or TEMPLATE not in out.origin}
+        held, layout = read_json_text(of.checkpoint.path / name)
+        changes = _token_names(voices, name, held, of, out.origin)
+        apart = TEMPLATE in out.origin or any(
+            file_of(n) in out.files for n in chat_templates(voices.target.checkpoint)
+        )
+        if changes or (apart and "chat_template" in held):
+            out.carried.pop(name, None)
+            kept = {k: v for k, v in held.items() if k != "chat_template" or not apart}
             out.files[name] = layout.dump(kept | changes)
     return out
 
@@ -135,8 +143,10 @@ def _refined(voices: Voices) -> Callable[[Member], Any]:
     return read
 
 
-def _token_changes(voices: Voices, name: str, origin: dict[str, str]) -> dict[str, Any]:
-    """Names of the special tokens that another model has changed in this file."""
+def _token_names(
+    voices: Voices, name: str, held: Mapping[str, Any], of: Member, origin: dict[str, str]
+) -> dict[str, Any]:
+    """Names of the special tokens that are not those of this file as it is in the model `of`."""
     changes: dict[str, Any] = {}
     for key in TOKENS:
 
@@ -144,9 +154,11 @@ def _token_changes(voices: Voices, name: str, origin: dict[str, str]) -> dict[st
             path = member.checkpoint.path / name
             return read_json_object(path).get(key) if path.is_file() else None
 
-        who = voices.who(f"{key} in {name}", read)
-        if who is not None:
-            changes[key] = read(who)
+        who = voices.who(f"{key} in {name}", read) or voices.target
+        value = read(who)
+        if value is not None and value != held.get(key):
+            changes[key] = value
+        if who is not voices.target and who is not of:
             origin[f"{name}: {key}"] = who.name
     return changes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from merge_models import merged, trained
+from test_own_tokens import extended
 
 from surgeon.checkpoint.lineage import read_lineage
 from surgeon.errors import SurgeonError
@@ -147,3 +148,25 @@ def test_what_is_no_template_is_refused(trio: tuple[Path, Path, Path], tmp_path:
     changed(instruct, "tokenizer_config.json", chat_template=value)
     with pytest.raises(SurgeonError, match="neither a text nor a list of names and templates"):
         merged(tmp_path / "out", base, {instruct: 1.0})
+
+
+@pytest.mark.parametrize("onto", ["domain", "instruct"])
+def test_a_tokenizer_config_that_comes_with_the_names_of_rows(stories: Path, tmp_path: Path, onto: str) -> None:
+    """One model gives a name to a row of padding, and so the output has its tokenizer's files; the other has its chat
+    template and its end of a text in one of these."""
+    from transformers import AutoTokenizer
+
+    wide = extended(stories, tmp_path / "wide", ["lantern"], pad_to_multiple_of=64)
+    base = trained(wide, tmp_path / "base", 9, lineage=False)
+    named = trained(base, tmp_path / "named", 1, lineage=False)
+    tokenizer = AutoTokenizer.from_pretrained(named)
+    assert tokenizer.add_tokens(["<|note|>"]) == 1 and len(tokenizer) <= 576
+    tokenizer.save_pretrained(named)
+    for name in ("domain", "instruct"):
+        trained(base, tmp_path / name, 2 if name == "domain" else 3, lineage=False)
+    changed(tmp_path / "instruct", "tokenizer_config.json", chat_template="chat {{ messages }}", eos_token="<unk>")
+    assert AutoTokenizer.from_pretrained(tmp_path / "instruct").chat_template == "chat {{ messages }}"
+    weights = {named: 0.5, tmp_path / "domain": 0.6, tmp_path / "instruct": 0.7}
+    out = AutoTokenizer.from_pretrained(merged(tmp_path / "out", base, weights, onto=str(tmp_path / onto)))
+    assert (out.chat_template, out.eos_token) == ("chat {{ messages }}", "<unk>")
+    assert out.convert_tokens_to_ids("<|note|>") == tokenizer.convert_tokens_to_ids("<|note|>")

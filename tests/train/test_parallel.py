@@ -58,8 +58,8 @@ def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Pat
     if case == "new rows":
         rows = [NewRow(id=i, token=f"t{i}", pieces=[5]) for i in (7, 40)]  # the second process holds none of them
         surgery = RowMap(old=2, rows=4, new=rows, method="m", method_output="m")
-        told = Lineage(operation="extend-vocab", kind="surgery", rows=surgery)
-        (model / "surgeon.json").write_text(dump_lineage(told))
+        extended = Lineage(operation="extend-vocab", kind="surgery", rows=surgery)
+        (model / "surgeon.json").write_text(dump_lineage(extended))
     # 5 rows a step: the second process runs out of rows first
     options = {
         "model": str(model), "data": [str(corpus)], "tokens": 320, "seq_len": 16, "batch_tokens": 80, "micro_batch": 2,

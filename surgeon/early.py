@@ -92,7 +92,7 @@ def cpt(settings: CptSettings) -> None:
 
 def cpt_anneal(settings: AnnealSettings) -> None:
     _there([*settings.data, *settings.replay], weighted=True)
-    _there(settings.eval)
+    _there([*settings.eval, *settings.probe])
 
 
 def evaluate(settings: EvaluateSettings) -> None:

@@ -25,17 +25,18 @@ class Rendered:
     templated: bool = False
 
 
-def render(document: Document, tokenizer: Any) -> Rendered:
+def render(document: Document, tokenizer: Any, *, answers: bool = True) -> Rendered:
     """The document through the tokenizer's chat template if it has one, else through the plain one.
 
+    answers: whether they are looked for; where all counts, a template need not show them as they are.
     Every answer's range begins where the prompt ends and stops at the end of its content; what the template
     writes behind it (end-of-turn tokens) is outside the range.
     """
     if document.text is not None:
         return Rendered(document.text)
-    if tokenizer.chat_template:
-        return _templated(document, tokenizer)
-    return _plain(document)
+    if tokenizer.chat_template and not answers:
+        return Rendered(_apply(tokenizer, list(document.messages), document, False), templated=True)
+    return _templated(document, tokenizer) if tokenizer.chat_template else _plain(document)
 
 
 def _plain(document: Document) -> Rendered:

@@ -110,7 +110,8 @@ def chunks(corpus: Corpus, tokenizer: Any, loss_on: LossOn = "response") -> Iter
 
     def rendered() -> Iterator[tuple[list[Rendered], bool]]:
         for batch in _batches(documents(corpus)):
-            yield [render(document, tokenizer) for document in batch], batch[0].text is None
+            found = [render(document, tokenizer, answers=loss_on == "response") for document in batch]
+            yield found, batch[0].text is None
 
     first = True
     for (batch, instruct), encoded in _ahead(rendered(), lambda one: encode(one[0], tokenizer)):

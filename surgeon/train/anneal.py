@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from surgeon.train.run import CptResult
 
 Positive = Annotated[Count, Field(gt=0)]
-_NO_SETTINGS = ("adapter", "fork")  # what a record holds besides settings
+_NO_SETTINGS = ("adapter", "fork", "probes")  # what a record holds besides settings
+_OF_THE_RUN = ("model", "teacher", "probe")  # what a record has by its digest
 
 
 class AnnealSettings(BaseModel):
@@ -38,6 +39,10 @@ class AnnealSettings(BaseModel):
     tokens: Positive = Field(description="How many tokens to anneal over.")
     replay: list[str] = Field([], description="The replay corpora of the run, as it was given them; repeatable.")
     model: str | None = Field(None, description="The model that the run began with [where its lineage says].")
+    teacher: str | None = Field(None, description="The --teacher of the run, as it was given it [none].")
+    probe: list[str] = Field(
+        [], description="A corpus that methods of the run read by themselves, as they were given it; repeatable."
+    )
     at: Positive | None = Field(None, description="The step of the run to go on from [the newest that is kept].")
     schedule_shape: Shape = Field("exponential", description="How the rate falls: exponential, sqrt, linear, cosine.")
     min_ratio: float = Field(0.01, ge=0, le=1, description="The rate at the end, as a share of the run's --lr.")
@@ -113,7 +118,7 @@ def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
         "shape": settings.schedule_shape,
     }
     own, others = _options(before)
-    given = settings.model_dump(exclude={"run", "at", "model", "device", "schedule_shape", "min_ratio"})
+    given = settings.model_dump(exclude={*_OF_THE_RUN, "run", "at", "device", "schedule_shape", "min_ratio"})
     given |= {
         "tokens": fork.step * batch + settings.tokens,
         "schedule": "anneal",
@@ -134,8 +139,17 @@ def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
 
 def _before(fork: Fork, settings: AnnealSettings) -> CptSettings:
     """The settings of the run that is left."""
-    record = {k: v for k, v in fork.record.items() if k not in _NO_SETTINGS}
+    from surgeon.train.probes import by_word
+
+    record = {k: v for k, v in by_word(fork.record, settings.probe).items() if k not in _NO_SETTINGS}
+    if bool(record.get("teacher")) != bool(settings.teacher):
+        raise SurgeonError(
+            "the run had no teacher" if settings.teacher else "the run learned from a model of --teacher",
+            settings.run,
+            "leave out --teacher" if settings.teacher else "give it with --teacher, as the run was given it",
+        )
     record |= {"model": settings.model or _model(fork), "data": settings.data, "replay": settings.replay}
+    record |= {"teacher": settings.teacher}
     try:
         return CptSettings(**record, out=settings.out)
     except pydantic.ValidationError as error:

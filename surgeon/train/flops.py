@@ -47,7 +47,7 @@ def flops_per_token(model: Any, trainable: Trainable, seq_len: int) -> float:
         weights += 2 * size if name in trainable.parameters else 0.0
     head_module = model.get_output_embeddings()
     head = float(matrix_of(head_module).numel()) if head_module is not None else 0.0
-    if head_module is not None and (matrix_of(head_module).requires_grad or rows_of(head_module) is not None):
+    if head_module is not None and (_holds(trainable, matrix_of(head_module)) or rows_of(head_module) is not None):
         weights += 2 * head
     mixing = mixing_flops(config, parts, seq_len, visited)
     forward = 2 * (sum(blocks) + head) + sum(mixing)
@@ -57,6 +57,11 @@ def flops_per_token(model: Any, trainable: Trainable, seq_len: int) -> float:
     if lowest < len(blocks):
         backward -= _not_needed(model, trainable, inside, lowest, mixing[lowest], visited)
     return forward + backward + weights
+
+
+def _holds(trainable: Trainable, matrix: Tensor) -> bool:
+    """Whether it is trained there; the model may stand for another set."""
+    return any(p is matrix for p in trainable.parameters.values())
 
 
 def _not_needed(

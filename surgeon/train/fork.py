@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from surgeon.merge.run_checkpoints import CHECKPOINTS, RUN
 from surgeon.train.kept import kept
 
 if TYPE_CHECKING:
+    from surgeon.train.hook import Hook
     from surgeon.train.job import Job
     from surgeon.train.state import State
 
@@ -49,13 +51,16 @@ class Fork:
             raise SurgeonError(
                 f"a fork goes on with the inputs of the run, and these are others: {', '.join(changed)}",
                 str(self.state or self.checkpoint),
-                "give the run's own --model, --data and --replay, in its order; for other data: surgeon cpt "
-                "CHECKPOINT OUT --schedule anneal",
+                "give the run's own --model, --teacher, --data and --replay, in its order; for other data: "
+                "surgeon cpt CHECKPOINT OUT --schedule anneal",
             )
         return dataclasses.replace(job, record=job.record | {"fork": self.note})
 
-    def begin(self, job: Job) -> State:
-        """What the new run begins with; from a checkpoint its stored weights, and moments that begin anew."""
+    def begin(self, job: Job, hooks: Sequence[Hook]) -> State:
+        """What the new run begins with; from a checkpoint its stored weights, and moments that begin anew.
+
+        hooks: of the run, which a state restores. Raises SurgeonError where a method keeps something that a checkpoint
+        does not hold."""
         from surgeon.train import state
 
         if self.state is not None:
@@ -66,6 +71,7 @@ class Fork:
 
         from surgeon.loading import load_model
 
+        self._check_kept(job, hooks)
         assert self.checkpoint is not None and self.lineage is not None and self.lineage.training is not None
         code = job.settings.trust_remote_code
         model = load_model(
@@ -75,12 +81,30 @@ class Fork:
         weights = {name: held[name].detach() for name in job.trainable.parameters}
         done = self.lineage.training
         return state.State(
-            self.step, done["tokens"], done["final_loss"], weights, job.optimizer().state_dict(), done["eval"]
-        )
+            self.step, done["tokens"], done["final_loss"], weights, job.optimizer().state_dict(), done["eval"],
+            [{} for _ in hooks],
+        )  # fmt: skip
+
+    def _check_kept(self, job: Job, hooks: Sequence[Hook]) -> None:
+        """Refuse a checkpoint of a run whose methods keep something besides the moments of AdamW from step to step."""
+        from surgeon.train.hook import Hook
+
+        names = [method.name for method, _ in job.chosen["meta"]]
+        names += [job.chosen["objective"][0][0].name] * (len(hooks) - len(names))  # of what objectives make
+        keeping = [name for name, hook in zip(names, hooks, strict=True) if type(hook).state is not Hook.state]
+        optimizer = job.chosen["optimizer"][0][0]
+        keeping += [optimizer.name] if optimizer.trait("HOLDS") is not None else []
+        if keeping:
+            raise SurgeonError(
+                f"{keeping[0]} keeps something from step to step that a checkpoint does not hold",
+                str(self.checkpoint),
+                "fork a state of the run (surgeon cpt --keep-state), or train the checkpoint on: "
+                "surgeon cpt CHECKPOINT OUT --schedule anneal",
+            )
 
     def _inputs(self) -> dict[str, Any]:
-        """Digests of what the run read: by `model`, `adapter`, and for corpora the fields that are known."""
-        found = {key: self.record[key] for key in ("model", "adapter") if key in self.record}
+        """Digests of what the run read: by `model`, `adapter`, `teacher`; of corpora the fields that are known."""
+        found = {key: self.record[key] for key in ("model", "adapter", "teacher") if key in self.record}
         return found | {key: self.record[key] for key in ("data", "replay")}
 
 

@@ -172,7 +172,7 @@ class Loop:
     def _save(self, step: int, outcome: Outcome, pace: Pace) -> None:
         settings = self.job.settings
         pace.before_save(step, self.parameters)
-        if settings.keep_checkpoints and not pace.held:
+        if not pace.held:
             # before the state: a run that goes on from a state does not come to that step again
             keep(self.job, self.world, step, outcome)
         hooks = [hook.state() for hook in self.hooks]

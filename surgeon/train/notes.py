@@ -1,4 +1,5 @@
-"""What methods say of a run before it begins, once: functions of (run, options) that their modules name in NOTE."""
+"""What is said of a run before it begins, once: of its model, and by methods: functions of (run, options) that their
+modules name in NOTE."""
 
 from __future__ import annotations
 
@@ -10,8 +11,13 @@ from surgeon.train.hook import Run
 
 
 def notes(chosen: Mapping[str, list[tuple[Method, dict[str, Any]]]], run: Run) -> list[str]:
-    """One of each method that has something to say."""
+    """One of the model's routers, where there is something to say, and one of each method that has."""
     said = []
+    if getattr(run.model.config.get_text_config(), "output_router_logits", False):
+        said.append(
+            "the model's configuration asks for a loss that balances its routers (output_router_logits), which is not "
+            "added: the loss is that of the objective alone"
+        )
     for held in chosen.values():
         for method, options in held:
             note = method.trait("NOTE")

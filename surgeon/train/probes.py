@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from surgeon.train.matrices import matrix_of
 if TYPE_CHECKING:
     from surgeon.train.hook import Run
 
+_WORDS = ("objective", "optimizer", "schedule", "regularize", "meta", "option")  # of a record, that name probes
 STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
 Chosen = Mapping[str, list[tuple[Method, dict[str, Any]]]]
 
@@ -34,18 +35,40 @@ def by_digest(record: dict[str, Any], held: Mapping[str, Corpus]) -> dict[str, A
     if not held:
         return record
     digests = {word: corpus_digest(corpus) for word, corpus in held.items()}
+    return _replaced(record, digests) | {"probes": [*digests.values()]}
+
+
+def by_word(record: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The other way round: a record of `by_digest` with the words in their places. words: the corpora that the run
+    read, each as it was given it. Raises SurgeonError where one lacks, and on one that it did not read."""
+    held = {corpus_digest(parse_corpus(word, weighted=False)): word for word in words}
+    wanted = record.get("probes", [])
+    absent = [digest for digest in wanted if digest not in held]
+    odd = [word for digest, word in held.items() if digest not in wanted]
+    if absent or odd:
+        raise SurgeonError(
+            f"the methods of the run read no corpus with the bytes of {odd[0]}"
+            if odd
+            else f"methods of the run read corpora by themselves, and {len(absent)} of {len(wanted)} is not given",
+            "--probe",
+            "give those of its methods, each as the run was given it: --probe NAME=PATH",
+        )
+    return _replaced(record, held)
+
+
+def _replaced(record: dict[str, Any], others: Mapping[str, str]) -> dict[str, Any]:
+    """A record in whose methods and options each of these words is another one; the longest goes first."""
 
     def replaced(value: Any) -> Any:
         if isinstance(value, str):
-            for word in sorted(digests, key=len, reverse=True):
-                value = value.replace(word, digests[word])
+            for word in sorted(others, key=len, reverse=True):
+                value = value.replace(word, others[word])
             return value
         if isinstance(value, list):
             return [replaced(v) for v in value]
         return {k: replaced(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    words = ("objective", "optimizer", "schedule", "regularize", "meta", "option")
-    return record | {key: replaced(record[key]) for key in words if key in record} | {"probes": [*digests.values()]}
+    return record | {key: replaced(record[key]) for key in _WORDS if key in record}
 
 
 def packed(run: Run, probe: str) -> Packed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
 from surgeon.train.fork import Fork
+from surgeon.train.hook import Hook
 from surgeon.train.job import Job, prepare
 from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
@@ -76,7 +77,7 @@ def run_cpt(
         _check_apart(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
-        waiting = world.from_main(lambda: _begin(job, waiting, fork))
+        waiting = world.from_main(lambda: _begin(job, waiting, fork, loop.hooks))
         begin = state.load(waiting, tensors=world.size == 1) if waiting else None
         if begin:
             progress.say(f"going on from step {begin.step} of {job.shape.steps}")
@@ -139,18 +140,19 @@ def _take(settings: CptSettings, force: bool, held: ExitStack) -> Path | None:
     return waiting if settings.resume else None
 
 
-def _begin(job: Job, waiting: Path | None, fork: Fork | None) -> Path | None:
+def _begin(job: Job, waiting: Path | None, fork: Fork | None, hooks: Sequence[Hook]) -> Path | None:
     """Check that the run is the one that was broken off, or forget what was there and write down what begins. Gives
     the state to go on from."""
     run_dir = job.settings.run_dir
     if waiting:
         state.check_settings(run_dir, job.record)
         return waiting
+    first = None if fork is None else fork.begin(job, hooks)  # what it refuses, it refuses before anything is written
     state.clear(run_dir)
     kept.clear(run_dir)
     state.record_settings(run_dir, job.record)
-    if fork is not None:
-        state.save(run_dir, fork.begin(job))  # a state of its own from the first step on, for --resume
+    if first is not None:
+        state.save(run_dir, first)  # a state of its own from the first step on, for --resume
     return state.latest(run_dir)
 
 

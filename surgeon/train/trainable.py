@@ -39,9 +39,11 @@ class Trainable:
 
     @property
     def num_parameters(self) -> int:
-        """Elements that may move."""
+        """Elements that may move. By sizes alone: where several processes share a tensor, to look into it is a common
+        act, and the main process asks by itself."""
         return sum(
-            int(self.rows[n].sum()) * p[0].numel() if n in self.rows else p.numel() for n, p in self.parameters.items()
+            int(self.rows[n].sum()) * p.shape[1:].numel() if n in self.rows else p.numel()
+            for n, p in self.parameters.items()
         )
 
     def groups(self, lr: float, weight_decay: float, *, by_tensor: bool = False) -> list[dict[str, Any]]:

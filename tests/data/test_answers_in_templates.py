@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from surgeon.data.source import Document
+from surgeon.data.source import Document, parse_corpus
 from surgeon.data.template import render
-from surgeon.data.tokens import encode, targets
+from surgeon.data.tokens import encode, targets, tokenise
+from surgeon.errors import SurgeonError
 
 TURNS = "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
 ASKED = TURNS + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
@@ -89,3 +91,21 @@ def test_answers_are_found_where_the_template_takes_others_apart(tokenizer: PreT
     # with a mark in its place this template writes more than the answer
     longer = THINKING.replace("{{ m.content }}", "{{ m.content if m.content | length < 4 else m.content ~ '.' * 3 }}")
     assert learned(tokenizer, longer, "Say no", "no") == "no<end_of_turn>"
+
+
+def test_all_of_a_conversation_is_learned_where_a_template_does_not_show_its_answers(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """As those that leave out what was thought in earlier turns; the refusal names this way out."""
+    tokenizer.chat_template = ASKED.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] | trim | upper }}")
+    turns = [("user", "Hi"), ("assistant", "<think>a</think> b"), ("user", "Bye"), ("assistant", "Now")]
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
+    corpus = parse_corpus(str(path))
+    with pytest.raises(SurgeonError, match="does not show the answer") as refused:
+        tokenise(corpus, tokenizer)
+    assert "--loss-on all" in refused.value.hint
+    found = tokenise(corpus, tokenizer, "all")
+    assert found.instruct and found.learned == found.num_tokens - 1  # the start
+    shown = tokenizer.apply_chat_template(json.loads(path.read_text())["messages"], tokenize=False)
+    assert found.ids.tolist()[1:-1] == tokenizer(shown, add_special_tokens=False).input_ids

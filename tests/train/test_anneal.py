@@ -121,7 +121,7 @@ def test_from_a_checkpoint_the_weights_go_on_and_the_moments_begin_anew(
     )
     from surgeon.train.job import prepare
 
-    begin = fork.begin(fork.joined(prepare(settings)))
+    begin = fork.begin(fork.joined(prepare(settings)), [])
     held = dict(AutoModelForCausalLM.from_pretrained(at, dtype=torch.float32).named_parameters())
     assert begin.step == 4 and begin.tokens == 4 * 64 and begin.optimizer["state"] == {}
     assert begin.parameters.keys() == held.keys()

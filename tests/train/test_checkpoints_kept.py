@@ -21,6 +21,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.train import folder as train_folder
 from surgeon.train import state
 from surgeon.train.describe import describe_cpt
+from surgeon.train.loop import Loop
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 from surgeon.verify import verify
@@ -100,6 +101,29 @@ def test_keeping_does_not_decide_the_result(options: dict[str, Any], tmp_path: P
     assert not (tmp_path / "none.run").exists()
     steps = [[int(p.name[5:]) for p in sorted(kept(tmp_path / name).iterdir())] for name in ("one", "many")]
     assert steps == [[10], [3, 6, 9, 10]]
+
+
+@pytest.mark.parametrize("stop", [5, 6, 8])
+def test_a_run_that_was_stopped_keeps_the_same_ones(
+    stop: int, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the step at which SIGTERM came is none of the save points: an average would be another one."""
+    run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        real, came = Loop.windows, []
+
+        def windows(self: Loop, step: int) -> Any:
+            if step == stop - 1 and not came:
+                came.append(step)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, step)
+
+        patch.setattr(Loop, "windows", windows)
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop}"):
+            run_cpt(CptSettings(**options, out=str(tmp_path / "one")))
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), resume=True))
+    names = [sorted(p.name for p in kept(tmp_path / name).iterdir()) for name in ("one", "whole")]
+    assert names[0] == names[1] == ["step-00000006", "step-00000009", "step-00000010"]
 
 
 @pytest.mark.parametrize("die_at", [1, 2, 5])  # at the first checkpoint, at a later one, at the output itself

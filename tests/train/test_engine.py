@@ -132,6 +132,20 @@ def test_roles_are_trained(tiny: Tiny, corpus: Path) -> None:
         cpt(model, corpus, "none", train="role:atention")
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_full_training_costs_does_not_depend_on_what_is_trained(tied: bool, tiny: Tiny, corpus: Path) -> None:
+    """The head's weights have a gradient in it, also where they are frozen in this run."""
+    options: dict[str, Any] = {
+        "model": str(tiny("llama", tie_word_embeddings=tied)),
+        "out": "out",
+        "data": [str(corpus)],
+    }
+    options |= {"tokens": 192, "seq_len": 16, "batch_tokens": 64}
+    full, part = (describe_cpt(CptSettings(**options, train=train)) for train in ("full", "role:mlp"))
+    assert part["flops_per_token_full"] == full["flops_per_token_full"] == full["flops_per_token"]
+    assert part["flops_per_token"] < full["flops_per_token"]
+
+
 def test_a_description_says_what_it_costs(tiny: Tiny, corpus: Path) -> None:
     found = describe_cpt(
         CptSettings(model=str(tiny("llama")), out="out", data=[str(corpus)], tokens=192, seq_len=16, batch_tokens=64)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torchrun import torchrun
 
 from surgeon.checkpoint.index import Checkpoint
+from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap, dump_lineage
 from surgeon.checkpoint.reader import read
 from surgeon.errors import SurgeonError
 from surgeon.train import state
@@ -43,15 +44,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a frozen part": ({"tie_word_embeddings": True}, {"train": r"layers\.[12]\.mlp", "group": ["down_proj:lr=0.5"]}),
     "moments in bfloat16": ({"tie_word_embeddings": True}, {"optimizer": "adamw_bf16"}),
     "rows that grow longer": ({"tie_word_embeddings": True}, {"lengths": "4:0.5,16:0.5"}),
+    "new rows": ({"tie_word_embeddings": False}, {"train": "new-rows", "keep_checkpoints": 2, "save_every": 2}),
 }
+SHORT = ("tied", "new rows")
 
 
 @pytest.mark.parametrize(
-    "case", ["tied", *(pytest.param(name, marks=pytest.mark.long) for name in CASES if name != "tied")]
+    "case", [*SHORT, *(pytest.param(name, marks=pytest.mark.long) for name in CASES if name not in SHORT)]
 )
 def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
     changes, settings = CASES[case]
     model = tiny("llama", **changes)
+    if case == "new rows":
+        rows = [NewRow(id=i, token=f"t{i}", pieces=[5]) for i in (7, 40)]  # the second process holds none of them
+        surgery = RowMap(old=2, rows=4, new=rows, method="m", method_output="m")
+        extended = Lineage(operation="extend-vocab", kind="surgery", rows=surgery)
+        (model / "surgeon.json").write_text(dump_lineage(extended))
     # 5 rows a step: the second process runs out of rows first
     options = {
         "model": str(model), "data": [str(corpus)], "tokens": 320, "seq_len": 16, "batch_tokens": 80, "micro_batch": 2,
@@ -66,6 +74,9 @@ def test_two_processes_are_one(case: str, tiny: Callable[..., Path], corpus: Pat
             if key in a:
                 assert b[key] == pytest.approx(a[key], rel=1e-5)
         assert a["tokens"] == b["tokens"] and len(a.get("eval", [])) == len(b.get("eval", []))
+    told = [Checkpoint.open(tmp_path / name).lineage for name in ("one", "two")]
+    counts = [lineage.training["trainable_parameters"] for lineage in told if lineage and lineage.training]
+    assert len(counts) == 2 and counts[0] == counts[1]
     before, first, second = tensors(model), tensors(tmp_path / "one"), tensors(tmp_path / "two")
     moved = 0
     for name, value in first.items():

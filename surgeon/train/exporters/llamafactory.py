@@ -147,7 +147,8 @@ def _write(path: Path, text: str) -> None:
 def _write_texts(path: Path, source: Source, tokenizer: Any) -> None:
     with path.open("w", encoding="utf-8") as file:
         for document in documents(source.corpus):
-            file.write(json.dumps({"text": render(document, tokenizer).text}, ensure_ascii=False) + "\n")
+            text = render(document, tokenizer, answers=False).text
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 
 def _notes(run: ToExport, sources: Sequence[Source]) -> list[str]:

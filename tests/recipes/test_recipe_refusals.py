@@ -114,3 +114,30 @@ def test_an_input_that_is_no_model(tmp_path: Path) -> None:
         Runner(loaded, tmp_path / "run").run()
     assert "input base" in str(refused.value.where) and not (tmp_path / "run").exists()
     Runner(load(recipe(tmp_path, {"deep": deeper()}, "org/model")), tmp_path / "run").plan()  # the hub is not asked
+
+
+def test_keys_follow_what_options_and_weights_that_vary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another corpus or model in the place of the one that was read is another stage."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "linked").symlink_to(tmp_path / "far")
+    (tmp_path / "texts" / "circle").symlink_to(tmp_path / "texts")
+    texts = [tmp_path / "model" / "config.json", tmp_path / "old.jsonl", tmp_path / "far" / "a.jsonl"]
+    values = [
+        "model=-1",
+        "model=0.5,attention:0,1,mlp:0.3",
+        "ewc:probe=old.jsonl,strength=2",
+        "ewc:strength=2,probe=n=old.jsonl",
+        "texts",
+    ]
+    seen = []
+    for content in ("one", "two"):
+        for text in texts:
+            text.write_text(content)
+        seen.append(fingerprint(values))
+    assert all(before != after for before, after in zip(*seen, strict=True)), seen
+    assert seen[0][2].startswith("ewc:probe=sha256:") and seen[0][2].endswith(",strength=2")
+    plain = ["0.5:general=1,domain=3", "embed:lr=0.1,weight_decay=0", "wsd:decay=0.2", "absent=-1"]
+    assert fingerprint(plain) == plain

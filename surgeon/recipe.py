@@ -135,10 +135,10 @@ def stage_settings(stage: Stage, place: Callable[[str], str]) -> dict[str, Any]:
     return settings
 
 
-def used(stage: Stage) -> list[str]:
-    """Names of the inputs and stages that a stage uses, in the order written."""
+def used(stage: Stage, key: str | None = None) -> list[str]:
+    """Names of the inputs and stages that a stage uses (key: as this setting alone), in the order written."""
     found: list[str] = []
-    for value in stage.uses.values():
+    for value in stage.uses.values() if key is None else [stage.uses[key]]:
         for text in value if isinstance(value, list) else [value]:
             _replace(text, lambda name: found.append(name) or "")  # type: ignore[func-returns-value]
     return found
@@ -193,9 +193,10 @@ def _check_name(name: str, path: Path) -> None:
         )
 
 
-def checked_settings(name: str, stage: Stage) -> BaseModel:
-    """The settings of a stage, with names in the place of models. Raises UsageError on values of a wrong type."""
-    settings = stage_settings(stage, lambda used: used)
+def checked_settings(name: str, stage: Stage, inputs: Mapping[str, str] | None = None) -> BaseModel:
+    """The settings of a stage, with names in the place of models, of inputs their paths where `inputs` has them.
+    Raises UsageError on values of a wrong type."""
+    settings = stage_settings(stage, lambda used: (inputs or {}).get(used, used))
     fields = operation(stage.run).settings_class()
     found, _ = resolve(fields, recipe=settings | ({"out": name} if "out" in fields.model_fields else {}))
     return found

@@ -71,8 +71,8 @@ def _check_models(stage: Stage) -> None:
         field = key.replace("-", "_")
         if field in _MODELS and isinstance(value, str):
             check_named(value)
-        elif field in _WEIGHTED and isinstance(value, list):
-            for text in value:
+        elif field in _WEIGHTED and isinstance(value, list | str):
+            for text in [value] if isinstance(value, str) else value:
                 check_named(parse_weight(str(text))[0])
 
 

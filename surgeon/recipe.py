@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.operations import operation
 from surgeon.scales import PAPER, with_values
-from surgeon.settings import read_yaml, resolve
+from surgeon.settings import list_item, read_yaml, resolve
 
 _OF_THE_RUN = ("out", "resume")
 _LONGEST = 60
@@ -129,7 +129,8 @@ def stage_settings(stage: Stage, place: Callable[[str], str]) -> dict[str, Any]:
     for key, value in stage.uses.items():
         field = key.replace("-", "_")
         if isinstance(value, list):
-            settings[field] = [*settings.get(field, []), *(_replace(v, place) for v in value)]
+            held = settings.get(field, [])
+            settings[field] = [*(held if isinstance(held, list) else [held]), *(_replace(v, place) for v in value)]
         else:
             settings[field] = _replace(value, place)
     return settings
@@ -169,6 +170,7 @@ def _check(recipe: Recipe, path: Path) -> None:
                 raise UsageError(
                     f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", did_you_mean(key, options)
                 )
+        _check_once(name, stage, path)
         try:
             checked_settings(name, stage)  # a value of a wrong type is refused now, not when its turn comes
         except UsageError as error:
@@ -181,6 +183,23 @@ def _check(recipe: Recipe, path: Path) -> None:
                     did_you_mean(other, known),
                 )
         known.append(name)
+
+
+def _check_once(name: str, stage: Stage, path: Path) -> None:
+    """A setting stands once: in one spelling, and under `uses` or under `with`; lists of models may be in both."""
+    fields = operation(stage.run).settings_class().model_fields
+    seen: dict[str, bool] = {}
+    for keys, in_uses in ((stage.settings, False), (stage.uses, True)):
+        for key in keys:
+            field = key.replace("-", "_")
+            is_list = list_item(fields[field].annotation) is not None and isinstance(stage.uses.get(key), list)
+            if field in seen and (seen[field] == in_uses or not is_list):
+                raise UsageError(
+                    f"the setting {key!r} stands twice",
+                    f"{path}: stage {name}",
+                    "leave one out: it is one setting as seq-len and seq_len, and under `uses:` and `with:`",
+                )
+            seen[field] = in_uses
 
 
 def _check_name(name: str, path: Path) -> None:

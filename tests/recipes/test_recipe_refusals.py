@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.recipe import load
+from surgeon.recipe import checked_settings, load
 from surgeon.run import Runner, fingerprint
 
 
@@ -237,3 +237,37 @@ def test_keys_follow_what_options_and_weights_that_vary_name(tmp_path: Path, mon
     assert seen[0][2].startswith("ewc:probe=sha256:") and seen[0][2].endswith(",strength=2")
     plain = ["0.5:general=1,domain=3", "embed:lr=0.1,weight_decay=0", "wsd:decay=0.2", "absent=-1"]
     assert fingerprint(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"run": "expand-layers", "uses": {"model": "base"}, "with": {"model": "other", "add": 1}},
+        {"run": "cpt", "uses": {"model": "base"}, "with": {"seq-len": 64, "seq_len": 128, "data": ["a"], "tokens": 9}},
+        {"run": "extend-vocab", "uses": {"model": "base", "tokens-of": "base", "tokens_of": "base"}},
+        {"run": "average", "uses": {"run": "base"}, "with": {"run": "other"}},
+    ],
+)
+def test_a_setting_stands_once(tmp_path: Path, stage: dict[str, object]) -> None:
+    """The one that came last was taken, without a word."""
+    with pytest.raises(UsageError, match="stands twice"):
+        load(recipe(tmp_path, {"late": stage}))
+
+
+def test_models_of_the_stage_and_of_the_run_are_both_taken(tmp_path: Path) -> None:
+    stage = {"run": "evaluate", "uses": {"models": ["base"]}, "with": {"models": "another", "data": ["a"]}}
+    assert checked_settings("late", load(recipe(tmp_path, {"late": stage})).recipe.stages["late"]).model_dump()[
+        "models"
+    ] == ["another", "base"]
+
+
+def test_a_truth_is_no_number(tmp_path: Path) -> None:
+    """YAML reads `on` as true, which pydantic takes for 1."""
+    with pytest.raises(UsageError, match="add: true is neither a number nor a text") as refused:
+        load(recipe(tmp_path, {"deep": deeper(add=True)}))
+    assert refused.value.where == f"{tmp_path / 'recipe.yaml'}: stage deep, recipe add"
+    with pytest.raises(UsageError, match="script: false is neither"):
+        late = {"run": "extend-vocab", "uses": {"model": "base"}, "with": {"corpus": ["a"], "add": 1, "script": False}}
+        load(recipe(tmp_path, {"late": late}))
+    late = {"run": "cpt", "uses": {"model": "base"}, "with": {"data": ["a"], "tokens": 9, "compile": False}}
+    load(recipe(tmp_path, {"late": late}))

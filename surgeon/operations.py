@@ -59,7 +59,7 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "extend-context", "surgeon.context.plan:ExtendContextSettings", "surgeon.context.plan:plan_extend_context",
-            True, shows="surgeon.context.plan:shown",
+            True, shows="surgeon.context.plan:shown", early="surgeon.early:extend_context",
         ),
         Operation(
             "extract-language-model", "surgeon.multimodal.extract:ExtractSettings",
@@ -73,7 +73,10 @@ OPERATIONS: dict[str, Operation] = {
             "attach-adapter", "surgeon.adapters.attach:AttachSettings", "surgeon.adapters.attach:plan_attach", True,
             early="surgeon.early:attach_adapter",
         ),
-        Operation("fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True),
+        Operation(
+            "fold-adapter", "surgeon.adapters.fold:FoldSettings", "surgeon.adapters.fold:plan_fold", True,
+            early="surgeon.early:fold_adapter",
+        ),
         Operation(
             "simplify-adapter", "surgeon.adapters.simplify:SimplifySettings",
             "surgeon.adapters.simplify:plan_simplify", True,
@@ -88,7 +91,7 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "average", "surgeon.merge.average:AverageSettings", "surgeon.merge.average:plan_average", True,
-            shows="surgeon.merge.average:averaged",
+            shows="surgeon.merge.average:averaged", early="surgeon.early:average",
         ),
         Operation(
             "cpt", "surgeon.train.settings:CptSettings", "surgeon.train.run:run_cpt", False,
@@ -96,7 +99,7 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "cpt export", "surgeon.train.export_settings:ExportSettings", "surgeon.train.export_run:run_export", False,
-            "surgeon.train.export_run:describe_export", early="surgeon.early:cpt",
+            "surgeon.train.export_run:describe_export", early="surgeon.early:cpt_export",
         ),
         Operation(
             "cpt anneal", "surgeon.train.anneal:AnnealSettings", "surgeon.train.anneal:anneal", False,

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.operations import operation
 from surgeon.scales import PAPER, with_values
-from surgeon.settings import read_yaml, resolve
+from surgeon.settings import list_item, read_yaml, resolve
 
 _OF_THE_RUN = ("out", "resume")
 _LONGEST = 60
@@ -129,16 +129,17 @@ def stage_settings(stage: Stage, place: Callable[[str], str]) -> dict[str, Any]:
     for key, value in stage.uses.items():
         field = key.replace("-", "_")
         if isinstance(value, list):
-            settings[field] = [*settings.get(field, []), *(_replace(v, place) for v in value)]
+            held = settings.get(field, [])
+            settings[field] = [*(held if isinstance(held, list) else [held]), *(_replace(v, place) for v in value)]
         else:
             settings[field] = _replace(value, place)
     return settings
 
 
-def used(stage: Stage) -> list[str]:
-    """Names of the inputs and stages that a stage uses, in the order written."""
+def used(stage: Stage, key: str | None = None) -> list[str]:
+    """Names of the inputs and stages that a stage uses (key: as this setting alone), in the order written."""
     found: list[str] = []
-    for value in stage.uses.values():
+    for value in stage.uses.values() if key is None else [stage.uses[key]]:
         for text in value if isinstance(value, list) else [value]:
             _replace(text, lambda name: found.append(name) or "")  # type: ignore[func-returns-value]
     return found
@@ -169,6 +170,7 @@ def _check(recipe: Recipe, path: Path) -> None:
                 raise UsageError(
                     f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", did_you_mean(key, options)
                 )
+        _check_once(name, stage, path)
         try:
             checked_settings(name, stage)  # a value of a wrong type is refused now, not when its turn comes
         except UsageError as error:
@@ -183,6 +185,23 @@ def _check(recipe: Recipe, path: Path) -> None:
         known.append(name)
 
 
+def _check_once(name: str, stage: Stage, path: Path) -> None:
+    """A setting stands once: in one spelling, and under `uses` or under `with`; lists of models may be in both."""
+    fields = operation(stage.run).settings_class().model_fields
+    seen: dict[str, bool] = {}
+    for keys, in_uses in ((stage.settings, False), (stage.uses, True)):
+        for key in keys:
+            field = key.replace("-", "_")
+            is_list = list_item(fields[field].annotation) is not None and isinstance(stage.uses.get(key), list)
+            if field in seen and (seen[field] == in_uses or not is_list):
+                raise UsageError(
+                    f"the setting {key!r} stands twice",
+                    f"{path}: stage {name}",
+                    "leave one out: it is one setting as seq-len and seq_len, and under `uses:` and `with:`",
+                )
+            seen[field] = in_uses
+
+
 def _check_name(name: str, path: Path) -> None:
     """A stage's name is part of a file's name, and stands in `uses` as NAME, NAME+ADAPTER or NAME=WEIGHT."""
     if not name or not name.isprintable() or len(name) > _LONGEST or set(name) & set("/+="):
@@ -193,9 +212,10 @@ def _check_name(name: str, path: Path) -> None:
         )
 
 
-def checked_settings(name: str, stage: Stage) -> BaseModel:
-    """The settings of a stage, with names in the place of models. Raises UsageError on values of a wrong type."""
-    settings = stage_settings(stage, lambda used: used)
+def checked_settings(name: str, stage: Stage, inputs: Mapping[str, str] | None = None) -> BaseModel:
+    """The settings of a stage, with names in the place of models, of inputs their paths where `inputs` has them.
+    Raises UsageError on values of a wrong type."""
+    settings = stage_settings(stage, lambda used: (inputs or {}).get(used, used))
     fields = operation(stage.run).settings_class()
     found, _ = resolve(fields, recipe=settings | ({"out": name} if "out" in fields.model_fields else {}))
     return found

@@ -7,6 +7,7 @@ report.json. KEY is the digest of a stage's operation, settings, input files and
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -28,8 +29,14 @@ from surgeon.recipe import Loaded, Stage, stage_settings, used
 from surgeon.settings import resolve
 
 FORMAT = 1
-# PATH, NAME=PATH, and either with a weight behind it
-_PATHS = (r"(?P<path>.+)", r"[^/=]+=(?P<path>.+)", r"([^/=]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?")
+# PATH, NAME=PATH, and either with a weight behind it; a weight of a model may be negative, or vary (0.5,attention:0,1)
+_PATHS = (
+    r"(?P<path>.+)",
+    r"[^/=]+=(?P<path>.+)",
+    r"([^/=]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?",
+    r"(?P<path>.+)=[^/=]*",
+)
+_METHOD = re.compile(r"(?P<name>[^/=]+?:)(?P<options>\w+=.*)")  # NAME:OPTION=VALUE,...
 
 
 @dataclass
@@ -182,7 +189,7 @@ class Runner:
 
 def fingerprint(value: Any) -> Any:
     """Settings with every path that exists replaced by the digest of what is there (`NAME=PATH:WEIGHT`,
-    `MODEL+ADAPTER=WEIGHT` included)."""
+    `MODEL+ADAPTER=WEIGHT`, `METHOD:OPTION=PATH,...` included)."""
     if isinstance(value, dict):
         return {k: fingerprint(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -195,6 +202,10 @@ def fingerprint(value: Any) -> Any:
             if all(map(_is_there, parts)):
                 digests = "+".join(_path_digest(Path(part)) for part in parts)
                 return value[: match.start("path")] + digests + value[match.end("path") :]
+    method = _METHOD.fullmatch(value)
+    if method is not None:
+        options = (part.partition("=") for part in method["options"].split(","))
+        return method["name"] + ",".join(name + is_given + fingerprint(of) for name, is_given, of in options)
     return value
 
 
@@ -215,7 +226,19 @@ def _is_there(text: str) -> bool:
 def _path_digest(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
-    return json_digest({str(p.relative_to(path)): file_digest(p) for p in sorted(path.rglob("*")) if p.is_file()})
+    return json_digest({str(p.relative_to(path)): file_digest(p) for p in sorted(_files_below(path, ()))})
+
+
+def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """Every file, also of folders that are links, but for one that leads back to a folder it is in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_below(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def _has_out(stage: Stage) -> bool:

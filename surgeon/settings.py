@@ -39,6 +39,13 @@ def resolve(
             if field not in model.model_fields:
                 known = [name.replace("_", "-") for name in model.model_fields]
                 raise UsageError(f"there is no setting {key!r}", f"{origin} {key}", did_you_mean(key, known))
+            if origin == "recipe" and origins[field] == origin:
+                raise UsageError(
+                    f"{field.replace('_', '-')} stands twice, as seq-len and seq_len would",
+                    f"{origin} {key}",
+                    "leave one of them out",
+                )
+            _refuse_truth(model, field, value, f"{origin} {key}")
             values[field] = split_list(model, field, value)
             origins[field] = origin
     try:
@@ -95,6 +102,21 @@ def split_list(model: type[BaseModel], field: str, value: Any) -> Any:
     if isinstance(value, str) and item in (int, float):
         return [part.strip() for part in value.split(",")]
     return [value]
+
+
+def _refuse_truth(model: type[BaseModel], field: str, value: Any, where: str) -> None:
+    """Pydantic takes true for the number 1, and YAML takes `yes` and `on` for true."""
+    truths = [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, bool)]
+    if truths and not _takes_truth(model.model_fields[field].annotation):
+        raise UsageError(
+            f"{field.replace('_', '-')}: {str(truths[0]).lower()} is neither a number nor a text",
+            where,
+            "write the number, or quote the text: YAML reads yes, no, on and off as true and false",
+        )
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation is bool or annotation is Any or any(map(_takes_truth, typing.get_args(annotation)))
 
 
 def list_item(annotation: Any) -> Any:

@@ -37,16 +37,21 @@ class Changed:
     notes: tuple[str, ...]
 
 
+def check_wanted(wanted: Wanted) -> None:
+    """Raise UsageError where nothing is asked for."""
+    if wanted.base is None and wanted.length is None and wanted.scaling is None:
+        raise UsageError(
+            "nothing is to be changed", "extend-context", "give --rope-base, --max-length or --rope-scaling"
+        )
+
+
 def changed(config: Mapping[str, Any], wanted: Wanted, where: str) -> Changed:
     """The configuration with the positions that are wanted; a pure function of the two.
 
     Raises UsageError on what does not extend anything, SurgeonError on a model without rotary positions and on what
     transformers does not validate.
     """
-    if wanted.base is None and wanted.length is None and wanted.scaling is None:
-        raise UsageError(
-            "nothing is to be changed", "extend-context", "give --rope-base, --max-length or --rope-scaling"
-        )
+    check_wanted(wanted)
     before = read_positions(config, where)
     _check_rotary(config, before, where)
     _check_length(before, wanted, where)

@@ -101,8 +101,12 @@ def plan_extend_context(settings: ExtendContextSettings, progress: Progress = SI
 
 def new_config(checkpoint: Checkpoint, settings: ExtendContextSettings) -> Changed:
     """The configuration that the settings make of this checkpoint's; raises as plan_extend_context does."""
-    wanted = Wanted(settings.rope_base, settings.max_length, settings.rope_scaling, settings.lower_base)
-    return changed(checkpoint.config, wanted, str(checkpoint.path / "config.json"))
+    return changed(checkpoint.config, wanted(settings), str(checkpoint.path / "config.json"))
+
+
+def wanted(settings: ExtendContextSettings) -> Wanted:
+    """What the settings ask for, of any model."""
+    return Wanted(settings.rope_base, settings.max_length, settings.rope_scaling, settings.lower_base)
 
 
 def _recorded(config: Mapping[str, Any], found: Changed) -> ContextChange:

@@ -50,13 +50,18 @@ def undone_expansion(lineage: Lineage) -> Expansion | None:
     return None if parent is None or lineage.blocks is None else last_expansion(parent, _depth(parent))
 
 
-def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpoint, family: Family) -> Plan:
-    """The plan of the model without the blocks that its last expansion added; every other tensor is copied as it is
-    now. Raises SurgeonError where the lineage knows of no expansion, UsageError on choices that only add blocks."""
+def check_alone(settings: ExpandSettings) -> None:
+    """Raise UsageError on choices that only add blocks."""
     for name in CHOICES:
         if name in settings.model_fields_set:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"--undo takes blocks out, {flag} is for adding some", flag, f"leave out {flag}")
+
+
+def plan_undo(settings: ExpandSettings, reference: ModelRef, checkpoint: Checkpoint, family: Family) -> Plan:
+    """The plan of the model without the blocks that its last expansion added; every other tensor is copied as it is
+    now. Raises SurgeonError where the lineage knows of no expansion, UsageError on choices that only add blocks."""
+    check_alone(settings)
     where = f"{checkpoint.path}/surgeon.json"
     found = last_expansion(checkpoint.lineage, family.depth)
     if found is None:

@@ -41,12 +41,8 @@ def evaluate(
     from surgeon.measure.positions import measure_positions
     from surgeon.train.score import score_documents, window_length
 
-    if positions is not None and not by_position:
-        raise UsageError("--positions are of --by-position", "--positions", "add --by-position")
-    if not models or not data:
-        raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")
+    check_words(models, data, by_position, positions)
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
-    _distinct([c.name for c in corpora])
     place = resolve_device(device)
     refs = [resolve(text) for text in models]  # the last of them is missing before the first one is measured
     tokenizers = [load_tokenizer(ref.path, trust_remote_code) for ref in refs]
@@ -90,6 +86,17 @@ def as_json(score: Score) -> dict[str, Any]:
         "tokens_per_word": score.tokens / max(score.words, 1),
         "tokens_per_byte": score.tokens / score.num_bytes,
     }
+
+
+def check_words(
+    models: Sequence[str], data: Sequence[str], by_position: bool, positions: Sequence[int] | None
+) -> None:
+    """Raise what can be said against the words before a model is opened."""
+    if positions is not None and not by_position:
+        raise UsageError("--positions are of --by-position", "--positions", "add --by-position")
+    if not models or not data:
+        raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")
+    _distinct([parse_corpus(d, weighted=False).name for d in data])
 
 
 def _distinct(names: Sequence[str]) -> None:

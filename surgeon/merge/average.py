@@ -99,12 +99,20 @@ def averaged(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _chosen(settings: AverageSettings) -> list[RunCheckpoint]:
+def asked_for(settings: AverageSettings) -> int:
+    """How many checkpoints are averaged: fewer are refused. Raises UsageError on words that contradict each other."""
     if not settings.checkpoint:
-        return last_of(Path(settings.run), settings.last or LAST)
+        return settings.last or LAST
     if settings.last is not None:
         raise UsageError("the last checkpoints and named ones are asked for", "--checkpoint", "leave one of them out")
-    return named(Path(settings.run), settings.checkpoint)
+    return len(settings.checkpoint)
+
+
+def _chosen(settings: AverageSettings) -> list[RunCheckpoint]:
+    count = asked_for(settings)
+    if settings.checkpoint:
+        return named(Path(settings.run), settings.checkpoint)
+    return last_of(Path(settings.run), count)
 
 
 def _inputs(plan: Plan, checkpoints: Sequence[RunCheckpoint]) -> tuple[Input, ...]:

@@ -138,7 +138,7 @@ def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] 
         return member
     changed = _shapes(checkpoint) != _shapes(base.checkpoint)
     if how.lineage is not None and changed:
-        given = _given_lineage(how.lineage)
+        given = given_lineage(how.lineage)
         steps = surgery_since(given, checkpoint, str(how.lineage), base)
         member = replace(
             member, steps=steps, tables=how.lineage.parent / SURGEON_DIR, context=context_since(given, base)
@@ -159,7 +159,8 @@ def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] 
     return member
 
 
-def _given_lineage(path: Path) -> Lineage:
+def given_lineage(path: Path) -> Lineage:
+    """The lineage of --lineage. Raises UsageError on any other file."""
     lineage = read_lineage(path.parent) if path.name == "surgeon.json" else None
     if lineage is None:
         raise UsageError(

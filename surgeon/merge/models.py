@@ -24,7 +24,7 @@ from surgeon.merge.naming import told_apart
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.place import place_of
-from surgeon.merge.sequence import Policy, plan_sequence
+from surgeon.merge.sequence import Policy, factors_of, plan_sequence
 from surgeon.merge.three_way import Voices
 from surgeon.merge.vocabulary import meet, same_files, vocabulary_of
 from surgeon.merge.weights import parse_weight
@@ -61,8 +61,7 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
     Raises UsageError on wrong options, SurgeonError on models of different shapes.
     """
     if settings.method == SEQUENCE:
-        if settings.option:
-            raise UsageError("sequence has no options", "--option", "use --policy and --weight")
+        check_sequence(settings)
         same = {key: getattr(settings, key) for key in ("dtype", "seed", "shard_bytes")}
         return plan_sequence(settings.models, settings.out, settings.policy, settings.weight, progress, **same)
     method, options = chosen_method(settings)
@@ -118,6 +117,13 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
         carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in files.files} | files.carried,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
+
+
+def check_sequence(settings: MergeModelsSettings) -> None:
+    """Refuse words that do not make a sequence, before a model is opened. Raises UsageError."""
+    if settings.option:
+        raise UsageError("sequence has no options", "--option", "use --policy and --weight")
+    factors_of(settings.models, settings.policy, settings.weight)
 
 
 def chosen_method(settings: MergeModelsSettings) -> tuple[registry.Method, PlacedOptions]:

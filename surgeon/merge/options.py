@@ -77,6 +77,12 @@ def check_numbers(
         merge(tensors, 0, method=method.name, weights=weights, options=here, base=count > len(weights))
 
 
+def check_constant(method: Method, options: PlacedOptions, weights: Sequence[Graded]) -> None:
+    """As check_numbers, of models that are not there yet: where no number varies, every tensor meets the same ones."""
+    if all(number.constant is not None for number in (*weights, *options.graded.values())):
+        check_numbers(method, [_Alone(weight) for weight in weights], options, [Place("other", 0.0)])
+
+
 class _Weighted(Protocol):
     @property
     def weight(self) -> Graded: ...
@@ -89,3 +95,10 @@ def _is_number(annotation: Any) -> bool:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return any(_is_number(a) for a in typing.get_args(annotation) if a is not type(None))
     return annotation is float
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A weight without its model."""
+
+    weight: Graded

@@ -77,8 +77,7 @@ def plan_merge(settings: MergeSettings, progress: Progress = SILENT) -> Plan:
     aligned = align(settings, progress)
     aligned.check_tokens()
     members, alignment = aligned.members, aligned.alignment
-    if method.trait("ONTO_WHOLE", False) and settings.onto is None:
-        raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
+    check_onto(settings, method)
     if any(entry.member.digest == members.base.digest for entry in members.added):
         progress.say(f"one of the models added is {members.base.name} itself: its delta is zero and changes nothing")
     target = members.target
@@ -139,6 +138,12 @@ def chosen_method(settings: MergeSettings) -> tuple[registry.Method, PlacedOptio
     if "scale" in method.options or settings.scale != 1:
         given["scale"] = settings.scale
     return method, placed_options(method, given)
+
+
+def check_onto(settings: MergeSettings, method: registry.Method) -> None:
+    """Raise UsageError where the method adds to a model that is not given."""
+    if method.trait("ONTO_WHOLE", False) and settings.onto is None:
+        raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
 
 
 def _tensor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,19 @@ def plan_sequence(
 
     Raises UsageError on words that do not fit, SurgeonError on models that do not meet.
     """
+    policy, weight, factors = factors_of(models, policy, weight)
+    add = [f"{model}={factor!r}" for model, factor in zip(models[1:], factors, strict=True)]
+    plan = plan_merge(MergeSettings(base=models[0], out=out, add=add, special_tokens="merged", **more), progress)
+    first = 1 - weight if policy == "fine-tuned" else (1 - weight) ** (len(models) - 1)
+    told = {"policy": policy, "weight": weight, "coefficients": [first, *factors], "train_next_from": NEXT[policy]}
+    merge = dict(plan.lineage.merge or {}) | {"sequence": told}
+    return replace(plan, lineage=plan.lineage.model_copy(update={"merge": merge}))
+
+
+def factors_of(
+    models: Sequence[str], policy: Policy | None, weight: float | None
+) -> tuple[Policy, float, list[float]]:
+    """(policy, weight, the weights of all models but the first). Raises UsageError on words that do not fit."""
     if policy is None or weight is None:
         missing = "--policy" if policy is None else "--weight"
         raise UsageError(
@@ -50,10 +64,4 @@ def plan_sequence(
         raise UsageError(
             "a sequence has a first model and at least one that followed", "MODEL...", "give them in order"
         )
-    factors = coefficients(policy, weight, len(models) - 1)
-    add = [f"{model}={factor!r}" for model, factor in zip(models[1:], factors, strict=True)]
-    plan = plan_merge(MergeSettings(base=models[0], out=out, add=add, special_tokens="merged", **more), progress)
-    first = 1 - weight if policy == "fine-tuned" else (1 - weight) ** (len(models) - 1)
-    told = {"policy": policy, "weight": weight, "coefficients": [first, *factors], "train_next_from": NEXT[policy]}
-    merge = dict(plan.lineage.merge or {}) | {"sequence": told}
-    return replace(plan, lineage=plan.lineage.model_copy(update={"merge": merge}))
+    return policy, weight, coefficients(policy, weight, len(models) - 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from surgeon.data.mixture import check_weights
 from surgeon.data.order import parse_order
 from surgeon.data.source import Corpus, files, parse_corpus
@@ -9,8 +12,10 @@ from surgeon.errors import UsageError
 from surgeon.train import corpora
 from surgeon.train.batch_ramp import check_ramp
 from surgeon.train.groups import parse_group
+from surgeon.train.other_teacher import check_teacher
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import resolve_stages
+from surgeon.train.trainable import ROLE, SETS, compiled
 
 
 def check_words(settings: CptSettings) -> None:
@@ -19,6 +24,8 @@ def check_words(settings: CptSettings) -> None:
     What depends on the model (a context, names of tensors) or on the size of a corpus is refused later.
     """
     resolve_stages(settings)
+    if settings.train not in SETS and not settings.train.startswith(ROLE):
+        compiled(settings.train)
     _check_together(settings)
     for name, value in (("beta1", settings.betas[0]), ("beta2", settings.betas[1])):
         if not 0 <= value < 1:
@@ -48,6 +55,8 @@ def _check_together(settings: CptSettings) -> None:
                 f"--meta {method.name}",
                 f"name {method.name} once, behind all others",
             )
+    ((objective, _),) = chosen["objective"]
+    check_teacher(settings.teacher, objective)
     ((optimizer, options),) = chosen["optimizer"]
     holds = optimizer.trait("HOLDS")
     for method, _ in chosen["meta"]:
@@ -61,9 +70,14 @@ def _check_together(settings: CptSettings) -> None:
 
 def evals(settings: CptSettings) -> list[Corpus]:
     """The corpora of --eval in the order given; names must differ."""
+    return named_apart(settings.eval, text_field=settings.text_field, lines=settings.lines)
+
+
+def named_apart(texts: Sequence[str], **how: Any) -> list[Corpus]:
+    """NAME=PATH each. how: they are read. Raises UsageError on one name twice."""
     found: list[Corpus] = []
-    for text in settings.eval:
-        corpus = parse_corpus(text, text_field=settings.text_field, lines=settings.lines, weighted=False)
+    for text in texts:
+        corpus = parse_corpus(text, weighted=False, **how)
         if any(corpus.name == other.name for other in found):
             raise UsageError(f"two eval corpora are called {corpus.name!r}", "--eval", "name them: NAME=PATH")
         found.append(corpus)

@@ -33,12 +33,7 @@ def named_teacher(settings: CptSettings, objective: Method, tokenizer: Any) -> O
     it reads other tokens than the model does."""
     if settings.teacher is None:
         return None
-    if not objective.trait("ANY_TEACHER", False):
-        raise UsageError(
-            f"the objective {objective.name} does not learn from another model",
-            f"{FLAG} {settings.teacher}",
-            "leave it out, or choose an objective that does, such as --objective distill",
-        )
+    check_teacher(settings.teacher, objective)
     ref = resolve(settings.teacher)
     if ref.adapter is not None:
         raise UsageError(
@@ -50,6 +45,16 @@ def named_teacher(settings: CptSettings, objective: Method, tokenizer: Any) -> O
             "the teacher has other tokens than the model", f"{FLAG} {settings.teacher}", "both need one vocabulary"
         )
     return OtherModel(ref, Checkpoint.open(ref.path))
+
+
+def check_teacher(teacher: str | None, objective: Method) -> None:
+    """Raise UsageError where the objective has no use for a teacher that is given."""
+    if teacher is not None and not objective.trait("ANY_TEACHER", False):
+        raise UsageError(
+            f"the objective {objective.name} does not learn from another model",
+            f"{FLAG} {teacher}",
+            "leave it out, or choose an objective that does, such as --objective distill",
+        )
 
 
 def load_teacher(

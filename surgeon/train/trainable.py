@@ -264,14 +264,7 @@ def tied_names(model: Any) -> dict[str, list[str]]:
 
 
 def _matching(named: Mapping[str, nn.Parameter], also: Mapping[str, Sequence[str]], expression: str) -> set[str]:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(
-            f"{expression!r} is neither one of {', '.join(SETS)} nor a regular expression: {error}",
-            "--train",
-            "mend it",
-        ) from error
+    pattern = compiled(expression)
     chosen = {name for name in named if any(map(pattern.search, (name, *also.get(name, ()))))}
     if not chosen:
         raise UsageError(
@@ -280,6 +273,17 @@ def _matching(named: Mapping[str, nn.Parameter], also: Mapping[str, Sequence[str
             f"known sets: {', '.join(SETS)}; names look like {next(iter(named))}",
         )
     return chosen
+
+
+def compiled(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise UsageError(
+            f"{expression!r} is neither one of {', '.join(SETS)} nor a regular expression: {error}",
+            "--train",
+            "mend it",
+        ) from error
 
 
 def _lowest(held: Mapping[str, nn.Parameter], prefix: str) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.recipe import load
+from surgeon.recipe import checked_settings, load
 from surgeon.run import Runner, fingerprint
 
 
@@ -93,6 +93,68 @@ WRONG: dict[str, dict[str, object]] = {
         "run": "cpt", "uses": {"model": "deep"},
         "with": {"data": ["CORPUS"], "tokens": 9, "regularize": ["ewc:probe=late.jsonl"]},
     },
+    "needs the number of blocks": {"run": "expand-layers", "uses": {"model": "base"}},
+    "probes the model on a text": deeper(select="importance"),
+    "writes an output of its own": deeper(in_place=True),
+    "--undo takes blocks out": deeper(undo=True),
+    "there is no such file": {"run": "extend-vocab", "uses": {"model": "deep"}, "with": {"tokens": "late.txt"}},
+    "there is no such folder: donor|no such folder": {
+        "run": "extend-vocab", "uses": {"model": "deep"},
+        "with": {"corpus": ["CORPUS"], "add": 4, "init": "omp", "option": {"donor": "late"}},
+    },
+    "there is no script": {
+        "run": "extend-vocab", "uses": {"model": "deep"}, "with": {"corpus": ["CORPUS"], "add": 4, "script": "Tamli"}
+    },
+    "nothing is to be changed": {"run": "extend-context", "uses": {"model": "deep"}},
+    "there is no rotary scaling": {
+        "run": "extend-context", "uses": {"model": "deep"}, "with": {"rope_scaling": "yaarn:4"}
+    },
+    "there is no preset": {"run": "attach-adapter", "uses": {"model": "deep"}, "with": {"preset": "new-token"}},
+    "there is no adapter to fold": {"run": "fold-adapter", "uses": {"model": "deep"}},
+    "there is no dtype 'bf16'": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep"]}, "with": {"dtype": "bf16"}
+    },
+    "the weight does not parse": {"run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep=x"]}},
+    "there is no such folder|no model of the stage": {
+        "run": "merge-task-vectors", "uses": {"base": "base"}, "with": {"add": ["./late/model=-1"]}
+    },
+    "this is not the surgeon.json": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep"]}, "with": {"lineage": "late.json"}
+    },
+    "there is no objective 'min-mxa'": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep"]},
+        "with": {"search": ["CORPUS"], "objective": "min-mxa"},
+    },
+    "needs the model that it is added to": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep"]}, "with": {"method": "residual"}
+    },
+    "slerp is between two models": {
+        "run": "merge", "uses": {"models": ["base", "deep", "base"]}, "with": {"method": "slerp", "option": {"t": 0.5}}
+    },
+    "sequence needs --policy": {
+        "run": "merge", "uses": {"models": ["base", "deep"]}, "with": {"method": "sequence", "weight": 0.5}
+    },
+    "is neither a number nor a file": {"run": "average", "uses": {"run": "deep"}, "with": {"weights": "emma:0.2"}},
+    "nor a regular expression": {
+        "run": "cpt", "uses": {"model": "deep"}, "with": {"data": ["CORPUS"], "tokens": 9, "train": "("}
+    },
+    "does not hold one row of 128": {
+        "run": "cpt", "uses": {"model": "deep"},
+        "with": {"data": ["CORPUS"], "tokens": 9, "seq-len": 128, "batch-tokens": 64},
+    },
+    "does not learn from another model": {
+        "run": "cpt", "uses": {"model": "deep", "teacher": "base"}, "with": {"data": ["CORPUS"], "tokens": 9}
+    },
+    "there is no exporter": {
+        "run": "cpt export", "uses": {"model": "deep"}, "with": {"data": ["CORPUS"], "tokens": 9, "to": "nemo"}
+    },
+    "two eval corpora": {
+        "run": "cpt anneal", "uses": {"run": "deep"},
+        "with": {"data": ["CORPUS"], "tokens": 9, "eval": ["CORPUS", "CORPUS"]},
+    },
+    "two corpora are called": {
+        "run": "evaluate", "uses": {"models": ["deep"]}, "with": {"data": ["CORPUS", "CORPUS"]}
+    },
 }  # fmt: skip
 
 
@@ -114,3 +176,98 @@ def test_an_input_that_is_no_model(tmp_path: Path) -> None:
         Runner(loaded, tmp_path / "run").run()
     assert "input base" in str(refused.value.where) and not (tmp_path / "run").exists()
     Runner(load(recipe(tmp_path, {"deep": deeper()}, "org/model")), tmp_path / "run").plan()  # the hub is not asked
+
+
+RIGHT: dict[str, dict[str, object]] = {
+    "tokens of a stage": {"run": "extend-vocab", "uses": {"model": "base", "tokens-of": "deep"}},
+    "a model before and a model given": {
+        "run": "merge-task-vectors", "uses": {"base": "base", "add": ["deep=0.5,attention:0,1"]},
+        "with": {"add": ["BASE=-1"]},
+    },
+    "a run that a stage left": {"run": "average", "uses": {"run": "deep"}, "with": {"weights": "ema:0.2", "last": 3}},
+    "rows as long as the model takes": {
+        "run": "cpt", "uses": {"model": "deep"}, "with": {"data": ["CORPUS"], "tokens": 9}
+    },
+    "a corpus among the inputs": {"run": "cpt", "uses": {"model": "deep", "data": ["text"]}, "with": {"tokens": 9}},
+    "a state among the inputs": {
+        "run": "cpt anneal", "uses": {"run": "state"}, "with": {"data": ["CORPUS"], "tokens": 9}
+    },
+    "weights that vary": {
+        "run": "merge", "uses": {"models": ["base=0,attention:1", "deep=0,mlp:1"]}, "with": {"method": "linear"}
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_stage_that_is_not_refused_early(tmp_path: Path, case: str, stories: Path) -> None:
+    state = tmp_path / "state-4.pt"
+    state.write_bytes(b"a state")
+    corpus = stories.parent / "domain.valid.jsonl"
+    late = yaml.safe_dump(RIGHT[case]).replace("CORPUS", str(corpus)).replace("BASE", str(stories))
+    path = recipe(tmp_path, {"deep": deeper(), "late": yaml.safe_load(late)}, str(stories))
+    value = yaml.safe_load(path.read_text())
+    value["inputs"] |= {"state": str(state), "text": str(corpus)}
+    value["inputs"] = {k: v for k, v in value["inputs"].items() if k == "base" or k in late}
+    path.write_text(yaml.safe_dump(value))
+    assert [s["state"] for s in Runner(load(path), tmp_path / "run").plan()] == ["to do", "to do"]
+
+
+def test_keys_follow_what_options_and_weights_that_vary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another corpus or model in the place of the one that was read is another stage."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "linked").symlink_to(tmp_path / "far")
+    (tmp_path / "texts" / "circle").symlink_to(tmp_path / "texts")
+    texts = [tmp_path / "model" / "config.json", tmp_path / "old.jsonl", tmp_path / "far" / "a.jsonl"]
+    values = [
+        "model=-1",
+        "model=0.5,attention:0,1,mlp:0.3",
+        "ewc:probe=old.jsonl,strength=2",
+        "ewc:strength=2,probe=n=old.jsonl",
+        "texts",
+    ]
+    seen = []
+    for content in ("one", "two"):
+        for text in texts:
+            text.write_text(content)
+        seen.append(fingerprint(values))
+    assert all(before != after for before, after in zip(*seen, strict=True)), seen
+    assert seen[0][2].startswith("ewc:probe=sha256:") and seen[0][2].endswith(",strength=2")
+    plain = ["0.5:general=1,domain=3", "embed:lr=0.1,weight_decay=0", "wsd:decay=0.2", "absent=-1"]
+    assert fingerprint(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"run": "expand-layers", "uses": {"model": "base"}, "with": {"model": "other", "add": 1}},
+        {"run": "cpt", "uses": {"model": "base"}, "with": {"seq-len": 64, "seq_len": 128, "data": ["a"], "tokens": 9}},
+        {"run": "extend-vocab", "uses": {"model": "base", "tokens-of": "base", "tokens_of": "base"}},
+        {"run": "average", "uses": {"run": "base"}, "with": {"run": "other"}},
+    ],
+)
+def test_a_setting_stands_once(tmp_path: Path, stage: dict[str, object]) -> None:
+    """The one that came last was taken, without a word."""
+    with pytest.raises(UsageError, match="stands twice"):
+        load(recipe(tmp_path, {"late": stage}))
+
+
+def test_models_of_the_stage_and_of_the_run_are_both_taken(tmp_path: Path) -> None:
+    stage = {"run": "evaluate", "uses": {"models": ["base"]}, "with": {"models": "another", "data": ["a"]}}
+    assert checked_settings("late", load(recipe(tmp_path, {"late": stage})).recipe.stages["late"]).model_dump()[
+        "models"
+    ] == ["another", "base"]
+
+
+def test_a_truth_is_no_number(tmp_path: Path) -> None:
+    """YAML reads `on` as true, which pydantic takes for 1."""
+    with pytest.raises(UsageError, match="add: true is neither a number nor a text") as refused:
+        load(recipe(tmp_path, {"deep": deeper(add=True)}))
+    assert refused.value.where == f"{tmp_path / 'recipe.yaml'}: stage deep, recipe add"
+    with pytest.raises(UsageError, match="script: false is neither"):
+        late = {"run": "extend-vocab", "uses": {"model": "base"}, "with": {"corpus": ["a"], "add": 1, "script": False}}
+        load(recipe(tmp_path, {"late": late}))
+    late = {"run": "cpt", "uses": {"model": "base"}, "with": {"data": ["a"], "tokens": 9, "compile": False}}
+    load(recipe(tmp_path, {"late": late}))

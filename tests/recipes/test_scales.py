@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
 from run_cli import surgeon
 
 from surgeon.errors import UsageError
-from surgeon.recipe import load
+from surgeon.recipe import find, load, recipes_dir
 
 TEXT = """
 title: t
@@ -135,3 +135,8 @@ def test_a_copied_recipe_has_the_folders_that_it_names(tmp_path: Path) -> None:
     loaded = load(tmp_path / "mine" / "llama-pro.yaml", ["scale=tiny"])
     base = Path(loaded.recipe.inputs["base"])
     assert base == tmp_path / "mine" / "quickstart" / "model" and (base / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("shipped", sorted(p.stem for p in recipes_dir().glob("*.yaml")))
+def test_every_recipe_that_ships_is_carried_out_at_the_scale_tiny(shipped: str) -> None:
+    assert load(find(shipped), ["scale=tiny"]).folder_name == f"{shipped}-tiny"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from surgeon.errors import UsageError
 
+COUNTS = True  # its options say how many blocks are added
+
 
 def at(depth: int, count: int | None, *, blocks: list[int]) -> list[int]:
     """A copy of each block of `blocks` (numbers from 0); a block named twice is copied twice."""

@@ -9,6 +9,8 @@ import builtins
 
 from surgeon.errors import UsageError
 
+COUNTS = True  # its options say how many blocks are added
+
 
 def range(depth: int, count: int | None, *, start: int, stop: int) -> list[int]:
     """Blocks start, start + 1, ..., stop - 1. With --layout block their copies follow as one run (SOLAR's order)."""

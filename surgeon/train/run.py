@@ -31,7 +31,7 @@ from surgeon.train.outcome import Outcome
 from surgeon.train.parallel import world_of
 from surgeon.train.probes import paths
 from surgeon.train.reading import reading_note
-from surgeon.train.settings import CptSettings
+from surgeon.train.settings import ROUNDING, CptSettings
 from surgeon.train.stop import whole
 
 # settings that do not decide the result, by which processes come together all the same
@@ -145,7 +145,8 @@ def _begin(job: Job, waiting: Path | None, fork: Fork | None, hooks: Sequence[Ho
     the state to go on from."""
     run_dir = job.settings.run_dir
     if waiting:
-        state.check_settings(run_dir, job.record)
+        by_micro_batch = {"micro_batch"} if any(hook.between_micro_batches for hook in hooks) else set()
+        state.check_settings(run_dir, job.record, ROUNDING - by_micro_batch)
         return waiting
     first = None if fork is None else fork.begin(job, hooks)  # what it refuses, it refuses before anything is written
     state.clear(run_dir)

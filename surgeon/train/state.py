@@ -10,7 +10,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -248,10 +248,11 @@ def record_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
     write_atomically(run_dir / SETTINGS, dump_json(dict(record)))
 
 
-def check_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings or inputs than the run was started with; names what changed."""
+def check_settings(run_dir: Path, record: Mapping[str, Any], rounding: Set[str] = ROUNDING) -> None:
+    """Refuse to go on with other settings or inputs than the run was started with; names what changed. rounding: of
+    the settings, what may."""
     before = read_json_object(run_dir / SETTINGS)
-    changed = [key for key in sorted({*before, *record} - ROUNDING) if before.get(key) != record.get(key)]
+    changed = [key for key in sorted({*before, *record} - rounding) if before.get(key) != record.get(key)]
     if changed:
         what = ", ".join(f"{key} ({before.get(key)} -> {record.get(key)})" for key in changed)
         raise SurgeonError(

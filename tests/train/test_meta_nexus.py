@@ -12,10 +12,12 @@ import torch
 from test_meta_reptile import loop_of
 from torch import Tensor, nn
 
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.hook import Run
 from surgeon.train.meta.nexus import nexus
 from surgeon.train.parallel import SOLO
+from surgeon.train.run import run_cpt
+from surgeon.train.settings import CptSettings
 
 Tiny = Callable[..., Path]
 SIZE = 5
@@ -92,3 +94,16 @@ def test_in_a_run(tiny: Tiny, corpus: Path, micro_batch: int, count: int) -> Non
 def test_an_inner_rate_that_is_no_length_is_refused(tiny: Tiny, corpus: Path, rate: str) -> None:
     with pytest.raises(UsageError, match="inner_lr"):
         loop_of(tiny("llama"), corpus, meta=[f"nexus:inner_lr={rate}"])
+
+
+def test_a_run_does_not_go_on_with_other_micro_batches(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:
+    """They are its small steps; elsewhere they are a matter of rounding."""
+    options: dict[str, Any] = {
+        "model": str(tiny("llama")), "data": [str(corpus)], "tokens": 256, "seq_len": 16, "batch_tokens": 64,
+        "micro_batch": 2, "meta": ["nexus:inner_lr=0.02"], "device": "cpu",
+    }  # fmt: skip
+    run_cpt(CptSettings(**options, out=str(tmp_path / "one"), keep_state=True))
+    (tmp_path / "one.run").rename(tmp_path / "two.run")
+    with pytest.raises(SurgeonError, match=r"this changed: micro_batch \(2 -> 1\)"):
+        run_cpt(CptSettings(**options | {"micro_batch": 1}, out=str(tmp_path / "two"), resume=True))
+    run_cpt(CptSettings(**options, out=str(tmp_path / "two"), resume=True))

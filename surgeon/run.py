@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _PATHS = (
     r"([^/=]+=)?(?P<path>.+?)[:=]\d+(\.\d+)?([eE][+-]?\d+)?",
     r"(?P<path>.+)=[^/=]*",
 )
+_OWN = re.compile(r"(?P<module>[A-Za-z_][\w.]*):[A-Za-z_]\w*(:|$)")  # module:function
 _METHOD = re.compile(r"(?P<name>[^/=]+?:)(?P<options>\w+=.*)")  # NAME:OPTION=VALUE,...
 
 
@@ -189,7 +191,8 @@ class Runner:
 
 def fingerprint(value: Any) -> Any:
     """Settings with every path that exists replaced by the digest of what is there (`NAME=PATH:WEIGHT`,
-    `MODEL+ADAPTER=WEIGHT`, `METHOD:OPTION=PATH,...` included)."""
+    `MODEL+ADAPTER=WEIGHT`, `METHOD:OPTION=PATH,...` included), and behind a method of a person's own the digest of its
+    file (`module:function`; not of what that imports)."""
     if isinstance(value, dict):
         return {k: fingerprint(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -202,6 +205,10 @@ def fingerprint(value: Any) -> Any:
             if all(map(_is_there, parts)):
                 digests = "+".join(_path_digest(Path(part)) for part in parts)
                 return value[: match.start("path")] + digests + value[match.end("path") :]
+    own = _OWN.match(value)
+    code = None if own is None else _code(own["module"])
+    if code is not None:
+        return f"{value} {code}"
     method = _METHOD.fullmatch(value)
     if method is not None:
         options = (part.partition("=") for part in method["options"].split(","))
@@ -214,6 +221,14 @@ def _read(path: Path) -> dict[str, Any]:
         return read_json_object(path)
     except SurgeonError as error:
         raise SurgeonError(error.problem, error.where, "remove it, and run the recipe again") from error
+
+
+def _code(module: str) -> str | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):  # it is a word of something else
+        return None
+    return file_digest(Path(spec.origin)) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _is_there(text: str) -> bool:

@@ -271,3 +271,17 @@ def test_a_truth_is_no_number(tmp_path: Path) -> None:
         load(recipe(tmp_path, {"late": late}))
     late = {"run": "cpt", "uses": {"model": "base"}, "with": {"data": ["a"], "tokens": 9, "compile": False}}
     load(recipe(tmp_path, {"late": late}))
+
+
+def test_a_stage_is_done_again_where_a_method_of_ones_own_has_changed(
+    tmp_path: Path, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_selector.py").write_text("def last(depth, count):\n    return [depth - 1]\n")
+    loaded = load(recipe(tmp_path, {"deep": deeper(select="own_selector:last")}, str(stories)))
+    Runner(loaded, tmp_path / "run").run()
+    assert [s["state"] for s in Runner(loaded, tmp_path / "run").plan()] == ["done"]
+    (tmp_path / "own_selector.py").write_text("def last(depth, count):\n    return [depth - 2]\n")
+    assert [s["state"] for s in Runner(loaded, tmp_path / "run").plan()] == ["to do"]
+    for text in ("reptile:every=3", "no_such.module:name", "hf:org/set", "a:b"):
+        assert fingerprint(text) == text

@@ -18,6 +18,7 @@ from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import ChatFiles, chat_files
 from surgeon.merge.members import Members, Opening, open_members
 from surgeon.merge.missing_tokens import refuse_all_missing
+from surgeon.merge.one_token_a_row import check_free, check_one_token_a_row
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.pieces import attachments
@@ -115,9 +116,12 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
             f"{len(member.twice):,} new tokens of {member.name}, as {member.twice[0]!r}, were learned by another "
             f"model too: their rows are those of {members.target.name}, without what {member.name} changed in them"
         )
+    weighted = [(e.member, e.weight) for e in members.added]
+    check_one_token_a_row(members.base, members.target, weighted)
     if settings.special_tokens == "merged":
         return aligned
-    special = special_tokens(alignment, [(e.member, e.weight) for e in members.added], aligned.inputs)
+    special = special_tokens(alignment, weighted, aligned.inputs)
+    check_free(members.target, weighted, special.added)
     for content, name in special.names.items():
         how_ = "added, as it is in" if content in special.added else "taken as it is in"
         progress.say(f"the token {content} is {how_} {name}")

@@ -115,7 +115,8 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
             merge=described | {"files_from": files.origin},
         ),
         files=files.files,
-        carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in files.files} | files.carried,
+        carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in {*files.files, *files.dropped}}
+        | files.carried,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
 

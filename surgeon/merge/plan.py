@@ -10,7 +10,7 @@ from typing import Any
 from surgeon import registry
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, Parent
-from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
+from surgeon.checkpoint.sidecars import FOREIGN_TOKENIZERS, SURGEON_DIR, sidecars
 from surgeon.errors import UsageError
 from surgeon.merge.added_tokens import AddedRows, added_rows
 from surgeon.merge.align import Alignment
@@ -214,6 +214,8 @@ def _plan(
     kept = [n for n in sidecars(target.checkpoint.path) if n not in {f"{SURGEON_DIR}/{t}" for t in tables}]
     gone = {*files.files, *files.dropped, *more.files}
     carried = {name: target.role for name in kept if name not in gone} | files.carried
+    if more.files:
+        carried = {name: role for name, role in carried.items() if name not in FOREIGN_TOKENIZERS}
     described = _described(settings, members, options)
     config = with_dtype(target.checkpoint.config, code) | files.config | more.config
     if aligned.alignment.untie:

@@ -73,3 +73,15 @@ def test_a_row_that_another_model_has_named_is_not_given_away(base: Path, storie
         merged(tmp_path / "out", base, {one: 0.4, two: 0.6}, onto=str(base))
     assert "--onto two" in told.value.hint
     assert merged(tmp_path / "out", base, {one: 0.4, two: 0.6}, onto=str(two)).is_dir()
+
+
+def test_a_tokenizer_of_another_library_goes_with_the_names_of_rows(base: Path, tmp_path: Path) -> None:
+    """Of the model that gave the names; not where the output has tokens of two."""
+    for folder, text in ((base, "old"), (named(base, tmp_path / "one", 1, ["<|one|>", "<|more|>"]), "new")):
+        (folder / "tekken.json").write_text(text)
+    domain = trained(base, tmp_path / "domain", 3, lineage=False)
+    out = merged(tmp_path / "out", base, {tmp_path / "one": 0.4, domain: 0.6})
+    assert (out / "tekken.json").read_text() == "new"
+    two = named(base, tmp_path / "two", 2, ["<|two|>"])
+    both = merged(tmp_path / "both", base, {tmp_path / "one": 0.4, two: 0.6}, onto=str(tmp_path / "one"))
+    assert not (both / "tekken.json").exists()

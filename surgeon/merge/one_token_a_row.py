@@ -55,6 +55,24 @@ def check_free(target: Member, weighted: Sequence[tuple[Member, Graded]], added:
                 )
 
 
+def check_named(first: Member, weighted: Sequence[tuple[Member, Graded]]) -> None:
+    """Of models without a base, where the output has the tokenizer of the first. Raise SurgeonError where another one
+    has given a token to a row that is padding there."""
+    others = _others(first, weighted)
+    known = vocabulary_of(first.checkpoint) if others else None
+    if known is None:
+        return
+    for member, own in _by_number(others, known):
+        lost = [token for i, token in sorted(own.added.items()) if i not in known.keys]
+        if lost:
+            raise SurgeonError(
+                f"{member.name} has {len(lost)} tokens that {first.name} lacks, such as {lost[0]!r}, and the output "
+                "has the tokenizer of the first model",
+                f"{member.checkpoint.path}/tokenizer.json",
+                f"give {member.name} as the first one (with t of slerp from the other end)",
+            )
+
+
 def _others(target: Member, weighted: Sequence[tuple[Member, Graded]]) -> list[Member]:
     """Models that have a say, and another tokenizer than the target."""
     return [m for m, weight in weighted if weight.adds and not same_files(m.checkpoint.path, target.checkpoint.path)]

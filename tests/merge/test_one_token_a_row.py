@@ -85,3 +85,17 @@ def test_a_tokenizer_of_another_library_goes_with_the_names_of_rows(base: Path, 
     two = named(base, tmp_path / "two", 2, ["<|two|>"])
     both = merged(tmp_path / "both", base, {tmp_path / "one": 0.4, two: 0.6}, onto=str(tmp_path / "one"))
     assert not (both / "tekken.json").exists()
+
+
+def test_without_a_base_names_of_rows_are_not_lost(base: Path, tmp_path: Path) -> None:
+    """The output has the tokenizer of the first model: the token of the other was merged, and had no name."""
+    from surgeon.merge.models import MergeModelsSettings
+    from surgeon.operations import perform
+
+    one = named(base, tmp_path / "one", 1, ["<|one|>"])
+    settings = {"method": "slerp", "out": tmp_path / "out", "option": {"t": 0.5}}
+    with pytest.raises(SurgeonError, match=r"one has 1 tokens that base lacks, such as '<\|one\|>'") as told:
+        perform("merge", MergeModelsSettings(models=[str(base), str(one)], **settings))
+    assert "give one as the first" in told.value.hint
+    perform("merge", MergeModelsSettings(models=[str(one), str(base)], **settings))
+    assert "<|one|>" in (tmp_path / "out" / "tokenizer.json").read_text()

@@ -83,26 +83,32 @@ def staged(out: Path, force: bool = False, plan_digest: str | None = None) -> It
     kept = False
     try:
         # what a killed writer left: the lock says nobody is writing
-        claim(folder, plan_digest)
-        yield folder
-        sync_tree(folder)
-        _publish(folder, out, force)
-        sync(out.parent)
+        with told_when_full(out.parent):
+            claim(folder, plan_digest)
+            yield folder
+            sync_tree(folder)
+            _publish(folder, out, force)
+            sync(out.parent)
     except KeyboardInterrupt:
         kept = plan_digest is not None and (folder / PROGRESS).is_file()
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise SurgeonError(
-                f"the disk is full ({os.strerror(error.errno)})",
-                str(out.parent),
-                "free some space and run it again",
-            ) from error
         raise
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
         unlock(lock)
+
+
+@contextmanager
+def told_when_full(place: Path) -> Iterator[None]:
+    """Raises SurgeonError, which names the place, where there is no room; what the system says has no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SurgeonError(
+                f"the disk is full ({os.strerror(error.errno)})", str(place), "free some space and run it again"
+            ) from error
+        raise
 
 
 def claim(folder: Path, plan_digest: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from surgeon.checkpoint.header import check_no_pointer
 from surgeon.errors import SurgeonError
 
 M = TypeVar("M", bound=BaseModel)
@@ -22,6 +23,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             f"there is no {path.name}", str(path.parent), "give a folder that holds a checkpoint"
         ) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        check_no_pointer(path)
         raise SurgeonError(
             f"{path.name} is not valid JSON: {error}", str(path), "restore the file from the model's source"
         ) from error

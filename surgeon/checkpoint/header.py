@@ -25,6 +25,7 @@ DTYPE_BYTES: dict[str, int] = {
 FLOATS = ("F64", "F32", "F16", "BF16")
 ALIGNMENT = 8
 PAGE = 4096
+_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 
 
@@ -51,7 +52,9 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little") if len(prefix) == 8 else -1
         if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise _broken(path, f"its header says {length} bytes and the file has {size}")
+            check_no_pointer(path)
+            said = f"its header says {length} bytes and the file has {size}" if size >= 8 else "it has no header"
+            raise _broken(path, said)
         raw = file.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
@@ -104,6 +107,17 @@ def header_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         prefix = file.read(8)
         return prefix + file.read(int.from_bytes(prefix, "little"))
+
+
+def check_no_pointer(path: Path) -> None:
+    """Refuse a text that stands in the place of a file (Git LFS): to download it again the same way gives it again."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise SurgeonError(
+                f"{path.name} is a pointer of Git LFS, and the file itself was not fetched",
+                str(path),
+                "run `git lfs pull` in the folder, or download it with `hf download`",
+            )
 
 
 def _entry(path: Path, name: str, entry: Any, data: int) -> StoredTensor:

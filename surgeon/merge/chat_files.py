@@ -12,7 +12,7 @@ from typing import Any
 
 from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.sidecars import TOKENIZER_FILES
+from surgeon.checkpoint.sidecars import FOREIGN_TOKENIZERS, TOKENIZER_FILES
 from surgeon.errors import SurgeonError
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_templates import TEMPLATE, TOKENIZER_CONFIG, chat_templates, file_of
@@ -47,7 +47,9 @@ def chat_files(voices: Voices, added: Mapping[str, int]) -> ChatFiles:
     named = voices.who("vocabulary files", _refined(voices))
     if named is not None:
         files = named.checkpoint.path
-        out.carried |= {n: named.role for n in TOKENIZER_FILES if (files / n).is_file() and n != TEMPLATE}
+        names = [n for n in (*TOKENIZER_FILES, *FOREIGN_TOKENIZERS) if n != TEMPLATE]
+        out.carried |= {n: named.role for n in names if (files / n).is_file()}
+        out.dropped = FOREIGN_TOKENIZERS
         out.origin["tokenizer"] = named.name
     who = voices.who("chat templates", lambda m: chat_templates(m.checkpoint) or None)
     if who is not None:
@@ -111,7 +113,7 @@ def id_map(member: Member, target: Member, added: Mapping[str, int]) -> IdMap:
 def _take_templates(out: ChatFiles, who: Member, target: Member) -> None:
     """All of them: those of two models are not to be had by one name or another."""
     out.origin[TEMPLATE] = who.name
-    out.dropped = tuple(file_of(name) for name in chat_templates(target.checkpoint))
+    out.dropped += tuple(file_of(name) for name in chat_templates(target.checkpoint))
     for name, text in chat_templates(who.checkpoint).items():
         if (who.checkpoint.path / file_of(name)).is_file():
             out.carried[file_of(name)] = who.role

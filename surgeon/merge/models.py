@@ -21,6 +21,7 @@ from surgeon.merge.chat_files import chat_files
 from surgeon.merge.computation import check_one_computation
 from surgeon.merge.members import Settling, Weighted, open_member
 from surgeon.merge.naming import told_apart
+from surgeon.merge.one_token_a_row import check_named
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.place import place_of
@@ -69,6 +70,7 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
     settle, weighted = _open(settings)
     first = weighted[0].member
     check_alike([entry.member for entry in weighted])
+    check_named(first, [(entry.member, entry.weight) for entry in weighted])
     family, head = first.family, f"{first.family.declaration.head}.weight"
     names = list(first.checkpoint.tensors)
     two = family.tied and not first.is_tied()  # adapters made two matrices of the one
@@ -114,7 +116,8 @@ def plan_merge_models(settings: MergeModelsSettings, progress: Progress = SILENT
             merge=described | {"files_from": files.origin},
         ),
         files=files.files,
-        carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in files.files} | files.carried,
+        carried={n: first.role for n in sidecars(first.checkpoint.path) if n not in {*files.files, *files.dropped}}
+        | files.carried,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from surgeon import registry
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, Parent
-from surgeon.checkpoint.sidecars import SURGEON_DIR, sidecars
+from surgeon.checkpoint.sidecars import FOREIGN_TOKENIZERS, SURGEON_DIR, sidecars
 from surgeon.errors import UsageError
 from surgeon.merge.added_tokens import AddedRows, added_rows
 from surgeon.merge.align import Alignment
@@ -18,6 +18,7 @@ from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import ChatFiles, chat_files
 from surgeon.merge.members import Members, Opening, open_members
 from surgeon.merge.missing_tokens import refuse_all_missing
+from surgeon.merge.one_token_a_row import check_free, check_one_token_a_row
 from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.pieces import attachments
@@ -114,9 +115,12 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
             f"{len(member.twice):,} new tokens of {member.name}, as {member.twice[0]!r}, were learned by another "
             f"model too: their rows are those of {members.target.name}, without what {member.name} changed in them"
         )
+    weighted = [(e.member, e.weight) for e in members.added]
+    check_one_token_a_row(members.base, members.target, weighted)
     if settings.special_tokens == "merged":
         return aligned
-    special = special_tokens(alignment, [(e.member, e.weight) for e in members.added], aligned.inputs)
+    special = special_tokens(alignment, weighted, aligned.inputs)
+    check_free(members.target, weighted, special.added)
     for content, name in special.names.items():
         how_ = "added, as it is in" if content in special.added else "taken as it is in"
         progress.say(f"the token {content} is {how_} {name}")
@@ -215,6 +219,8 @@ def _plan(
     kept = [n for n in sidecars(target.checkpoint.path) if n not in {f"{SURGEON_DIR}/{t}" for t in tables}]
     gone = {*files.files, *files.dropped, *more.files}
     carried = {name: target.role for name in kept if name not in gone} | files.carried
+    if more.files:
+        carried = {name: role for name, role in carried.items() if name not in FOREIGN_TOKENIZERS}
     described = _described(settings, members, options)
     config = with_dtype(target.checkpoint.config, code) | files.config | more.config
     if aligned.alignment.untie:

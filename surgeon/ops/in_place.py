@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from surgeon.checkpoint.commit import told_when_full
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.digest import file_digests
 from surgeon.checkpoint.header import PAGE, at_least, encode_header, header_bytes, num_bytes
@@ -53,8 +54,9 @@ def request_of(operation: str, settings: BaseModel) -> list[str]:
 def resume_in_place(folder: Path, request: Sequence[str]) -> dict[str, Any] | None:
     """Finish an interrupted change of the folder; None where there is none. Raises SurgeonError where it was another
     request that was interrupted."""
-    if not resume(folder, request):
-        return None
+    with told_when_full(folder):
+        if not resume(folder, request):
+            return None
     return {"out": str(folder), "operation": request[0], "finished": "an interrupted change in place"}
 
 
@@ -73,9 +75,10 @@ def execute_in_place(
     check(plan)
     source = plan.inputs[0]
     folder, inputs = source.path, {source.role: Checkpoint.open(source.path)}
-    _check_place(folder, inputs[source.role])
     threads = threads or min(os.cpu_count() or 1, 8)
-    with prepared(folder) as stage:
+    with told_when_full(folder):
+        _check_place(folder, inputs[source.role])
+    with told_when_full(folder), prepared(folder) as stage:
         changes, fresh = _shards(plan, inputs[source.role], stage)
         names = [name for entry in fresh.shards for name, _, _ in entry[1]]
         added = replace(plan, tensors=tuple(t for t in plan.tensors if t.name in set(names)), shards=(), link=False)

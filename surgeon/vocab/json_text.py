@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgeon.checkpoint.header import check_no_pointer
 from surgeon.errors import SurgeonError
 
 
@@ -57,6 +58,7 @@ def read_json_text(path: Path) -> tuple[dict[str, Any], Layout]:
     except _TwiceError as error:
         raise SurgeonError(f"{error} stands twice in {path.name}", str(path), "restore the file") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        check_no_pointer(path)
         raise SurgeonError(
             f"{path.name} is not valid JSON: {error}", str(path), "restore the file from the model's source"
         ) from error

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from surgeon.checkpoint.sidecars import FOREIGN_TOKENIZERS
 from surgeon.errors import SurgeonError
 from surgeon.vocab.json_text import read_json_text
 from surgeon.vocab.tokenizer_json import TOKENIZER_JSON, Merge, TokenizerFile
@@ -51,6 +52,9 @@ def extend_files(
             out.binary[name] = extend_model(path, old, tokens, first)
         else:
             out.left_out[name] = "the places of its pieces are not their ids, so that new ones have no place in it"
+    for name in FOREIGN_TOKENIZERS:
+        if (folder / name).is_file():
+            out.left_out[name] = "it is of another library, and is not extended"
     if (folder / VOCAB_JSON).is_file():
         out.texts[VOCAB_JSON] = _vocab_json(folder / VOCAB_JSON, old, new)
     if (folder / MERGES_TXT).is_file():

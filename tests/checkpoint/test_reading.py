@@ -162,3 +162,17 @@ def test_a_header_we_encode_is_one_that_safetensors_reads(tmp_path: Path) -> Non
         assert held.get_tensor("a").dtype == torch.bfloat16
         assert held.metadata() == {"format": "pt"}
     assert {n: (t.dtype, t.shape) for n, t in read_header(path)[0].items()} == {n: (d, s) for n, d, s in entries}
+
+
+def test_a_pointer_in_the_place_of_a_file_is_named(copy: Path) -> None:
+    """A clone without Git LFS; to download it again the same way would not mend it."""
+    from surgeon.vocab.tokenizer_json import TokenizerFile
+
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1044992\n"
+    (copy / "tokenizer.json").write_text(pointer)
+    with pytest.raises(SurgeonError, match=r"tokenizer\.json is a pointer of Git LFS"):
+        TokenizerFile.open(copy)
+    for name in (SINGLE, "config.json"):
+        (copy / name).write_text(pointer)
+        told = refusal(copy)
+        assert f"{name} is a pointer of Git LFS" in told.problem and "git lfs pull" in told.hint

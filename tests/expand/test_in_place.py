@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -147,3 +148,24 @@ def test_a_file_system_that_cannot_is_refused(stories: Path) -> None:
         assert Checkpoint.open(folder).digest == Checkpoint.open(stories).digest
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_one(
+    stories: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system says of a write has no name of a file."""
+    from surgeon.ops import in_place as module
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = Checkpoint.open(stories).digest
+    for name in ("can_insert", "write_shards"):
+        folder = place / name
+        shutil.copytree(stories, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(SurgeonError, match="the disk is full") as told:
+                in_place(folder, at=[1])
+        assert told.value.where == str(folder) and Checkpoint.open(folder).digest == before
+        assert not list(folder.glob(".surgeon*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,19 @@ def test_models_that_cannot_be_extended_are_left_out(tmp_path: Path) -> None:
     assert sorted(files.left_out) == ["sentencepiece.bpe.model", "tokenizer.model"] and not files.binary
     (folder / "spiece.model").write_bytes(model)
     assert sorted(extend_files(folder, old, ["▁zq"], []).binary) == ["spiece.model", "tokenizer.model"]
+
+
+def test_files_of_other_libraries_go_along_until_tokens_are_added(stories: Path, tmp_path: Path) -> None:
+    """tekken.json (mistral-common) and tiktoken.model: without them some models have no tokenizer, and with stale ones
+    another vocabulary than tokenizer.json."""
+    from surgeon.expand.plan import ExpandSettings
+    from surgeon.operations import perform
+
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    for name in ("tekken.json", "tiktoken.model"):
+        (model / name).write_text("{}")
+    perform("expand-layers", ExpandSettings(model=str(model), out=tmp_path / "deep", at=[1]))
+    assert (tmp_path / "deep" / "tekken.json").is_file() and (tmp_path / "deep" / "tiktoken.model").is_file()
+    files = extend_files(model, TokenizerFile.open(model), ["▁zqzq"], [])
+    assert {"tekken.json", "tiktoken.model"} <= files.left_out.keys()

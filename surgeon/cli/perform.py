@@ -25,6 +25,8 @@ def performer(name: str, show: Show | None = None) -> Callable[[BaseModel, Flags
 
     def run(settings: BaseModel, flags: Flags) -> None:
         progress = flags.output.progress()
+        if flags.dry_run and flags.plan is not None:
+            raise UsageError("--dry-run writes nothing, and --plan writes a plan", "--plan", "give one of the two")
         if flags.dry_run:
             if getattr(settings, "search", None):
                 progress.say("the search is made all the same: the plan is that of the weights it finds")

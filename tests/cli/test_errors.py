@@ -200,6 +200,11 @@ def test_a_full_disk_is_no_matter_of_permissions(here: Path) -> None:
     assert "No space left" in done.stderr and " mend: make room there" in done.stderr
 
 
+def test_a_plan_is_not_both_shown_and_saved(here: Path) -> None:
+    said = refused(here, 2, "expand-layers", "base", "out", "--add", "1", "--dry-run", "--plan", "plan.json")
+    assert "--dry-run writes nothing" in said and not (here / "plan.json").exists()
+
+
 @pytest.mark.parametrize("raw", ["title: a recipe\n", "[1]\n", "{}\n"])
 def test_what_is_no_plan_is_not_called_a_damaged_model(here: Path, raw: str) -> None:
     (here / "plan.json").write_text(raw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,25 @@ def _same_chance() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny(family, dtype="float32", **config)`: the folder of a tiny random model, built once a session."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """`tiny(family, dtype="float32", **config)`: the folder of a tiny random model, built once a session; a test that
+    wants other files changes a copy."""
     import tiny as builders
 
     built: dict[str, Path] = {}
+    files: dict[Path, dict[Path, tuple[int, int]]] = {}
 
     def of(family: str, dtype: str = "float32", seed: int = 0, **config: Any) -> Path:
         key = repr((family, dtype, seed, sorted(config.items())))
         if key not in built:
             folder = tmp_path_factory.mktemp(family) / "model"
             built[key] = builders.build(family, folder, dtype, seed, **config)
+            files[folder] = _written(folder)
         return built[key]
 
-    return of
+    yield of
+    assert [folder for folder, held in files.items() if _written(folder) != held] == []
+
+
+def _written(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())}

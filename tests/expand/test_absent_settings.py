@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,9 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def without(model: Path, keys: tuple[str, ...], instead: dict[str, Any]) -> Path:
+def without(shared: Path, model: Path, keys: tuple[str, ...], instead: dict[str, Any]) -> Path:
+    """A copy at `model`."""
+    shutil.copytree(shared, model)
     config = json.loads((model / "config.json").read_text())
     kept = {key: value for key, value in config.items() if key not in keys}
     (model / "config.json").write_text(json.dumps(kept | instead))
@@ -43,7 +46,7 @@ def without(model: Path, keys: tuple[str, ...], instead: dict[str, Any]) -> Path
 @pytest.mark.parametrize("family", CASES)
 def test_what_the_class_takes_follows_the_blocks(tiny: Tiny, tmp_path: Path, family: str) -> None:
     settings, absent, instead = CASES[family]
-    model = without(tiny(family, **settings), absent, instead)
+    model = without(tiny(family, **settings), tmp_path / "model", absent, instead)
     before = outputs(model)
     after = outputs(expanded(model, tmp_path / "out", at=[0, 2, 3]))
     assert torch.equal(before[0], after[0])
@@ -72,6 +75,6 @@ def test_a_setting_that_would_not_follow_is_refused(
         return replace(derive(*args), defaults={})
 
     monkeypatch.setattr(generic, "derive", forgetful)
-    model = without(tiny("minicpm3"), ("scale_depth",), {})
+    model = without(tiny("minicpm3"), tmp_path / "model", ("scale_depth",), {})
     with pytest.raises(SurgeonError, match="has no 'scale_depth', and what its class takes does not follow"):
         expanded(model, tmp_path / "out", at=[1])

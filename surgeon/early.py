@@ -139,8 +139,8 @@ def fold_adapter(settings: FoldSettings) -> None:
 
 
 def merge_task_vectors(settings: MergeSettings) -> None:
+    from surgeon.merge.chosen import check_onto, chosen_method
     from surgeon.merge.members import given_lineage
-    from surgeon.merge.plan import check_onto, chosen_method
     from surgeon.merge.weights import parse_weight
     from surgeon.search.held_out import corpora
     from surgeon.search.vectors import objective_of, refuse_alone

@@ -16,10 +16,11 @@ from surgeon.merge.added_tokens import AddedRows, added_rows
 from surgeon.merge.align import Alignment
 from surgeon.merge.ancestry import Member
 from surgeon.merge.chat_files import ChatFiles, chat_files
+from surgeon.merge.chosen import check_onto, chosen_method
 from surgeon.merge.members import Members, Opening, open_members
 from surgeon.merge.missing_tokens import refuse_all_missing
 from surgeon.merge.one_token_a_row import check_free, check_one_token_a_row
-from surgeon.merge.options import PlacedOptions, check_numbers, placed_options
+from surgeon.merge.options import PlacedOptions, check_numbers
 from surgeon.merge.output import drawn_as, is_merged, one_matrix
 from surgeon.merge.pieces import attachments
 from surgeon.merge.place import place_of
@@ -125,29 +126,6 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
         how_ = "added, as it is in" if content in special.added else "taken as it is in"
         progress.say(f"the token {content} is {how_} {name}")
     return Aligned(members, replace(alignment, taken=special.taken, rows=special.rows), special)
-
-
-def chosen_method(settings: MergeSettings) -> tuple[registry.Method, PlacedOptions]:
-    """The method with its options. Raises UsageError."""
-    method = registry.get("merge", settings.method)
-    if "base" not in method.supplied:
-        raise UsageError(
-            f"{settings.method} merges models without a base",
-            "--method",
-            f"use: surgeon merge {settings.method} OUT MODEL ...",
-        )
-    given = dict(settings.option)
-    if "scale" in given:
-        raise UsageError("the scale is an option of its own", "--option scale", "use --scale")
-    if "scale" in method.options or settings.scale != 1:
-        given["scale"] = settings.scale
-    return method, placed_options(method, given)
-
-
-def check_onto(settings: MergeSettings, method: registry.Method) -> None:
-    """Raise UsageError where the method adds to a model that is not given."""
-    if method.trait("ONTO_WHOLE", False) and settings.onto is None:
-        raise UsageError(f"{settings.method} needs the model that it is added to", "--onto", "give --onto MODEL")
 
 
 def _tensor(

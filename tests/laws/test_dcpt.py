@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from law_runs import TRUE, grid
 
@@ -69,6 +69,7 @@ def test_more_starts_are_never_worse() -> None:
     assert ends[1] <= ends[0] * (1 + 1e-9)
 
 
+@example([0.0, 0.0, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0], 0.9999890477049584, 0.0, -3.0)
 @settings(max_examples=60)
 @given(
     logs=st.lists(st.floats(-2, 1), min_size=9, max_size=9),
@@ -88,7 +89,8 @@ def test_losses_fall_with_size_and_tokens_and_the_derivatives_are_true(
         step = np.zeros(9)
         step[i] = 1e-6
         ahead, behind = (_curve(x + s, np.array([n]), np.array([d]), at)[0][0] for s in (step, -step))
-        assert slopes[0, i] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-6)
+        rounding = 4 * np.finfo(float).eps * value[0] / 2e-6  # of a difference of two values of that size
+        assert slopes[0, i] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-6 + rounding)
 
 
 def test_a_fit_falls_with_size_and_tokens_over_the_fitted_range() -> None:

@@ -15,10 +15,11 @@ no activation is computed again. Every way runs in a process of its own, in an o
 does not fit, its micro-batch is halved, and the result says so. The first --warm steps are not counted (compiling is
 in them).
 
-surgeon: its defaults on a GPU (blocks compiled, documents kept apart, which saves attention). concat: attention
-through whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile:
-torch_compile; liger: use_liger_kernel, where liger-kernel is installed. llama-3.2-1b-20-blocks: the 1B deepened to 20
-blocks, of which all, 4 spread evenly (4, 9, 14, 19) or the upper 4 are trained; embeddings stand still in the latter.
+surgeon: its defaults on a GPU (blocks compiled, documents kept apart, which saves attention; flash-attention 3 where
+flash_attn_interface is installed and the GPU is of its kind). FA2: with torch's own kernel. concat: attention through
+whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile: torch_compile;
+liger: use_liger_kernel, where liger-kernel is installed. llama-3.2-1b-20-blocks: the 1B deepened to 20 blocks, of
+which all, 4 spread evenly (4, 9, 14, 19) or the upper 4 are trained; embeddings stand still in the latter.
 
 MFU: by surgeon.train.flops (attention without the causal half, as in PaLM, and through whole rows for every way) over
 --peak (989 TFLOP/s, dense bfloat16 of an H100 and H200). Of a part that is trained, only what it needs counts.
@@ -55,6 +56,12 @@ from cpt_gpu_programs import FLOPS, MAKE, TRAINER
 from expand import machine
 
 MORE = 3  # steps behind those that are read
+# surgeon as if a package were not installed
+WITHOUT = """
+import runpy, sys
+sys.modules[sys.argv.pop(1)] = None
+runpy.run_module("surgeon", run_name="__main__", alter_sys=True)
+"""
 # (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
 PARTS = {
     "surgeon all": "full",
@@ -69,6 +76,7 @@ def ways(name: str) -> dict[str, dict[str, Any]]:
         return {way: {"train": train} for way, train in PARTS.items()}
     found: dict[str, dict[str, Any]] = {
         "surgeon": {},
+        "surgeon FA2": {"without": "flash_attn_interface"},
         "surgeon concat": {"flags": ["--packing", "concat"]},
         "surgeon eager": {"flags": ["--no-compile"]},
         "Trainer": {"compile": False, "liger": False},
@@ -92,12 +100,16 @@ def surgeon(root: Path, own: Path, sizes: dict[str, Any], way: dict[str, Any]) -
     words += ["--micro-batch", sizes["micro"], "--train", way.get("train", "full"), "--schedule", "linear"]
     words += ["--checkpointing", "none", "--save-every", 10**6, "--keep-state", "--quiet"]
     words += ["--device", "cuda" if sizes["cuda"] else "cpu", *way.get("flags", ())]
-    return [sys.executable, "-m", "surgeon", *map(str, words)]
+    program = ["-c", WITHOUT, way["without"]] if "without" in way else ["-m", "surgeon"]
+    return [sys.executable, *program, *map(str, words)]
 
 
-def until(command: list[str], env: dict[str, str], lines: Path | None, steps: int) -> tuple[int, str, str]:
+def until(
+    command: list[str], env: dict[str, str], lines: Path | None, steps: int, limit: float
+) -> tuple[int, str, str]:
     """(exit status, output, errors) of a command; 0 as soon as `lines` has the steps: what is written behind them,
-    20 bytes a parameter, is not what is measured."""
+    20 bytes a parameter, is not what is measured. One that takes longer than `limit` seconds is ended."""
+    ends = time.monotonic() + limit
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         run = subprocess.Popen(command, env=env, stdout=output, stderr=errors, text=True)
         while (status := run.poll()) is None:
@@ -106,6 +118,10 @@ def until(command: list[str], env: dict[str, str], lines: Path | None, steps: in
                 run.wait()
                 status = 0
                 break
+            if time.monotonic() > ends:
+                run.kill()
+                run.wait()
+                return 1, "", f"longer than {limit:.0f} s"
             time.sleep(0.05)
         output.seek(0), errors.seek(0)
         return status, output.read(), errors.read()
@@ -134,7 +150,7 @@ def once(root: Path, sizes: dict[str, Any], way: dict[str, Any]) -> dict[str, An
         else:
             command, lines = surgeon(root, own, sizes, way), own / "out.run" / "metrics.jsonl"
         started = time.perf_counter()
-        status, output, errors = until(command, env, lines, sizes["steps"])
+        status, output, errors = until(command, env, lines, sizes["steps"], sizes["limit"])
         if status:
             full = "OutOfMemoryError" in errors or "out of memory" in errors
             return "full" if full else errors[-2000:]
@@ -172,7 +188,7 @@ def compare(work: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     result: dict[str, Any] = {"models": {}}
     seq_len, rows = (64, 4) if options.tiny else (4096, 16)
     sizes = {"seq_len": seq_len, "rows": rows, "micro": min(options.micro_batch, rows), "cuda": not options.tiny}
-    sizes |= {"steps": options.warm + options.steps, "warm": options.warm}
+    sizes |= {"steps": options.warm + options.steps, "warm": options.warm, "limit": options.limit}
     names = options.models.split(",")
     with ThreadPoolExecutor(len(names)) as pool:
         made = dict(zip(names, pool.map(lambda n: make(work / n, n, sizes, options.tiny), names), strict=True))
@@ -247,6 +263,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="Steps that are counted.")
     parser.add_argument("--warm", type=int, default=5, help="Steps before them, at least 1.")
     parser.add_argument("--micro-batch", type=int, default=4, help="Rows of a forward pass, where they fit.")
+    parser.add_argument("--limit", type=float, default=300, help="Seconds of a process, compiling and all.")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of the GPU that MFU is a share of.")
     parser.add_argument("--tiny", action="store_true", help="Tiny shapes on a CPU: a test of this script.")
@@ -265,6 +282,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeon-bench-", dir=options.dir) as name:
         for result in compare(Path(name), options):
             result |= {"machine": machine(load) | {"device": device}, "versions": versions()}
+            result["flash_attn_interface"] = importlib.util.find_spec("flash_attn_interface") is not None
             result["command"] = " ".join(["python", *sys.argv])
             if options.out:
                 options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import SurgeonError
+from surgeon.train import flash
 from surgeon.train.batch import Batch, by_segment, flat
-from surgeon.train.segments import NAME, Call, kernel_holds, observed, register, rows_alone, segment_arguments
+from surgeon.train.segments import NAME, Call, observed, register, rows_alone, segment_arguments
 
 Mode = Literal["mask", "segments", "rows", "padded"]
 _PROBE = ((5, 1, 9), (12, 3))  # segments of two probe rows, 15 tokens each
@@ -35,7 +36,8 @@ def choose(model: Any, seq_len: int, device: torch.device | None = None, dtype: 
     """The fastest way that keeps documents apart on this model, by trying it; sets the model's attention to it.
 
     device: where it will run (None: where it is), dtype: of the arithmetic there. On a GPU `segments` comes first (a
-    flash kernel for variable lengths, tried too), on the CPU `mask`. Raises SurgeonError where none is right.
+    flash kernel for variable lengths, tried too: see surgeon.train.flash), on the CPU `mask`. Raises SurgeonError
+    where none is right.
     """
     _check_causal(model)
     device = device or next(model.parameters()).device
@@ -58,7 +60,15 @@ def by_lengths(model: Any, seq_len: int, device: torch.device, dtype: torch.dtyp
     with observed() as calls:
         held = holds(model, "segments")
     # without a call the model's own masks did it: right as well, but in one row of all rows they are its square
-    return held and bool(calls) and _windows_told(calls, model, seq_len) and kernel_holds(calls, device, dtype)
+    if not held or not calls or not _windows_told(calls, model, seq_len):
+        return False
+    return flash.choose(calls, device, dtype, dropout=_drops(model))
+
+
+def _drops(model: Any) -> bool:
+    """Whether the configuration has dropout of attention, which no flash kernel by lengths has."""
+    settings = model.config.get_text_config().to_dict()
+    return any(bool(value) for name, value in settings.items() if re.search("att.*drop", name))
 
 
 def _check_causal(model: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from surgeon.checkpoint.lineage import Lineage, Parent, read_lineage, versions
+from surgeon.train import flash
 from surgeon.train.job import Job
 from surgeon.train.outcome import Outcome
 
@@ -26,7 +28,7 @@ def training_lineage(job: Job, step: int, outcome: Outcome, out: Path, files: di
         for (r, n, p, d), lineage in zip(places, before, strict=True)
     ]
     settings = {k: v for k, v in job.record.items() if k not in ("model", "adapter", "data", "replay", "seed")}
-    training = {
+    training: dict[str, Any] = {
         "steps": step,
         "tokens": outcome.tokens,
         "trainable_parameters": job.trainable.num_parameters,
@@ -35,6 +37,8 @@ def training_lineage(job: Job, step: int, outcome: Outcome, out: Path, files: di
         "final_loss": outcome.final_loss,
         "eval": outcome.evals,
     }
+    training |= {"of_steps": job.shape.steps} if step < job.shape.steps else {}
+    training |= {"attention_kernel": kernel} if (kernel := flash.chosen()) else {}
     return Lineage(
         operation=OPERATION,
         kind="training",
@@ -43,7 +47,7 @@ def training_lineage(job: Job, step: int, outcome: Outcome, out: Path, files: di
         plan=job.digest,
         parents=parents,
         adapter=before[-1].adapter if job.adapter is not None and before[-1] else None,
-        training=training | ({"of_steps": job.shape.steps} if step < job.shape.steps else {}),
+        training=training,
         versions=versions(),
         files=files,
     )

@@ -17,7 +17,7 @@ from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
-from surgeon.train import blocks, kept, state
+from surgeon.train import blocks, flash, kept, state
 from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
@@ -69,6 +69,7 @@ def run_cpt(
     world, place = world_of(settings.device)
     progress = progress if world.is_main else SILENT
     with ExitStack() as held:
+        held.callback(flash.restore)
         waiting = world.from_main(lambda: _take(settings, force, held))
         progress.say("reading the model and the corpora")
         job = prepare(settings, progress, world=world, place=place)
@@ -95,6 +96,8 @@ def run_cpt(
             )
         if job.mode == "rows":
             progress.say("this architecture cannot keep packed documents apart: training with a document a row")
+        if job.mode == "segments" and (kernel := flash.note()):
+            progress.say(kernel)
         if job.mode == "mask" and job.device.type == "cuda":
             progress.say(
                 "documents are kept apart by masks: the kernel for lengths does not serve this model, and it "

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from surgeon.train.batch import moved
 
 NAME = "surgeon_segments"
 HALF = (torch.bfloat16, torch.float16)
+Attend = Callable[..., Tensor]  # of queries, keys and values
 _asked = False  # whether the kernel groups heads only when asked: torch 2.13; 2.11 does so by itself
 _alone: ContextVar[bool] = ContextVar("rows_alone", default=False)
 
@@ -83,25 +85,51 @@ def observed() -> Iterator[list[Call]]:
 
 
 def kernel_holds(calls: Iterable[Call], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the device's kernel gives for such calls what attention segment by segment gives in float32, on random
-    inputs; true where no kernel is called. A kernel that does not serve a call raises, which counts as no. Windows are
-    narrower than the segments here."""
+    """Whether the device's kernel gives for such calls what attention segment by segment gives in float32, and its
+    gradients, on random inputs; true where no kernel is called. A kernel that does not serve a call raises, which
+    counts as no. Windows are narrower than the segments here."""
     if device.type != "cuda" or dtype not in HALF:
         return True
     ends = torch.tensor([0, 5, 6, 15, 32], dtype=torch.int32, device=device)
-    generator = torch.Generator(device).manual_seed(0)
     for call in dict.fromkeys(calls):
         window = None if call.window is None else 5
-        shapes = (call.heads, call.width), (call.key_heads, call.width), (call.key_heads, call.value_width)
-        q, k, v = (torch.randn(1, n, 32, d, device=device, generator=generator).to(dtype) for n, d in shapes)
-        try:
-            found = _varlen(q, k, v, ends, 17, call.scaling, window)
-        except (RuntimeError, ValueError, NotImplementedError):
-            return False
-        expected = _one_by_one(q.float(), k.float(), v.float(), ends, 0.0, call.scaling, window)
-        if not (found.float() - expected).abs().max() <= 2e-2 * expected.abs().max():
+        half = partial(_varlen, ends=ends, longest=17, scaling=call.scaling, window=window)
+        exact = partial(_one_by_one, ends=ends, dropout=0.0, scaling=call.scaling, window=window)
+        if not _agrees(half, exact, call, device, dtype):
             return False
     return True
+
+
+def rows_hold(calls: Iterable[Call], device: torch.device, dtype: torch.dtype) -> bool:
+    """The same of rows that hold a text each, as within `rows_alone`: they too are attended to by a flash kernel."""
+    for call in dict.fromkeys(calls):
+        window = None if call.window is None else 5
+        attend = partial(_alone_in_rows, dropout=0.0, scaling=call.scaling, window=window)
+        if not _agrees(attend, attend, call, device, dtype):
+            return False
+    return True
+
+
+def _agrees(half: Attend, exact: Attend, call: Call, device: torch.device, dtype: torch.dtype) -> bool:
+    """Of 32 tokens: outputs and gradients in half precision near those in float32."""
+    generator = torch.Generator(device).manual_seed(0)
+    shapes = (call.heads, call.width), (call.key_heads, call.width), (call.key_heads, call.value_width)
+    inputs = [torch.randn(1, n, 32, d, device=device, generator=generator).to(dtype) for n, d in shapes]
+    try:
+        found = _with_gradients(half, inputs)
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    expected = _with_gradients(exact, [t.float() for t in inputs])
+    near = [(a.float() - b).abs().max() <= 2e-2 * b.abs().max() for a, b in zip(found, expected, strict=True)]
+    return all(map(bool, near))
+
+
+@torch.enable_grad()
+def _with_gradients(attend: Attend, inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    output = attend(*leaves)
+    weights = torch.linspace(-1, 1, output.numel(), device=output.device).view_as(output).to(output.dtype)
+    return [output.detach(), *torch.autograd.grad(output, leaves, weights)]
 
 
 def segment_attention(

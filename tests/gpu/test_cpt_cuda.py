@@ -111,8 +111,8 @@ def test_the_kernel_is_tried(width: int, window: int | None, monkeypatch: pytest
     assert segments.kernel_holds([call], CUDA, torch.bfloat16) == (width % 8 == 0)
     own = segments._varlen
 
-    def looks_ahead(query: Tensor, *rest: Any) -> Tensor:
-        return own(query.flip(2), *rest)
+    def looks_ahead(query: Tensor, *rest: Any, **given: Any) -> Tensor:
+        return own(query.flip(2), *rest, **given)
 
     monkeypatch.setattr(segments, "_varlen", looks_ahead)
     assert not segments.kernel_holds([call], CUDA, torch.bfloat16)

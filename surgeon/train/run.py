@@ -74,7 +74,8 @@ def run_cpt(
         progress.say("reading the model and the corpora")
         job = prepare(settings, progress, world=world, place=place)
         job = job if fork is None else fork.joined(job)
-        world.check_alike(job.record | {name: getattr(settings, name) for name in _TOGETHER})
+        together = {name: getattr(settings, name) for name in _TOGETHER}
+        world.check_alike(job.record | together | {"attention": (job.mode, flash.chosen())})
         _check_apart(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written

@@ -1,4 +1,4 @@
-"""What a batch says of each of its documents: those of the tokens that are learned."""
+"""What a batch says of each of its documents and windows: those of the tokens that are learned."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def documents(batch: Batch) -> tuple[Tensor, int]:
         return torch.arange(count, device=device).repeat_interleave(batch.labels.shape[1]), count
     lengths = torch.tensor(batch.lengths, device=device)
     return torch.arange(count, device=device).repeat_interleave(lengths, output_size=batch.labels.numel()), count
+
+
+def windows(batch: Batch) -> tuple[Tensor, int]:
+    """(the number of the window of each token, int64 [tokens]; how many there are), however the batch is arranged."""
+    device = batch.labels.device
+    number = len(batch.segments)
+    segments = torch.tensor(batch.segments, device=device)
+    of_documents = torch.arange(number, device=device).repeat_interleave(segments, output_size=len(batch.lengths))
+    return of_documents[documents(batch)[0]], number
 
 
 def means(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,15 @@ class Forward:
             result: Tensor = self.output(arguments).logits
         return result
 
+    def routed(self, arranged: Batch, arguments: Mapping[str, Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(the summed cross-entropy, the routers' logits: [tokens, experts] of every block that has experts)."""
+        if self.head is None:
+            output = self.output(arguments, router_logits=True)
+            return nats_of(output.logits, arranged.labels), output.router_logits
+        with self.head.labels(arranged.labels, compiled=self.compiled):
+            output = self.output(arguments, router_logits=True)
+        return output.logits, output.router_logits
+
     def token_loss(self, arguments: Mapping[str, Any], loss: TokenLoss) -> Tensor:
         """A sum over tokens (all of them, in the order of the arranged batch), without the logits where the model
         allows it; in float32 there is a chunk of them at a time anyway."""
@@ -83,10 +92,11 @@ class Forward:
         finally:
             handle.remove()
 
-    def output(self, arguments: Mapping[str, Any], *, hidden_states: bool = False) -> Any:
+    def output(self, arguments: Mapping[str, Any], *, hidden_states: bool = False, router_logits: bool = False) -> Any:
         """The model on a batch as `attention.arranged` gives it; without a cache: with one, the library does not look
         for packed documents."""
-        return self.model(**arguments, use_cache=False, output_hidden_states=hidden_states)
+        asked = {"output_router_logits": True} if router_logits else {}
+        return self.model(**arguments, use_cache=False, output_hidden_states=hidden_states, **asked)
 
 
 def nats_of(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from surgeon.train.hook import Run
 def notes(chosen: Mapping[str, list[tuple[Method, dict[str, Any]]]], run: Run) -> list[str]:
     """One of the model's routers, where there is something to say, and one of each method that has."""
     said = []
-    if getattr(run.model.config.get_text_config(), "output_router_logits", False):
+    balanced = chosen["objective"][0][0].name == "load_balancing"
+    if getattr(run.model.config.get_text_config(), "output_router_logits", False) and not balanced:
         said.append(
             "the model's configuration asks for a loss that balances its routers (output_router_logits), which is not "
-            "added: the loss is that of the objective alone"
+            "added: the loss is that of the objective alone; --objective load_balancing has one"
         )
     for held in chosen.values():
         for method, options in held:

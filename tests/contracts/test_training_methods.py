@@ -47,7 +47,7 @@ def place(case: Case, lab: Lab) -> dict[str, str]:
     """What the method is tried on: the whole model, or an adapter where it refuses that by its name."""
     with refused_by_name(case) as refused:
         lab.run(case)
-    return lab.on_adapter(case.encoder) if refused else {}
+    return lab.on_adapter(case.on) if refused else {}
 
 
 def weights(out: Path) -> bytes:
@@ -78,9 +78,10 @@ def has_a_strength(case: Case) -> bool:
 def test_it_says_when_it_does_nothing_and_then_does_nothing(case: Case, lab: Lab, place: dict[str, str]) -> None:
     assert case.method.trait("NEUTRAL"), "NEUTRAL = {option: value} in its module"
     neutral = case.method.trait("NEUTRAL")
-    assert weights(lab.run(case, neutral=True, **place)) == weights(lab.run(None, **place))
+    plain = weights(lab.run(None, **({"model": str(lab.models[case.on])} | place)))
+    assert weights(lab.run(case, neutral=True, **place)) == plain
     if "every" not in neutral:  # a probe never does anything to the weights
-        assert weights(lab.run(case, **place)) != weights(lab.run(None, **place))
+        assert weights(lab.run(case, **place)) != plain
 
 
 @every_case
@@ -129,18 +130,18 @@ def test_frozen_blocks_stay_as_they_are(case: Case, lab: Lab, place: dict[str, s
     with refused_by_name(case) as refused:
         out = lab.run(case, train=r"layers?\.2\.", weight_decay=0.5)
     if not refused:
-        found = moved(lab.models[case.encoder], out)
+        found = moved(lab.models[case.on], out)
         assert found and all("layers.2." in n or "layer.2." in n for n in found)
 
 
-@pytest.mark.parametrize("case", [c for c in cases() if not c.encoder], ids=str)
+@pytest.mark.parametrize("case", [c for c in cases() if c.on != "encoder"], ids=str)
 def test_frozen_rows_stay_as_they_are(case: Case, lab: Lab, place: dict[str, str]) -> None:
     if place:
         pytest.skip("it is for adapters alone")
     with refused_by_name(case) as refused:
         out = lab.run(case, train="new-rows", weight_decay=0.5)
     if not refused:
-        found = moved(lab.models[False], out)
+        found = moved(lab.models[case.on], out)
         assert [*found] == ["model.embed_tokens.weight"]
         assert set(torch.nonzero(found["model.embed_tokens.weight"]).flatten().tolist()) <= {*NEW_ROWS}
 
@@ -148,9 +149,9 @@ def test_frozen_rows_stay_as_they_are(case: Case, lab: Lab, place: dict[str, str
 @every_case
 def test_an_adapter_is_trained_or_refused_by_name(case: Case, lab: Lab) -> None:
     with refused_by_name(case) as refused:
-        out = lab.run(case, **lab.on_adapter(case.encoder))
+        out = lab.run(case, **lab.on_adapter(case.on))
     if not refused:
-        assert weights(out) != (lab.adapters[case.encoder] / "adapter_model.safetensors").read_bytes()
+        assert weights(out) != (lab.adapters[case.on] / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("case", [c for c in cases() if c.method.trait("CORPORA")], ids=str)

@@ -46,7 +46,7 @@ def changes(case: Case, lab: Lab) -> dict[str, Any]:
         lab.run(case, **changed)
     except SurgeonError as refused:
         assert case.name in f"{refused} {refused.where} {refused.hint}"
-        return changed | lab.on_adapter(case.encoder)
+        return changed | lab.on_adapter(case.on)
     return changed
 
 

@@ -40,8 +40,11 @@ class Case:
         return registry.get(self.kind, self.name)
 
     @property
-    def encoder(self) -> bool:
-        return bool(self.method.trait("FOR_ENCODERS", False))
+    def on(self) -> str:
+        """The model that it is tried on."""
+        if self.method.trait("FOR_ENCODERS", False):
+            return "encoder"
+        return "experts" if self.method.trait("FOR_EXPERTS", False) else "decoder"
 
     def __str__(self) -> str:
         return "-".join(filter(None, (self.kind, self.name, self.policy)))
@@ -82,13 +85,17 @@ class Lab:
             path.write_text("".join(json.dumps(r) + "\n" for r in records))
         self.words = self.folder / "words.txt"
         self.words.write_text("the\nis\nof\n")
-        self.models = {False: self._decoder(), True: self._encoder()}
-        self.adapters = {encoder: self._adapter(path, encoder) for encoder, path in self.models.items()}
+        self.models = {
+            "decoder": self._decoder("llama", intermediate_size=48),
+            "experts": self._decoder("mixtral", intermediate_size=16, num_local_experts=4),
+            "encoder": self._encoder(),
+        }
+        self.adapters = {on: self._adapter(path, on) for on, path in self.models.items()}
 
     def settings(self, case: Case | None, out: Path, *, neutral: bool = False, **changes: Any) -> dict[str, Any]:
         """Of six steps with a method (None: without any)."""
         found: dict[str, Any] = {
-            "model": str(self.models[case is not None and case.encoder]), "out": str(out),
+            "model": str(self.models[case.on if case else "decoder"]), "out": str(out),
             "data": [str(self.corpora["domain"])], "replay": [str(self.corpora["general"])], "replay_ratio": 0.3,
             "tokens": STEPS * 128, "seq_len": 32, "batch_tokens": 128, "micro_batch": 2, "lr": 1e-2, "device": "cpu",
             "save_every": 3,
@@ -114,9 +121,9 @@ class Lab:
             found |= labels if case.policy == "label_informative" else {}
         return found | (method.trait("NEUTRAL") if neutral else {})
 
-    def on_adapter(self, encoder: bool) -> dict[str, str]:
+    def on_adapter(self, on: str) -> dict[str, str]:
         """The changes that train an adapter in place of the model."""
-        return {"model": f"{self.models[encoder]}+{self.adapters[encoder]}", "train": "adapter"}
+        return {"model": f"{self.models[on]}+{self.adapters[on]}", "train": "adapter"}
 
     def run(self, case: Case | None, tag: str = "", *, neutral: bool = False, **changes: Any) -> Path:
         """The output of a run; one that was made before is given again."""
@@ -127,19 +134,19 @@ class Lab:
             self.made[key] = out
         return self.made[key]
 
-    def _decoder(self) -> Path:
+    def _decoder(self, family: str, **more: int) -> Path:
         """Three blocks and the tokenizer of the stories; two rows are new."""
         import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
-        target = self.folder / "model"
+        target = self.folder / ("model" if family == "llama" else family)
         torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-        config = LlamaConfig(
-            vocab_size=512, max_position_embeddings=64, tie_word_embeddings=self.tied, attention_dropout=self.dropout,
-            initializer_range=0.1, **sizes,
+        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4}
+        config = AutoConfig.for_model(
+            family, vocab_size=512, max_position_embeddings=64, tie_word_embeddings=self.tied,
+            attention_dropout=self.dropout, initializer_range=0.1, **sizes, **more,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(target)
+        AutoModelForCausalLM.from_config(config).save_pretrained(target)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(self.stories / name, target / name)
         rows = [NewRow(id=i, token="x", pieces=[5]) for i in NEW_ROWS]
@@ -164,12 +171,13 @@ class Lab:
         BertTokenizerFast(vocab={w: i for i, w in enumerate(words)}).save_pretrained(self.folder / "encoder")
         return self.folder / "encoder"
 
-    def _adapter(self, model: Path, encoder: bool) -> Path:
+    def _adapter(self, model: Path, on: str) -> Path:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-        plain = (AutoModelForMaskedLM if encoder else AutoModelForCausalLM).from_pretrained(model)
-        config = LoraConfig(r=2, target_modules=["query", "value"] if encoder else ["q_proj", "down_proj"])
+        plain = (AutoModelForMaskedLM if on == "encoder" else AutoModelForCausalLM).from_pretrained(model)
+        targets = {"encoder": ["query", "value"], "decoder": ["q_proj", "down_proj"], "experts": ["q_proj", "o_proj"]}
+        config = LoraConfig(r=2, target_modules=targets[on])
         target = self.folder / f"adapter-of-{model.name}"
         get_peft_model(plain, config).save_pretrained(target)
         return target

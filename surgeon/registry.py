@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
@@ -87,11 +87,7 @@ class Method:
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments from words or values; an unknown, missing or ill-typed one is refused."""
-        for key in given:
-            if key not in self.options:
-                known = list(self.options)
-                hint = did_you_mean(key, known) if known else "it takes no options"
-                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", self._place(key), hint)
+        self.check_names(given)
         bound = {key: _coerce(self, self.options[key], value) for key, value in given.items()}
         for option in self.options.values():
             if option.required and option.name not in bound:
@@ -101,6 +97,14 @@ class Method:
                     f"give {option.name}=VALUE",
                 )
         return {name: bound.get(name, option.default) for name, option in self.options.items()}
+
+    def check_names(self, given: Iterable[str], but: Collection[str] = ()) -> None:
+        """Raise UsageError on a name that is no option. but: options that a person sets otherwise."""
+        known = [name for name in self.options if name not in but]
+        for key in given:
+            if key not in known:
+                hint = did_you_mean(key, known) if known else "it takes no options"
+                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", self._place(key), hint)
 
     def _place(self, option: str) -> str:
         """Where an option was given: by --option NAME=VALUE, or behind the method's own name."""

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from surgeon.errors import UsageError, did_you_mean
+from surgeon.number import misread
 
 # kind -> the package whose files are its methods
 KINDS: dict[str, str] = {
@@ -203,9 +204,11 @@ def _coerce(method: Method, option: Option, value: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("none", "null") and _optional(annotation):
         return None
     try:
+        if (word := misread(annotation, value)) is not None:
+            raise ValueError(f"{word!r} is not a number")
         return pydantic.TypeAdapter(annotation).validate_python(value)
-    except pydantic.ValidationError as error:
-        reason = error.errors()[0]["msg"]
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
         raise UsageError(
             f"{method.kind} {method.name!r}: {option.name}={value!r} is not valid: {reason}",
             method._place(option.name),

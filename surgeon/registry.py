@@ -11,12 +11,13 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
 from surgeon.errors import UsageError, did_you_mean
+from surgeon.number import misread
 
 # kind -> the package whose files are its methods
 KINDS: dict[str, str] = {
@@ -87,11 +88,7 @@ class Method:
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments from words or values; an unknown, missing or ill-typed one is refused."""
-        for key in given:
-            if key not in self.options:
-                known = list(self.options)
-                hint = did_you_mean(key, known) if known else "it takes no options"
-                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", self._place(key), hint)
+        self.check_names(given)
         bound = {key: _coerce(self, self.options[key], value) for key, value in given.items()}
         for option in self.options.values():
             if option.required and option.name not in bound:
@@ -101,6 +98,14 @@ class Method:
                     f"give {option.name}=VALUE",
                 )
         return {name: bound.get(name, option.default) for name, option in self.options.items()}
+
+    def check_names(self, given: Iterable[str], but: Collection[str] = ()) -> None:
+        """Raise UsageError on a name that is no option. but: options that a person sets otherwise."""
+        known = [name for name in self.options if name not in but]
+        for key in given:
+            if key not in known:
+                hint = did_you_mean(key, known) if known else "it takes no options"
+                raise UsageError(f"{self.kind} {self.name!r} has no option {key!r}", self._place(key), hint)
 
     def _place(self, option: str) -> str:
         """Where an option was given: by --option NAME=VALUE, or behind the method's own name."""
@@ -199,9 +204,11 @@ def _coerce(method: Method, option: Option, value: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("none", "null") and _optional(annotation):
         return None
     try:
+        if (word := misread(annotation, value)) is not None:
+            raise ValueError(f"{word!r} is not a number")
         return pydantic.TypeAdapter(annotation).validate_python(value)
-    except pydantic.ValidationError as error:
-        reason = error.errors()[0]["msg"]
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
         raise UsageError(
             f"{method.kind} {method.name!r}: {option.name}={value!r} is not valid: {reason}",
             method._place(option.name),

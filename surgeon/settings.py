@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from surgeon.errors import UsageError, did_you_mean
+from surgeon.number import misread
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -47,6 +48,7 @@ def resolve(
                 )
             _refuse_truth(model, field, value, f"{origin} {key}")
             values[field] = split_list(model, field, value)
+            _refuse_misread(model, field, values[field], _place(origin, key))
             origins[field] = origin
     try:
         return model.model_validate(values), origins
@@ -113,6 +115,18 @@ def _refuse_truth(model: type[BaseModel], field: str, value: Any, where: str) ->
             where,
             "write the number, or quote the text: YAML reads yes, no, on and off as true and false",
         )
+
+
+def _refuse_misread(model: type[BaseModel], field: str, value: Any, where: str) -> None:
+    """Pydantic takes 1_0 for the number ten."""
+    held = model.model_fields[field]
+    own = any(isinstance(m, pydantic.BeforeValidator) for m in held.metadata)
+    if not own and (word := misread(held.annotation, value)) is not None:
+        raise UsageError(f"{field.replace('_', '-')}: {word!r} is not a number", where, "write it in digits, as 10")
+
+
+def _place(origin: str, key: str) -> str:
+    return "--" + key.replace("_", "-") if origin == "flag" else f"{origin} {key}"
 
 
 def _takes_truth(annotation: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from surgeon import model_ref
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def weighted(text: str, role: str) -> Weighted:
     left, equals, right = text.rpartition("=")
     if equals and not Path(text).exists():
         try:
-            path, weight = left, float(right)
+            path, weight = left, number(right)
         except ValueError as error:
             raise UsageError(f"{right!r} is not a weight", f"--add {text}", "write ADAPTER=0.5") from error
         if not math.isfinite(weight):

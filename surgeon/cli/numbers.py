@@ -6,6 +6,7 @@ import math
 
 from surgeon.data.numbers import parse_count
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 
 def count(flag: str, text: str) -> int:
@@ -23,7 +24,7 @@ def share_of(flag: str, text: str, most: float = math.inf) -> float:
     """A number from 0 to `most`: 0.03 or 3%."""
     digits, percent = (text[:-1], True) if text.endswith("%") else (text, False)
     try:
-        value = float(digits) / (100 if percent else 1)
+        value = number(digits) / (100 if percent else 1)
     except ValueError as error:
         raise UsageError(f"{text!r} is not a number", flag, "write 0.03 or 3%") from error
     if not 0 <= value <= most or math.isinf(value):  # nan is in no interval

@@ -18,6 +18,7 @@ from surgeon.context.tokenizer_length import with_length
 from surgeon.data.numbers import Count, parse_count
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.shards import kept_shards
+from surgeon.number import number
 from surgeon.ops.plan import Copy, Input, OutTensor, Plan
 from surgeon.progress import SILENT, Progress
 
@@ -25,7 +26,7 @@ from surgeon.progress import SILENT, Progress
 def _number(value: Any) -> Any:
     """`500k` as well as 500000 or 1e6."""
     try:
-        return float(value)
+        return number(value)
     except (TypeError, ValueError):
         return float(parse_count(value))
 

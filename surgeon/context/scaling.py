@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 # of a scaling, not of the rotation itself
 KEYS = (
@@ -34,12 +35,12 @@ def parse_scaling(text: str) -> tuple[str, float]:
     if name not in FACTORED:
         raise UsageError(f"there is no rotary scaling {name!r}", f"--rope-scaling {text}", f"write {FORMS}")
     try:
-        number = float(factor) if colon else 0.0
+        found = number(factor) if colon else 0.0
     except ValueError:
-        number = 0.0
-    if not 1 <= number < float("inf"):
+        found = 0.0
+    if not 1 <= found < float("inf"):
         raise UsageError(f"{name} needs a factor of 1 or more", f"--rope-scaling {text}", f"such as {name}:4")
-    return name, number
+    return name, found
 
 
 def scaled(entry: Mapping[str, Any], text: str, original: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PREFIX = "hf:"
 _FORM = re.compile(
     r"hf:(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?(?:@(?P<split>[^:@]+(?:\[[^\]]*\])?))?(?::(?P<weight>\d+(?:\.\d+)?))?"
 )
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _BATCH = 1024
 
 

@@ -8,14 +8,17 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-_FORM = re.compile(r"^\s*(\d[\d_,]*(?:\.\d+)?(?:[eE]\d+)?)\s*([kKmMbBtT]?)\s*$")
+_FORM = re.compile(
+    r"^\s*((?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE]\d+)?)\s*([kKmMbBtT]?)\s*$", re.ASCII
+)
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 def parse_count(value: Any) -> int:
     """A whole number from 100000, "100k", "1.5M", "2B", "1_000" or "1e6"; the suffixes are powers of 1000.
 
-    Raises ValueError (which a settings model turns into a refusal) on anything else, and on what is not whole.
+    `_` and `,` stand before groups of three digits: 1,5M is not 15 million. Raises ValueError (which a settings model
+    turns into a refusal) on anything else, and on what is not whole.
     """
     if isinstance(value, bool) or value is None:
         raise ValueError(f"{value!r} is not a count")

@@ -24,7 +24,7 @@ from surgeon.errors import SurgeonError, UsageError
 
 Format = Literal["auto", "text", "instruct"]
 _RECORD = ("messages", "instruction", "input", "output")
-_WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$")
+_WEIGHT = re.compile(r"^\d+(\.\d+)?([eE][+-]?\d+)?$", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from surgeon.errors import UsageError, did_you_mean
 
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _HINT = "write END:NAME=WEIGHT,... such as 0.5:general=1,domain=3"
 
 

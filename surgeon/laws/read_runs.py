@@ -16,6 +16,7 @@ import numpy as np
 from surgeon.data.numbers import parse_count
 from surgeon.errors import SurgeonError, did_you_mean
 from surgeon.laws.law import Points, Runs
+from surgeon.number import number
 
 COLUMNS = ("parameters", "tokens", "share", "general", "domain")
 OPTIONAL = ("general_start",)
@@ -96,17 +97,17 @@ def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _jsonl(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for at, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SurgeonError(f"the line is not JSON: {error}", f"{path}:{number}", "mend the line") from error
+            raise SurgeonError(f"the line is not JSON: {error}", f"{path}:{at}", "mend the line") from error
         if not isinstance(row, dict):
-            raise SurgeonError("the line is no JSON object", f"{path}:{number}", f"give {', '.join(COLUMNS)}")
-        _check_columns(list(row), f"{path}:{number}")
-        yield number, row
+            raise SurgeonError("the line is no JSON object", f"{path}:{at}", f"give {', '.join(COLUMNS)}")
+        _check_columns(list(row), f"{path}:{at}")
+        yield at, row
 
 
 def _check_columns(given: Sequence[str], where: str) -> None:
@@ -131,7 +132,7 @@ def _run(row: dict[str, Any], where: str) -> Run:
             else:
                 if isinstance(value, bool):
                     raise ValueError("a truth value is no number")
-                values[name] = float(value)
+                values[name] = number(value)
                 good = 0 <= values[name] <= 1 if name == "share" else values[name] > 0
         except (TypeError, ValueError):
             good = False

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from surgeon.errors import SurgeonError
 from surgeon.merge.kinship import kinship
 from surgeon.merge.members import open_member
 from surgeon.merge.naming import told_apart
 from surgeon.merge.pieces import attachments
 from surgeon.merge.plan import Aligned, MergeSettings, align
+from surgeon.ops.delta_sums import DeltaSums
 from surgeon.ops.diagnosis import Diagnosis
 from surgeon.ops.measure_sums import sums_of, with_torch
 from surgeon.ops.plan import Apply, OutTensor, Zeros
@@ -22,7 +25,8 @@ def vectors(
     base: str | Path, models: Sequence[str | Path], progress: Progress = SILENT, threads: int = 2
 ) -> dict[str, Any]:
     """Task vectors against the base: norms, relative norms, and for every pair the cosine with its null and z,
-    weighted sign conflicts and the disparity of norms (see Diagnosis); float32 by pieces, their sums in float64.
+    weighted sign conflicts and the disparity of norms (see Diagnosis); float32 by pieces, or float64
+    where squares do not fit, their sums in float64.
 
     A model that is shallower or has fewer rows counts where it has tensors. units: by block and part; blocks, parts:
     sums of these; total: the whole model; pairs: of the total; outliers: units unlike the same part of other blocks;
@@ -47,6 +51,7 @@ def vectors(
         sums = pool.map(lambda out: (out, sums_of(out, aligned.inputs, elsewhere)), planned)
         for out, taken in sums:
             assert isinstance(out.source, Apply)
+            _check_held(out.name, taken)
             diagnosis.add(out.name, taken, out.source.options["models"])
             advance(out.nbytes)
     found = diagnosis.report(names)
@@ -66,16 +71,26 @@ def _names(aligned: Aligned, given: Sequence[str | Path]) -> dict[str, str]:
     return {labels[member.digest]: member.name for member in models}
 
 
+def _check_held(name: str, sums: DeltaSums) -> None:
+    """Values that are not finite were refused before; this is of squares that float64 does not hold."""
+    if not all(map(math.isfinite, [*sums.dots, *sums.absolute])):
+        raise SurgeonError(
+            f"{name!r} has values above about 1e154, whose squares no float64 holds",
+            "the models that were given",
+            "norms of such values cannot be told: `surgeon inspect` shows where they are",
+        )
+
+
 def _planned(aligned: Aligned, name: str) -> OutTensor | None:
-    """The tensor as the sum of the reference and all deltas that there are."""
+    """The tensor with all deltas that there are: they are measured, and what they would add up to is not, which may be
+    more than the type holds."""
     alignment, target = aligned.alignment, aligned.members.target.checkpoint
     deltas = [(e.member.label, alignment.delta(e.member, name)) for e in aligned.members.added]
     there = [(label, delta) for label, delta in deltas if delta is not None]
     stored = target.tensors.get(name) or target.tensor(alignment.family.embedding)
-    options = {"method": "task_arithmetic", "weights": [1.0] * len(there), "models": [label for label, _ in there]}
+    options = {"method": "task_arithmetic", "weights": [0.0] * len(there), "models": [label for label, _ in there]}
     reference = alignment.reference(name)
     if isinstance(reference, Zeros) and not there:
         return None
-    return OutTensor(
-        name, stored.dtype, stored.shape, Apply("kernel:merge", (reference, *(d for _, d in there)), options)
-    )
+    dtype = "F32" if stored.dtype == "F16" else stored.dtype  # the base may be of a type that holds more
+    return OutTensor(name, dtype, stored.shape, Apply("kernel:merge", (reference, *(d for _, d in there)), options))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 UNIFORM, EMA = "uniform", "ema:"
 TOLERANCE = 1e-9  # of the sum of weights that a person gives
@@ -74,7 +75,7 @@ def _is_file(text: str) -> bool:
 
 def _is_number(word: Any) -> bool:
     try:
-        return not isinstance(word, bool) and not math.isnan(float(word))
+        return not isinstance(word, bool) and not math.isnan(number(word))
     except (TypeError, ValueError):
         return False
 
@@ -83,11 +84,11 @@ def _number(value: Any, where: str) -> float:
     """A number in [0, 1]."""
     if not _is_number(value):
         raise UsageError(f"{value!r} is neither a number nor a file", where, _HINT)
-    number = float(value)
-    if not 0 <= number <= 1:
+    found = float(value)
+    if not 0 <= found <= 1:
         raise UsageError(
             f"{value} is not in [0, 1]: an average lies between the checkpoints",
             where,
             "other weights: surgeon merge linear OUT MODEL=WEIGHT ...",
         )
-    return number
+    return found

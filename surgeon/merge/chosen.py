@@ -20,8 +20,11 @@ def chosen_method(settings: MergeSettings) -> tuple[registry.Method, PlacedOptio
     given = dict(settings.option)
     if "scale" in given:
         raise UsageError("the scale is an option of its own", "--option scale", "use --scale")
-    if "scale" in method.options or settings.scale != 1:
+    method.check_names(given, but=("scale",))
+    if "scale" in method.options:
         given["scale"] = settings.scale
+    elif settings.scale != 1:
+        raise UsageError(f"{settings.method} takes no scale", f"--scale {settings.scale:g}", "leave --scale out")
     return method, placed_options(method, given)
 
 

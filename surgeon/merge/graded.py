@@ -9,6 +9,7 @@ from typing import Any
 
 from surgeon.errors import UsageError, did_you_mean
 from surgeon.merge.place import Place, words
+from surgeon.number import number
 
 HINT = "write a number, a curve over the depth (0.2,0.5,1), or values by part: 0.5,attention:0,1,mlp:0.3"
 Curve = tuple[float, ...]
@@ -78,10 +79,10 @@ def parse(value: Any, where: str) -> Graded:
         return Graded(_curve(value, where), {})
     groups: list[tuple[str, list[str]]] = [("", [])]
     for word in value.split(","):
-        part, colon, number = word.partition(":")
+        part, colon, digits = word.partition(":")
         if colon:
             groups.append((part.strip(), []))
-        groups[-1][1].append(number if colon else word)
+        groups[-1][1].append(digits if colon else word)
     found: dict[str, Curve] = {}
     for part, numbers in groups:
         if part in found or not numbers or (part == "" and part in found):
@@ -101,12 +102,12 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"{value!r} is not a number", where, HINT)
     try:
-        number = float(value)
+        found = number(value)
     except ValueError as error:
         raise UsageError(f"{value!r} is not a number", where, HINT) from error
-    if not math.isfinite(number):
+    if not math.isfinite(found):
         raise UsageError(f"{value} is not a finite number", where, HINT)
-    return number
+    return found
 
 
 def _along(curve: Curve, depth: float) -> float:

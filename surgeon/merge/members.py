@@ -275,7 +275,8 @@ class Settling:
         label = f"adapter{len(self.inputs)}"
         found = applied(member.checkpoint, member.family, member.folder, label)
         for role, folder in found.inputs.items():
-            name = member.name.rpartition("+")[2] if folder == member.folder else folder.name
+            # with the model that it is on: two of them may have one adapter
+            name = member.name if folder == member.folder else folder.name
             self.inputs.append(Input(role, folder, Checkpoint.open(folder).digest, name))
         changed = dict(found.sources)
         if found.head is not None:

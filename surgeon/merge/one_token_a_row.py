@@ -57,12 +57,25 @@ def check_free(target: Member, weighted: Sequence[tuple[Member, Graded]], added:
 
 def check_named(first: Member, weighted: Sequence[tuple[Member, Graded]]) -> None:
     """Of models without a base, where the output has the tokenizer of the first. Raise SurgeonError where another one
-    has given a token to a row that is padding there."""
+    has given a token to a row that is padding there, or is another token: nothing says which of the two was only kept
+    in reserve."""
     others = _others(first, weighted)
     known = vocabulary_of(first.checkpoint) if others else None
     if known is None:
         return
-    for member, own in _by_number(others, known):
+    for member in others:
+        own = vocabulary_of(member.checkpoint)
+        if own is None:
+            continue
+        for i, token in sorted(own.added.items()):
+            if known.added.get(i, token) != token:
+                raise SurgeonError(
+                    f"row {i} is {known.added[i]!r} in {first.name} and {token!r} in {member.name}: the merge would "
+                    "mix them",
+                    f"{member.checkpoint.path}/tokenizer.json",
+                    "merge with the model that both descend from (surgeon merge-task-vectors BASE ...), or give the "
+                    "row one name in both tokenizers if it is one token",
+                )
         lost = [token for i, token in sorted(own.added.items()) if i not in known.keys]
         if lost:
             raise SurgeonError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from surgeon.arch.declared import check_declared, is_declared
 from surgeon.checkpoint.commit import check_apart
-from surgeon.checkpoint.header import StoredTensor, num_bytes
+from surgeon.checkpoint.header import StoredTensor
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.ops.layout import layout_of
@@ -17,6 +16,7 @@ from surgeon.ops.memory import memory_budget
 from surgeon.ops.plain import is_plain
 from surgeon.ops.plan import Apply, Copy, OutTensor, Plan, Rows, Source, Zeros
 from surgeon.ops.weighted_sum import weighted_sum
+from surgeon.ops.working_bytes import needed_bytes
 
 
 def check(plan: Plan, out: Path | None = None, memory: int | None = None) -> None:
@@ -70,18 +70,6 @@ def check_inputs(plan: Plan) -> None:
                 str(entry.path),
                 "plan it again",
             )
-
-
-def working_bytes(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
-    """An estimate of the memory that computing this tensor takes at its peak (float64 and temporaries)."""
-    from surgeon.ops.rowwise import chunk_rows, rowwise, whole_copies
-
-    elements = math.prod(out.shape)
-    if out.shape and rowwise(out.source):
-        elements = min(elements, chunk_rows(out.shape) * math.prod(out.shape[1:]))
-        return elements * 8 * (2 + _num_leaves(out.source))
-    own = elements * 8 * whole_copies(out.source)
-    return own + sum(t.nbytes * 8 // num_bytes(t.dtype, ()) for t in _leaves(out.source, inputs))
 
 
 def _check_source(
@@ -147,26 +135,6 @@ def _mismatch(out: OutTensor, stored: StoredTensor) -> SurgeonError:
     )
 
 
-def _leaves(source: Source, inputs: Mapping[str, Checkpoint]) -> list[StoredTensor]:
-    match source:
-        case Copy(model, tensor):
-            return [inputs[model].tensor(tensor)]
-        case Rows(pieces):
-            return [leaf for piece in pieces for leaf in _leaves(piece.source, inputs)]
-        case Apply(_, sources):
-            return [leaf for inner in sources for leaf in _leaves(inner, inputs)]
-    return []
-
-
-def _num_leaves(source: Source) -> int:
-    match source:
-        case Rows(pieces):
-            return max(_num_leaves(p.source) for p in pieces)
-        case Apply(_, sources):
-            return 1 + sum(_num_leaves(s) for s in sources)
-    return 1
-
-
 def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None:
     folder = out.absolute().parent
     while not folder.exists():
@@ -182,33 +150,30 @@ def _check_room(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint]) -> None
 
 
 def _check_memory(plan: Plan, inputs: Mapping[str, Checkpoint], memory: int | None) -> None:
-    """No tensor needs more than may be used."""
-    computed = [t for t in plan.tensors if not isinstance(t.source, Copy) and not is_plain(t)]
-    if not computed:
+    """What is computed at one time fits into the memory, beside the buffers of weighted sums, which are kept."""
+    computed: dict[str, int] = {}
+    buffers: dict[str, int] = {}
+    for tensor in plan.tensors:
+        if not isinstance(tensor.source, Copy) and not is_plain(tensor):
+            rows, kept = needed_bytes(tensor, inputs, weighted_sum(tensor, inputs))
+            computed |= {tensor.name: rows} if rows else {}
+            buffers |= {tensor.name: kept} if kept else {}
+    if not computed and not buffers:
         return
-    needs = {t.name: _needed(t, inputs) for t in computed}
+    need = max(computed.values(), default=0) + max(buffers.values(), default=0)
+    most = max(computed or buffers, key=lambda name: computed.get(name, 0) or buffers.get(name, 0))
     room = 2 * memory_budget() if memory is None else memory
-    largest = max(needs, key=lambda name: needs[name])
-    if needs[largest] > room:
+    if need > room:
         raise SurgeonError(
-            f"computing {largest!r} needs about {needs[largest]:,} bytes of memory",
+            f"computing {most!r} needs about {need:,} bytes of memory",
             f"{room:,} bytes are available" if memory is None else f"--memory {memory:,}",
-            "use a machine with more memory" if memory is None else _more(computed, largest),
+            "use a machine with more memory" if memory is None else _more(plan, most, need),
         )
 
 
-def _more(computed: list[OutTensor], largest: str) -> str:
+def _more(plan: Plan, largest: str, need: int) -> str:
     from surgeon.ops.rowwise import rowwise
 
-    source = next(t.source for t in computed if t.name == largest)
-    return "allow more" if rowwise(source) else "allow more, or a method that works by rows"
-
-
-def _needed(out: OutTensor, inputs: Mapping[str, Checkpoint]) -> int:
-    """Of a weighted sum of stored tensors the buffers for some blocks, whatever its size."""
-    program = weighted_sum(out, inputs)
-    if program is None or not program.is_plain:
-        return working_bytes(out, inputs)
-    from surgeon.ops.sum_task import writer_bytes
-
-    return writer_bytes(program)
+    source = next(t.source for t in plan.tensors if t.name == largest)
+    enough = f"give --memory {-(-need // 10**6)}M or more"
+    return enough if rowwise(source) else f"{enough}, or a method that works by rows"

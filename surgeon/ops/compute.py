@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,26 +12,24 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.reader import TORCH, to_bytes
 from surgeon.checkpoint.rounding import round_once
 from surgeon.checkpoint.writer import Writer
-from surgeon.ops.check import working_bytes
 from surgeon.ops.done import Done, LeafHasher
 from surgeon.ops.evaluate import Evaluator, Run
 from surgeon.ops.finite import check_merged
 from surgeon.ops.measure_change import ChangeMeter
-from surgeon.ops.memory import memory_budget
+from surgeon.ops.memory_gate import MemoryGate
 from surgeon.ops.plan import Copy, OutTensor, Plan, Rows, Zeros
 from surgeon.ops.rowwise import chunk_rows, rowwise
+from surgeon.ops.working_bytes import rows_bytes, working_bytes
 
 
 class Computer:
-    """Computes tensors of one plan into one writer, from any thread, within `memory` bytes (half of what is free)."""
+    """Computes tensors of one plan into one writer, from any thread, as far as the gate lets it."""
 
-    def __init__(
-        self, plan: Plan, inputs: Mapping[str, Checkpoint], writer: Writer, memory: int | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, inputs: Mapping[str, Checkpoint], writer: Writer, gate: MemoryGate) -> None:
         tables = {name: load_table(raw) for name, raw in plan.attachments.items()}
         self.evaluator = Evaluator(inputs, plan.seed, tables)
         self.writer = writer
-        self.gate = MemoryGate(memory_budget() if memory is None else memory)
+        self.gate = gate
 
     def write(self, out: OutTensor) -> Done:
         """One tensor; the digests of its pieces where all of it passes through here."""
@@ -47,7 +43,7 @@ class Computer:
     def rows(self, out: OutTensor, start: int, stop: int) -> memoryview:
         """The stored bytes of some rows, not written."""
         torch.set_num_threads(1)
-        with self.gate.hold(working_bytes(out, self.evaluator.inputs)):
+        with self.gate.hold(rows_bytes(out, self.evaluator.inputs, stop - start)):
             cache: dict[str, Any] = {}
             parts = [to_bytes(self.evaluator.tensor(out, run, cache)) for run in _chunks(out, start, stop)]
         return memoryview(b"".join(parts))
@@ -97,23 +93,3 @@ def _chunks(out: OutTensor, start: int, stop: int) -> Iterator[Run]:
     step = chunk_rows(out.shape)
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
-
-
-class MemoryGate:
-    """Lets computations start only while the sum of what they said they need stays within the budget."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self._held = budget, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, need: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + need <= self.budget)
-            self._held += need
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= need
-                self._changed.notify_all()

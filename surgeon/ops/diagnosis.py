@@ -109,7 +109,7 @@ class _Group:
             "cosine": cosine,
             "null": null,
             "z": cosine / null if cosine is not None and null else None,
-            "sign_conflicts": max(0.0, (1 - xy / absolute) / 2) if absolute > 0 else None,
+            "sign_conflicts": max(0.0, (1 - xy / absolute) / 2) if 0 < absolute < math.inf else None,
             "disparity": math.sqrt(max(xx, yy) / min(xx, yy)) if there else None,
             "elements": elements,
         }

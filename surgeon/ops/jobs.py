@@ -10,9 +10,12 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.tree_digest import LEAF
 from surgeon.checkpoint.writer import Writer
 from surgeon.ops.done import Done
+from surgeon.ops.memory import memory_budget
+from surgeon.ops.memory_gate import MemoryGate
 from surgeon.ops.plain import is_plain, plain_bytes
 from surgeon.ops.plan import Copy, OutTensor, Plan
 from surgeon.ops.weighted_sum import weighted_sum
+from surgeon.ops.working_bytes import needed_bytes
 
 if TYPE_CHECKING:
     from surgeon.ops.compute import Computer
@@ -61,19 +64,21 @@ class _Computing:
     """numpy and torch are imported only where there is something for them to compute."""
 
     def __init__(self, plan: Plan, writer: Writer, inputs: Mapping[str, Checkpoint], memory: int | None) -> None:
-        self.plan, self.writer, self.inputs, self.memory = plan, writer, inputs, memory
+        self.plan, self.writer, self.inputs, self.is_bounded = plan, writer, inputs, memory is not None
+        self.gate = MemoryGate(memory_budget() if memory is None else memory)
         self._computer: Computer | None = None
         self._sums: SumJobs | None = None
 
     def jobs(self, tensor: OutTensor) -> list[tuple[int, Job]]:
         """(number of the first piece that it writes, the job) of a tensor."""
         program = weighted_sum(tensor, self.inputs)
+        self.gate.reserve = max(self.gate.reserve, needed_bytes(tensor, self.inputs, program)[0])
         if program is None:
             return [(0, (tensor.nbytes, partial(self.computer().write, tensor)))]
         from surgeon.ops.sum_jobs import SumJobs
 
         if self._sums is None:
-            self._sums = SumJobs(self.writer, self._rows, self.memory)
+            self._sums = SumJobs(self.writer, self._rows, self.gate if self.is_bounded else None)
         if not program.is_plain:
             self.computer()  # made here, not by the thread that meets it first
         return [
@@ -89,7 +94,7 @@ class _Computing:
         if self._computer is None:
             from surgeon.ops.compute import Computer
 
-            self._computer = Computer(self.plan, self.inputs, self.writer, self.memory)
+            self._computer = Computer(self.plan, self.inputs, self.writer, self.gate)
         return self._computer
 
     def _rows(self, tensor: OutTensor, start: int, stop: int) -> memoryview:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surgeon.ops.delta_meter import DeltaMeter
@@ -38,7 +40,7 @@ class ChangeMeter:
         return cls(out, change, evaluator, tuple(change.exact.options.get("models") or ()))
 
     def __post_init__(self) -> None:
-        self._meter = DeltaMeter(len(self.models), _PIECE)
+        self._meter = DeltaMeter(len(self.models), _PIECE, rounded=True)
         self._inputs: Sequence[Tensor] = ()
 
     @property
@@ -57,18 +59,24 @@ class ChangeMeter:
 
     def _add(self, exact: Tensor, stored: Tensor) -> None:
         base = self._inputs[self.change.exact.inputs.index(self.change.base)]
-        meant, deltas = _single(exact - base), [_single(d) for d in self._inputs[1 : 1 + len(self.models)]]
-        before, after = _single(base), _single(stored)
+        change, vectors = exact - base, [base, *self._inputs[1 : 1 + len(self.models)]]
+        meant, before, after = _single(change), _single(base), _single(stored)
+        deltas = [_single(d) for d in vectors[1:]]
         for start in range(0, before.numel(), _PIECE):
             piece = slice(start, start + _PIECE)
             numpy = before[piece].numpy()
             if self.models:
-                self._meter.vectors(numpy, [d[piece].numpy() for d in deltas])
+                self._meter.vectors(numpy, [d[piece].numpy() for d in deltas], partial(_wide, vectors, piece))
             else:
                 self._meter.sums.elements += len(numpy)
-            self._meter.survival(numpy, meant[piece].numpy(), after[piece].numpy())
+            wide = partial(_wide, (base, change, stored), piece)
+            self._meter.survival(numpy, meant[piece].numpy(), after[piece].numpy(), wide)
         if not self._meter.finite():
             refuse(self.change.exact, self.out, stored, self.evaluator)
+
+
+def _wide(tensors: Sequence[Tensor], piece: slice) -> list[NDArray[np.float64]]:
+    return [t.reshape(-1)[piece].double().numpy() for t in tensors]
 
 
 def _single(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from surgeon.checkpoint.tree_digest import LEAF
 from surgeon.checkpoint.writer import Writer
 from surgeon.ops.done import Done
+from surgeon.ops.memory_gate import MemoryGate
 from surgeon.ops.plan import OutTensor
 from surgeon.ops.sum_program import WeightedSum
 from surgeon.ops.sum_task import SumTask, SumWriter, writer_bytes
@@ -18,15 +19,16 @@ Elsewhere = Callable[[OutTensor, int, int], memoryview]
 
 
 class SumJobs:
-    """Writes pieces of weighted sums, from any thread. memory: bytes that the buffers of all of them may take (None:
-    as many as there are threads); one at a time is done in any case, and is checked before (surgeon.ops.check)."""
+    """Writes pieces of weighted sums, from any thread. gate: of the memory that the buffers of all of them may take
+    (None: as many as there are threads); one at a time is done in any case, and is checked before (surgeon.ops.check).
+    """
 
-    def __init__(self, writer: Writer, elsewhere: Elsewhere, memory: int | None) -> None:
-        self.writer, self._elsewhere, self._memory = writer, elsewhere, memory
+    def __init__(self, writer: Writer, elsewhere: Elsewhere, gate: MemoryGate | None) -> None:
+        self.writer, self._elsewhere, self._gate = writer, elsewhere, gate
         self._largest = 0
         self._writers: list[SumWriter] = []
         self._free: list[SumWriter] = []
-        self._changed = threading.Condition()
+        self._changed = threading.Condition() if gate is None else gate.changed
 
     def pieces(self, program: WeightedSum) -> range:
         """The numbers of the tensor's pieces, which are to be done."""
@@ -59,7 +61,7 @@ class SumJobs:
         finally:
             with self._changed:
                 self._free.append(writer)
-                self._changed.notify()
+                self._changed.notify_all()  # others may wait for room
 
     def _has_room(self) -> bool:
-        return self._memory is None or (len(self._writers) + 1) * self._largest <= max(self._memory, self._largest)
+        return self._gate is None or self._gate.keep(self._largest)

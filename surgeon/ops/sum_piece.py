@@ -41,7 +41,8 @@ class SumPiece:
         num = program.num_terms if program.has_base else 0
         self._deltas = [np.empty(BLOCK, np.float32) for _ in range(num)]
         self._base, self._first, self._meant = (np.empty(BLOCK, np.float32) for _ in range(3))
-        self._meter = DeltaMeter(num, BLOCK)
+        self._change: Array | None = None  # of the last block that was measured, where it is there in float64
+        self._meter = DeltaMeter(num, BLOCK, any(leaf.stored.dtype == "F64" for leaf in program.leaves))
         self.begin(program)
 
     def fits(self, program: WeightedSum) -> bool:
@@ -68,6 +69,7 @@ class SumPiece:
             for at, count in self._runs(start, stop, RUN if is_fused and into is not None else 1):
                 raw = self._encoder.raw[:count] if into is None else into[at - start : at - start + count]
                 meant = self._meant[:count] if self._is_measured(at) else None
+                self._change = None
                 if is_fused:
                     finite = self._fused.store(self.program, segment, handles, at, raw, meant)
                 else:
@@ -100,7 +102,8 @@ class SumPiece:
         total = self._exact.total(segment, wide, len(raw))
         self._encoder.encode(total, raw)
         if meant is not None:
-            np.copyto(meant, self._exact.change(segment, total), casting="same_kind")
+            self._change = self._exact.change(segment, total)
+            np.copyto(meant, self._change, casting="same_kind")
         return self._encoder.is_finite(raw)
 
     def _place(self, leaf: int, at: int) -> int:
@@ -117,8 +120,14 @@ class SumPiece:
                 return out
             return self._decoder.single(handles[leaf], leaves[leaf].stored, self._place(leaf, at), out)
 
-        def wide(leaf: int) -> Array:
+        def wide(leaf: int | None) -> Array:
+            if leaf is None:
+                return np.zeros(count)
             return self._decoder.wide(handles[leaf], leaves[leaf].stored, self._place(leaf, at), np.empty(count))
+
+        def vectors() -> list[Array]:
+            terms = segment.terms
+            return [wide(segment.base), *(wide(t.values) - wide(None if t.values is None else t.first) for t in terms)]
 
         def difference(term: Term, out: Array) -> Array:
             if term.values is None or term.first is None:
@@ -130,8 +139,12 @@ class SumPiece:
 
         base = single(segment.base, self._base[:count])
         deltas = [difference(term, out[:count]) for term, out in zip(segment.terms, self._deltas, strict=True)]
-        self._meter.vectors(base, deltas)
-        self._meter.survival(base, meant, self._encoder.stored(raw))
+        stored = self._encoder.stored(raw)
+        self._meter.vectors(base, deltas, vectors)
+        change = meant if self._change is None else self._change
+        self._meter.survival(
+            base, meant, stored, lambda: [wide(segment.base), *(x.astype(np.float64) for x in (change, stored))]
+        )
 
     def _is_measured(self, at: int) -> bool:
         if not self.program.has_base:
@@ -154,8 +167,9 @@ def piece_bytes(program: WeightedSum) -> int:
     return BLOCK * (96 + 8 * (len(program.leaves) + program.num_terms))
 
 
-def _kind(program: WeightedSum) -> tuple[str, bool, int]:
-    return program.dtype, program.has_base, program.num_terms
+def _kind(program: WeightedSum) -> tuple[str, bool, int, bool]:
+    single = all(leaf.stored.dtype != "F64" for leaf in program.leaves)
+    return program.dtype, program.has_base, program.num_terms, single
 
 
 def refuse_not_finite(values: Array, model: str, tensor: str, start: int = 0) -> None:

@@ -88,8 +88,11 @@ class SearchRecord(_Strict):
         """What the vectors are called, those that were searched or those that were not; known: digest -> name."""
 
         def name(vector: SearchedVector) -> str:
-            adapter = "" if vector.adapter is None else f"+{known.get(vector.adapter, vector.adapter[:15])}"
-            return known.get(vector.digest, vector.digest[:15]) + adapter
+            model = known.get(vector.digest, vector.digest[:15])
+            if vector.adapter is None:
+                return model
+            # known as MODEL+ADAPTER, by one of the models that it is on
+            return f"{model}+{known.get(vector.adapter, vector.adapter[:15]).rpartition('+')[2]}"
 
         return [name(vector) for vector in self.vectors if (vector.weight is None) == searched]
 

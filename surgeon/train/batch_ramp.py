@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from surgeon.data.numbers import parse_count
 from surgeon.errors import UsageError
+from surgeon.number import fraction
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def check_ramp(text: str) -> None:
 def _stage(part: str, seq_len: int) -> tuple[int, Fraction]:
     tokens, _, until = part.partition(":")
     try:
-        stage = parse_count(tokens) // seq_len, Fraction(until.strip())
+        stage = parse_count(tokens) // seq_len, fraction(until.strip())
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(
             f"{part!r} is no stage of a ramp", "--batch-ramp", "write TOKENS:UNTIL, as 16k:0.1,32k:0.25"

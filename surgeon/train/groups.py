@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ def parse_group(word: str) -> tuple[str, re.Pattern[str], dict[str, float]]:
     for part in match["values"].split(","):
         key, _, text = part.partition("=")
         try:
-            value = float(text)
+            value = number(text)
         except ValueError:
             value = math.nan
         if key not in ("lr", "weight_decay") or key in values or not (math.isfinite(value) and value >= 0):

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 
 from surgeon.data.numbers import parse_count
 from surgeon.errors import UsageError
+from surgeon.number import fraction
 
 FLAG = "--lengths"
 
@@ -29,7 +30,7 @@ def parse_stages(text: str) -> tuple[Stage, ...]:
     words = [word.strip().partition(":") for word in text.split(",")]
     try:
         lengths = [parse_count(length) for length, _, _ in words]
-        shares = [Fraction(share) if colon else Fraction(1, len(words)) for _, colon, share in words]
+        shares = [fraction(share) if colon else Fraction(1, len(words)) for _, colon, share in words]
     except (ValueError, ZeroDivisionError) as error:
         raise _wrong(f"{text!r} is not a list of lengths", text) from error
     if len({colon for _, colon, _ in words}) > 1 or sum(shares) != 1 or min(shares) <= 0:

@@ -11,13 +11,13 @@ from merge_models import expanded, extended, trained
 
 from surgeon.checkpoint import tree_digest
 from surgeon.merge.plan import MergeSettings, plan_merge
-from surgeon.ops import done, jobs, resume, sum_jobs, sum_piece, sum_task
+from surgeon.ops import done, jobs, resume, sum_jobs, sum_piece, sum_task, working_bytes
 from surgeon.ops.plan import Plan
 
 
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pieces and blocks a tensor, as real ones have."""
-    for module in (tree_digest, done, sum_jobs, sum_task, jobs, resume):
+    for module in (tree_digest, done, sum_jobs, sum_task, jobs, resume, working_bytes):
         monkeypatch.setattr(module, "LEAF", 1 << 10)
     monkeypatch.setattr(sum_piece, "BLOCK", 96)
     monkeypatch.setattr(sum_piece, "SMALL", 1000)  # all of it is measured

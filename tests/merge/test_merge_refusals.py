@@ -143,3 +143,11 @@ def test_two_chat_templates_of_equal_weight(stories: Path, tmp_path: Path) -> No
     assert lineage.merge["files_from"] == {"chat_template.jinja": "other"}
     chosen = merged(tmp_path / "chosen", stories, {one: 0.4, other: 0.6}, chat="one")
     assert (chosen / "chat_template.jinja").read_text() == "one"
+
+
+def test_options_are_told_as_a_person_gives_them(stories: Path, tmp_path: Path) -> None:
+    instruct = str(trained(stories, tmp_path / "instruct", 1))
+    assert refusal(stories, instruct, option={"densty": 2}).hint == "it takes no options"
+    assert refusal(stories, instruct, method="breadcrumbs", option={"x": 2}).hint == "known: density, gamma"
+    error = refusal(stories, instruct, method="sce", scale=2.0)
+    assert (error.problem, error.where) == ("sce takes no scale", "--scale 2")

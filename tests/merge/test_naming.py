@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from merge_models import trained
+from test_merge_inputs import with_adapter
 
+from surgeon.checkpoint.lineage import read_lineage
 from surgeon.errors import UsageError
 from surgeon.measure.vectors import vectors
 from surgeon.merge.models import MergeModelsSettings, plan_merge_models
 from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
+from surgeon.search.record import SearchedVector, SearchRecord
 
 
 @pytest.fixture
@@ -68,3 +71,27 @@ def test_one_model_in_two_places_has_one_name(stories: Path, runs: tuple[Path, P
     shutil.copytree(one, copy)
     settings = MergeSettings(base=str(stories), out=tmp_path / "x", add=[f"{one}=0.5"], onto=str(copy))
     assert {i.name for i in plan_merge(settings).inputs} == {stories.name, "final"}
+
+
+def test_one_adapter_on_two_models_has_two_names(stories: Path, tmp_path: Path) -> None:
+    adapter = with_adapter(stories, tmp_path, "adapter")
+    add = [f"{trained(stories, tmp_path / name, number)}+{adapter}" for number, name in enumerate(("one", "two"))]
+    names = ["one+adapter", "two+adapter"]
+    plan = plan_merge(MergeSettings(base=str(stories), out=tmp_path / "out", add=[f"{text}=0.5" for text in add]))
+    assert {i.name for i in plan.inputs} == {stories.name, "one", "two", *names}
+    found = execute(plan, tmp_path / "out").to_json()["vectors"]
+    assert sorted(found["models"]) == names
+    assert sorted(found["total"]["pairs"][0][key] for key in "ab") == names
+    lineage = read_lineage(tmp_path / "out")
+    assert lineage is not None and {*names} < {parent.name for parent in lineage.parents}
+    assert vectors(stories, add)["models"] == names
+    linear = plan_merge_models(MergeModelsSettings(method="linear", out=tmp_path / "x", models=add))
+    assert {*names} < {i.name for i in linear.inputs}
+
+
+def test_a_search_names_one_adapter_on_two_models() -> None:
+    vectors = [SearchedVector(digest=name, adapter="ad") for name in ("one", "two")]
+    known = {"one": "left/one", "two": "two", "ad": "two+final"}
+    record = SearchRecord.model_construct(vectors=vectors)
+    assert record.names(known) == ["left/one+final", "two+final"]
+    assert record.names(known | {"ad": "final"}) == ["left/one+final", "two+final"]  # as older records have it

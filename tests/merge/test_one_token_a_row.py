@@ -99,3 +99,25 @@ def test_without_a_base_names_of_rows_are_not_lost(base: Path, tmp_path: Path) -
     assert "give one as the first" in told.value.hint
     perform("merge", MergeModelsSettings(models=[str(one), str(base)], **settings))
     assert "<|one|>" in (tmp_path / "out" / "tokenizer.json").read_text()
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+@pytest.mark.parametrize("padding", [False, True])  # more names in the first one, so that it refines the other
+def test_without_a_base_two_tokens_of_one_row_are_not_mixed(
+    base: Path, tmp_path: Path, method: str, padding: bool
+) -> None:
+    """The row of the second token was mixed into that of the first, and the token gone, without a word."""
+    from surgeon.merge.models import MergeModelsSettings
+    from surgeon.operations import perform
+
+    one = named(base, tmp_path / "one", 1, ["<|note|>", "<|one|>", *(["<|more|>"] if padding else [])])
+    two = named(base, tmp_path / "two", 2, ["<|note|>", "<|two|>"])
+    words = {"option": {"t": 0.5}} if method == "slerp" else {}
+    for models in ([one, two], [two, one]):
+        settings = MergeModelsSettings(method=method, out=tmp_path / "out", models=[*map(str, models)], **words)
+        with pytest.raises(SurgeonError, match=r"row \d+ is '<.*>' in .* and '<.*>' in .*: .* mix them") as told:
+            perform("merge", settings)
+        assert "merge-task-vectors" in told.value.hint and not (tmp_path / "out").exists()
+    file = two / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|two|>", "<|one|>"))
+    perform("merge", MergeModelsSettings(method=method, out=tmp_path / "out", models=[str(one), str(two)], **words))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from surgeon.merge.run_checkpoints import CHECKPOINTS, RUN
 from surgeon.train.kept import kept
 
 if TYPE_CHECKING:
+    from surgeon.registry import Method
     from surgeon.train.hook import Hook
     from surgeon.train.job import Job
     from surgeon.train.state import State
@@ -45,7 +46,8 @@ class Fork:
     note: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def joined(self, job: Job) -> Job:
-        """The job with the fork in its record. Raises SurgeonError where it reads other inputs than the run did."""
+        """The job with the fork in its record. Raises SurgeonError where it reads other inputs than the run did, or
+        begins with a checkpoint, which does not hold what a method of the run keeps."""
         changed = [key for key, wanted in self._inputs().items() if _given(job, key, wanted) != wanted]
         if changed:
             raise SurgeonError(
@@ -54,13 +56,15 @@ class Fork:
                 "give the run's own --model, --teacher, --data and --replay, in its order; for other data: "
                 "surgeon cpt CHECKPOINT OUT --schedule anneal",
             )
+        if self.state is None:
+            self._check_kept(job, ())
         return dataclasses.replace(job, record=job.record | {"fork": self.note})
 
     def begin(self, job: Job, hooks: Sequence[Hook]) -> State:
         """What the new run begins with; from a checkpoint its stored weights, and moments that begin anew.
 
-        hooks: of the run, which a state restores. Raises SurgeonError where a method keeps something that a checkpoint
-        does not hold."""
+        hooks: of the run, which a state restores. Raises SurgeonError where one of them keeps something that a
+        checkpoint does not hold, whatever its module says."""
         from surgeon.train import state
 
         if self.state is not None:
@@ -86,12 +90,14 @@ class Fork:
         )  # fmt: skip
 
     def _check_kept(self, job: Job, hooks: Sequence[Hook]) -> None:
-        """Refuse a checkpoint of a run whose methods keep something besides the moments of AdamW from step to step."""
+        """Refuse a checkpoint of a run whose methods keep something besides the moments of AdamW from step to step: by
+        what their modules say (REMEMBERS, HOLDS), before anything is made, and by the hooks that they made."""
         from surgeon.train.hook import Hook
 
+        keeping = [m.name for kind in ("meta", "objective") for m, given in job.chosen[kind] if _remembers(m, given)]
         names = [method.name for method, _ in job.chosen["meta"]]
         names += [job.chosen["objective"][0][0].name] * (len(hooks) - len(names))  # of what objectives make
-        keeping = [name for name, hook in zip(names, hooks, strict=True) if type(hook).state is not Hook.state]
+        keeping += [name for name, hook in zip(names, hooks, strict=False) if type(hook).state is not Hook.state]
         optimizer = job.chosen["optimizer"][0][0]
         keeping += [optimizer.name] if optimizer.trait("HOLDS") is not None else []
         if keeping:
@@ -106,6 +112,11 @@ class Fork:
         """Digests of what the run read: by `model`, `adapter`, `teacher`; of corpora the fields that are known."""
         found = {key: self.record[key] for key in ("model", "adapter", "teacher") if key in self.record}
         return found | {key: self.record[key] for key in ("data", "replay")}
+
+
+def _remembers(method: Method, options: Mapping[str, Any]) -> bool:
+    said = method.trait("REMEMBERS", False)
+    return bool(said(options) if callable(said) else said)
 
 
 def _given(job: Job, key: str, wanted: Any) -> Any:

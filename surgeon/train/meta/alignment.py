@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -12,10 +13,35 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.gradient import ahead, dot, gradient
 from surgeon.train.hook import Hook, Run
 from surgeon.train.probes import packed
+from surgeon.train.settings import CptSettings, methods
 
 NEUTRAL, CORPORA = {"every": 1}, ("general", "domain")
 
 Whole = Annotated[int, Field(ge=1)]
+
+
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run whose words say that the general side has no gradient."""
+    if options["general"] is not None:
+        return
+    if not settings.may_replay:
+        raise _no_general()
+    ((objective, chosen),) = methods(settings)["objective"]
+    still = objective.trait("STILL")
+    if still is not None and still(settings, chosen):
+        raise UsageError(
+            f"{objective.name} with these options learns nothing of replay: it has no gradient there at first",
+            "--meta alignment",
+            "name a text to compare with: --meta alignment:general=CORPUS, or let the objective learn the replay",
+        )
+
+
+def _no_general() -> UsageError:
+    return UsageError(
+        "the run reads no general text to compare with",
+        "--meta alignment",
+        "add --replay CORPUS, or name one: --meta alignment:general=CORPUS",
+    )
 
 
 def alignment(
@@ -42,11 +68,7 @@ class _Side:
         self._run, self._replay = run, replay
         self._packed: Packed | None = packed(run, word) if word is not None else None
         if word is None and replay and not run.replays:
-            raise UsageError(
-                "the run reads no general text to compare with",
-                "--meta alignment",
-                "add --replay CORPUS, or name one: --meta alignment:general=CORPUS",
-            )
+            raise _no_general()
 
     def windows(self, step: int, probe: int, rows: int) -> list[Window]:
         if self._packed is None:

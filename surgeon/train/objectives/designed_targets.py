@@ -44,6 +44,11 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     return Targets(run, last_blocks(run, options["blocks"], FLAG), options)
 
 
+def REMEMBERS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
+    """Whether there is a designer to go on with."""
+    return bool(options["most"])
+
+
 MAKES, CORPORA, NEUTRAL = {"designer": designer}, ("feedback",), {"most": 0.0}
 EXAMPLE = {"feedback": "", "layers": 1, "width": 16, "heads": 2}
 

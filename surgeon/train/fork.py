@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.errors import SurgeonError
 from surgeon.merge.run_checkpoints import CHECKPOINTS, RUN
+from surgeon.train.began_with import began_with
 from surgeon.train.kept import kept
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgeon.train.state import State
 
 SETTINGS, STATES = "settings.json", "state"  # as surgeon.train.state has them, which imports torch
+_MEND = "train a checkpoint of the run on: surgeon cpt CHECKPOINT OUT --schedule anneal"
 _STATE = re.compile(r"step-([0-9]{8,})\.pt")
 
 
@@ -136,7 +137,8 @@ def find_fork(run: Path, at: int | None = None) -> Fork:
     the same step a state comes before a checkpoint. Raises SurgeonError where there is none.
     """
     out, run_dir = _places(run)
-    plan = json_digest(read_json_object(run_dir / SETTINGS)) if (run_dir / SETTINGS).is_file() else None
+    written = began_with(run_dir / SETTINGS, _MEND) if (run_dir / SETTINGS).is_file() else None
+    plan = None if written is None else json_digest(written)
     lineages = _lineages([run] if (run / "surgeon.json").is_file() else [], [out, *kept(run_dir)[::-1]], plan)
     if plan is None and not lineages:
         raise SurgeonError("there is no run of cpt here", str(run), "give the OUT of a run, or one of its checkpoints")
@@ -153,7 +155,7 @@ def find_fork(run: Path, at: int | None = None) -> Fork:
         )
     place = models.get(step) or next(iter(lineages), None)
     lineage = lineages[place] if place is not None else None
-    record = read_json_object(run_dir / SETTINGS) if plan is not None else _record(lineage)
+    record = _record(lineage) if written is None else written
     folders = tuple(p for p in (out, run_dir, *models.values()) if p.exists())
     return Fork(step, states.get(step), models.get(step), record, lineage, place, folders)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from surgeon.errors import SurgeonError
 from surgeon.train import job
+from surgeon.train.anneal import AnnealSettings, anneal
 from surgeon.train.run import describe_cpt, run_cpt
 from surgeon.train.settings import CptSettings
 
@@ -31,6 +33,14 @@ def settings(model: Path, corpus: Path, **changes: Any) -> CptSettings:
         ({"meta": ["alignment"]}, "no general text"),
         ({"objective": "kl_reference"}, "there is none"),
         ({"objective": "kl_reference", "replay": ["r={}"], "replay_ratio": 0.0}, "there is none"),
+        (
+            {"meta": ["alignment"], "replay": ["r={}"], "mixture": ["0.5:texts=1,r=1", "1:texts=1,r=0"]},
+            "last stage of the run reads no replay",
+        ),
+        (
+            {"meta": ["alignment:general={}"], "replay": ["r={}"], "mixture": ["0.5:texts=1,r=0", "1:texts=0,r=1"]},
+            "last stage of the run reads no new data",
+        ),
         ({"meta": ["alignment"], "objective": STILL, "replay": ["r={}"]}, "kl_reference with these options"),
         (
             {"meta": ["alignment"], "objective": f"{STILL},weight=0", "replay": ["r={}"], "teacher": "{}"},
@@ -86,3 +96,21 @@ def test_by_its_places(way: Callable[[CptSettings], Any], tiny: Callable[..., Pa
     with pytest.raises(SurgeonError, match="holds a corpus"):  # one that is only evaluated on is lost as well
         way(settings(model, other, out=str(texts), eval=[f"held={moved}"]))
     assert moved.is_file()
+
+
+def test_a_run_whose_settings_are_damaged_is_not_told_of_a_model(tiny: Callable[..., Path], corpus: Path) -> None:
+    given = settings(tiny("llama"), corpus, schedule="constant", keep_state=True)
+    out = Path(run_cpt(given).out)
+    written = out.with_name("out.run") / "settings.json"
+    written.write_text("{")
+    shutil.move(out, out.with_name("moved"))
+    with pytest.raises(SurgeonError, match="not valid JSON") as refused:
+        run_cpt(given.model_copy(update={"resume": True}))
+    assert "--force starts anew" in refused.value.hint
+    with pytest.raises(SurgeonError, match="not valid JSON") as refused:
+        anneal(AnnealSettings(run=str(out), out=str(out.with_name("new")), data=[str(corpus)], tokens=64))
+    assert "train a checkpoint" in refused.value.hint
+    written.unlink()
+    with pytest.raises(SurgeonError, match=r"there is no settings\.json") as refused:
+        run_cpt(given.model_copy(update={"resume": True}))
+    assert "--force starts anew" in refused.value.hint

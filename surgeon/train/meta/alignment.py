@@ -10,6 +10,7 @@ from pydantic import Field
 
 from surgeon.data.pack import Packed, Window
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.train.corpora import corpora, mixture_stages
 from surgeon.train.gradient import ahead, dot, gradient
 from surgeon.train.hook import Hook, Run
 from surgeon.train.probes import packed
@@ -21,7 +22,8 @@ Whole = Annotated[int, Field(ge=1)]
 
 
 def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
-    """Refuse a run whose words say that the general side has no gradient."""
+    """Refuse a run whose words say that one side has no text, or the general one no gradient."""
+    _check_last_stage(settings, options)
     if options["general"] is not None:
         return
     if not settings.may_replay:
@@ -34,6 +36,20 @@ def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N
             "--meta alignment",
             "name a text to compare with: --meta alignment:general=CORPUS, or let the objective learn the replay",
         )
+
+
+def _check_last_stage(settings: CptSettings, options: Mapping[str, Any]) -> None:
+    """Refuse stages that end without one kind of text, which probes there would look for in vain."""
+    named = corpora(settings)
+    stages = mixture_stages(settings, named)
+    for side, replay, what in (("general", True, "replay"), ("domain", False, "new data")):
+        weights = [w for w, (_, r) in zip(stages[-1][1], named, strict=True) if r is replay] if stages else []
+        if weights and not any(weights) and options[side] is None:
+            raise UsageError(
+                f"the last stage of the run reads no {what}, which probes are to be made of",
+                f"--meta alignment, --mixture {settings.mixture[-1]}",
+                f"give it a share to the end, or name a text to compare with: --meta alignment:{side}=CORPUS",
+            )
 
 
 def _no_general() -> UsageError:

@@ -130,6 +130,13 @@ def _searched(text: str, content: str, prompt: str, position: int) -> tuple[int,
 def _apply(tokenizer: Any, messages: list[dict[str, str]], document: Document, ask: bool) -> str:
     from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise SurgeonError(
+            f"there are chat templates ({', '.join(sorted(several))}), and none of them is the default",
+            _place(tokenizer),
+            "call the one that is meant default",
+        )
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
     except TemplateSyntaxError as error:
@@ -153,6 +160,12 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], document: Document, a
     except TemplateError as error:  # a template refuses, for example, two messages of the same role in a row
         raise SurgeonError(
             f"the chat template refuses the record: {error}", document.where, "mend the record"
+        ) from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of the code that a template is
+        raise SurgeonError(
+            f"the chat template fails with {type(error).__name__}: {error}",
+            f"{_place(tokenizer)}, with {document.where}",
+            "mend the template, or the record where it is odd",
         ) from error
 
 

@@ -122,12 +122,14 @@ def test_all_of_a_conversation_is_learned_where_a_template_does_not_show_its_ans
         ("{{ sep_token[0] }}" + ASKED, "needs the sep_token", "tokenizer_config.json", "does without"),
         ("{{ messages[0].name + 'x' }}" + ASKED, "asks for what is not there", "a.jsonl:1", "add it to the record"),
         ("{% for %}", "cannot be read", "tokenizer_config.json", "mend the template"),
+        ("{{ messages[0].content + 3 }}", "fails with TypeError", "tokenizer_config.json, with a.jsonl:1", "mend"),
+        ([{"name": "rag", "template": "x"}], "none of them is the default", "tokenizer_config.json", "default"),
         ("{{ raise_exception('no cats') }}", "refuses the record: no cats", "a.jsonl:1", "mend the record"),
     ],
 )
 @pytest.mark.parametrize("answers", [True, False])
 def test_what_a_template_asks_for_in_vain_is_named_with_its_place(
-    template: str, problem: str, place: str, hint: str, answers: bool, stories: Path, tmp_path: Path
+    template: Any, problem: str, place: str, hint: str, answers: bool, stories: Path, tmp_path: Path
 ) -> None:
     """Of the tokenizer, of the record, or of itself."""
     for name in ("tokenizer.json", "tokenizer_config.json"):

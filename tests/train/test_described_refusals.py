@@ -32,6 +32,7 @@ def settings(model: Path, corpus: Path, **changes: Any) -> CptSettings:
     [
         ({"meta": ["alignment"]}, "no general text"),
         ({"objective": "kl_reference"}, "there is none"),
+        ({"objective": "designed_targets"}, "needs feedback"),
         ({"objective": "kl_reference", "replay": ["r={}"], "replay_ratio": 0.0}, "there is none"),
         (
             {"meta": ["alignment"], "replay": ["r={}"], "mixture": ["0.5:texts=1,r=1", "1:texts=1,r=0"]},

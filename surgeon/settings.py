@@ -152,8 +152,10 @@ def _refusal(
     given = origins.get(name.replace("-", "_"), "default")
     where = f"--{name}" if given in ("flag", "default") else f"{given} {name}"
     message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(first["loc"]) == 1:
         return UsageError(f"{name} is needed", where, f"give {name}")
+    if first["type"] == "missing":  # one of several values in a row
+        message = f"it takes {int(first['loc'][-1]) + 1} values"
     shown = f" (given: {first['input']!r})" if first["type"] != "value_error" else ""
     more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return UsageError(f"{name}: {message}{shown}{more}", where, "see --help for what it takes")

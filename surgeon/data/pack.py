@@ -154,8 +154,10 @@ class Packed:
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens of segments, int32 [T], and the labels of all but the last, int64 [T - 1]."""
         ends = counts.cumsum()
-        index = np.repeat(starts - (ends - counts), counts)
+        index: NDArray[np.int64] = np.repeat(starts - (ends - counts), counts)
         index += np.arange(len(index))
+        if self.tokens.pieces is not None:
+            self.tokens.pieces.check(index)
         ids = self._ids[index]
         labels = np.where(self._learn[index[1:]], ids[1:], IGNORED).astype(np.int64)
         if self.packing != "concat":

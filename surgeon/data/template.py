@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from surgeon.data.source import Document
@@ -12,7 +14,12 @@ from surgeon.errors import SurgeonError
 PLAIN_USER = "### Instruction:\n{content}\n### Response:\n"
 """The plain template of a user's message, for tokenizers without a chat template; the answer follows as it is."""
 
+_UNDEFINED = re.compile(r"'(?P<name>\w+_token)' is undefined")  # jinja's words
 _MARK = "\ue000\ue0ff\ue000"  # of the private use area: no letters that a template would change
+
+
+class HiddenAnswerError(SurgeonError):
+    """A template does not show an answer as it is, and so not what of a conversation is the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,8 @@ def render(document: Document, tokenizer: Any, *, answers: bool = True) -> Rende
 
     answers: whether they are looked for; where all counts, a template need not show them as they are.
     Every answer's range begins where the prompt ends and stops at the end of its content; what the template
-    writes behind it (end-of-turn tokens) is outside the range.
+    writes behind it (end-of-turn tokens) is outside the range. Raises HiddenAnswerError where a template hides one,
+    and SurgeonError on a record or a tokenizer that does not fit the template.
     """
     if document.text is not None:
         return Rendered(document.text)
@@ -69,10 +77,10 @@ def _templated(document: Document, tokenizer: Any) -> Rendered:
         prompt = _apply(tokenizer, messages[:number], document, True) if number else ""
         begin, end = exact[turn] if exact else _searched(text, content.strip(), prompt, position)
         if begin < 0:
-            raise SurgeonError(
+            raise HiddenAnswerError(
                 "the chat template does not show the answer as it is",
                 document.where,
-                "use another template, or --loss-on all",
+                f"use another template ({_place(tokenizer)}), or give the conversations written out as texts",
             )
         # what a template puts between the prompt and the answer is the model's to write
         shown = number > 0 and position <= len(prompt) and text.startswith(prompt)
@@ -120,11 +128,51 @@ def _searched(text: str, content: str, prompt: str, position: int) -> tuple[int,
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], document: Document, ask: bool) -> str:
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise SurgeonError(
+            f"there are chat templates ({', '.join(sorted(several))}), and none of them is the default",
+            _place(tokenizer),
+            "call the one that is meant default",
+        )
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+    except TemplateSyntaxError as error:
+        raise SurgeonError(
+            f"the chat template cannot be read: {error}", _place(tokenizer), "mend the template"
+        ) from error
+    except UndefinedError as error:
+        absent = _UNDEFINED.fullmatch(str(error))
+        if absent is None:
+            raise SurgeonError(
+                f"the chat template asks for what is not there: {error}",
+                f"{document.where}, and {_place(tokenizer)}",
+                "add it to the record, or use a template that does without",
+            ) from error
+        raise SurgeonError(
+            f"the chat template needs the {absent['name']}, which the tokenizer lacks",
+            _place(tokenizer),
+            f'name one of its tokens in tokenizer_config.json there ("{absent["name"]}": "..."), or use a template '
+            "that does without",
+        ) from error
     except TemplateError as error:  # a template refuses, for example, two messages of the same role in a row
         raise SurgeonError(
             f"the chat template refuses the record: {error}", document.where, "mend the record"
         ) from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of the code that a template is
+        raise SurgeonError(
+            f"the chat template fails with {type(error).__name__}: {error}",
+            f"{_place(tokenizer)}, with {document.where}",
+            "mend the template, or the record where it is odd",
+        ) from error
+
+
+def _place(tokenizer: Any) -> str:
+    """The file in which a tokenizer's chat template lies, as far as that can be told."""
+    if not tokenizer.name_or_path:  # one that was made in memory
+        return "the chat template"
+    folder = Path(tokenizer.name_or_path)
+    names = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+    return str(next((folder / name for name in names if (folder / name).is_file()), folder))

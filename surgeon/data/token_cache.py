@@ -1,7 +1,8 @@
 """Tokens of a corpus, made once and mapped into memory from then on.
 
 `$XDG_CACHE_HOME/surgeon/tokens` (by default under ~/.cache) holds a folder for each corpus as one tokenizer reads it:
-ids.i32, learn.bool and offsets.i64, as raw arrays in the order of the bytes of this machine, and tokens.json. Its name
+ids.i32, learn.bool and offsets.i64, as raw arrays in the order of the bytes of this machine, digests of pieces of them
+(see surgeon.data.pieces), by which a run sees where they are no longer what was written, and tokens.json. Its name
 is a digest of all that decides it: the contents of the files and how they are read, the whole tokenizer with its added
 tokens and its chat template, what is learned, the versions of the libraries and the code that does it. A folder is
 never written to again and may be removed whenever no run reads it. Corpora of less than MIN_BYTES are tokenised in
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import DTypeLike, NDArray
 
 from surgeon.checkpoint.config_json import dump_json
@@ -31,6 +33,7 @@ from surgeon.checkpoint.digest import file_digests, json_digest
 from surgeon.checkpoint.known_digests import Stamp, stamp
 from surgeon.data.compressed import kind_of
 from surgeon.data.known_files import MIN_BYTES, settled
+from surgeon.data.pieces import WIDTH, Pieces, altered, piece_digests
 from surgeon.data.source import Corpus, corpus_digest, files
 from surgeon.data.store import stored
 from surgeon.data.tokens import LossOn, Tokens, chunks, specials, tokenise
@@ -39,6 +42,9 @@ from surgeon.progress import SILENT, Progress
 
 INDEX = "tokens.json"
 _ARRAYS: dict[str, DTypeLike] = {"ids.i32": np.int32, "learn.bool": np.bool_, "offsets.i64": np.int64}
+_PIECES = "pieces.blake3"
+_WHOLE = ("offsets.i64", _PIECES)  # small beside the tokens: looked at as a whole, at the start
+_FORMAT = 2
 _CODE = ("source.py", "compressed.py", "folders.py", "parquet.py", "hub.py", "template.py", "tokens.py")
 
 
@@ -104,7 +110,7 @@ def _how() -> list[Any]:
     import tokenizers
     import transformers
 
-    return [tokenizers.__version__, transformers.__version__, code_digests()]
+    return [_FORMAT, tokenizers.__version__, transformers.__version__, code_digests()]
 
 
 @cache
@@ -133,7 +139,12 @@ def _write(folder: Path, corpus: Corpus, tokenizer: Any, loss_on: LossOn, progre
             advance(len(chunk.ids))
     index = {"max_id": highest, "learned": learned, "instruct": instruct, "num_bytes": num_bytes}
     sizes = {name: (folder / name).stat().st_size for name in _ARRAYS}
-    (folder / INDEX).write_text(dump_json(index | {"sizes": sizes}), encoding="utf-8")
+    held = [
+        _map(folder / name, _ARRAYS[name]) for name in ("ids.i32", "learn.bool") if end
+    ]  # nothing cannot be mapped
+    (folder / _PIECES).write_bytes(piece_digests(*held).tobytes() if held else b"")
+    whole = {"sizes": sizes, "blake3": {name: _digest(folder / name) for name in _WHOLE}}
+    (folder / INDEX).write_text(dump_json(index | whole), encoding="utf-8")
 
 
 def _mapped(folder: Path, name: str) -> Tokens:
@@ -144,11 +155,19 @@ def _mapped(folder: Path, name: str) -> Tokens:
             raise ValueError(f"the sizes are {sizes}")
         ids, learn, offsets = (_map(folder / part, dtype) for part, dtype in _ARRAYS.items())
         known = {key: index[key] for key in ("instruct", "num_bytes", "max_id", "learned")}
+        different = [part for part in _WHOLE if index["blake3"][part] != _digest(folder / part)]
+        wanted = _map(folder / _PIECES, np.uint8).reshape(-1, WIDTH)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SurgeonError(
             f"cached tokens cannot be read: {error}", str(folder), "remove this folder and run again"
         ) from error
-    return Tokens(name, ids, learn, offsets, **known)
+    if different:
+        raise altered(str(folder), different[0])
+    return Tokens(name, ids, learn, offsets, **known, pieces=Pieces(ids, learn, wanted, str(folder)))
+
+
+def _digest(path: Path) -> str:
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
 def _map(path: Path, dtype: DTypeLike) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.data.pieces import Pieces
 from surgeon.data.source import Corpus, Document, documents
 from surgeon.data.template import Rendered, render
 from surgeon.errors import SurgeonError
@@ -28,6 +29,7 @@ class Tokens:
     ids: int32 [tokens]. learn: bool [tokens], whether the token is a target. offsets: int64 [documents + 1].
     instruct: the corpus holds instruction records. num_bytes: of the text, in UTF-8. The arrays may be mapped from a
     file. max_id: the greatest id. learned: how many tokens are targets; both are counted where they are not given.
+    pieces: of tokens in a file, to be asked before they are read.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Tokens:
     num_bytes: int
     max_id: int = -1
     learned: int = -1
+    pieces: Pieces | None = None
 
     def __post_init__(self) -> None:
         if self.max_id < 0:

@@ -88,6 +88,10 @@ def describe_anneal(settings: AnnealSettings) -> dict[str, Any]:
 
 def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
     """Where to begin, and the settings of the whole run of which the annealing is the end."""
+    if settings.schedule_shape == "exponential" and settings.min_ratio == 0:
+        raise UsageError(
+            "an exponential fall never comes to 0", "--min-ratio", "give for example 0.01, or another --schedule-shape"
+        )
     fork = find_fork(Path(settings.run), settings.at)
     if fork.state is None and "adapter" in fork.record:
         raise SurgeonError(

@@ -13,6 +13,7 @@ from surgeon.data.order import SHUFFLED, parse_order, ranking, scores
 from surgeon.data.pack import Packed, Packing
 from surgeon.data.source import Corpus, parse_corpus
 from surgeon.data.stages import first_windows, parse_stages
+from surgeon.data.template import HiddenAnswerError
 from surgeon.data.token_cache import read_tokens
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import SILENT, Progress
@@ -80,7 +81,10 @@ def read(
     check_replay(settings)
     stages = mixture_stages(settings, named)
     order = parse_order(settings.order)
-    found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
+    try:
+        found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
+    except HiddenAnswerError as error:  # of what is trained on alone: evaluations and probes are of answers
+        raise SurgeonError(error.problem, error.where, f"{error.hint}, or learn all of them: --loss-on all") from error
     tokens = [f.tokens for f in found]
     for (corpus, _), held in zip(named, tokens, strict=True):
         if held.max_id >= vocab:

@@ -9,6 +9,7 @@ from surgeon.train.footprint import memory_bytes
 from surgeon.train.fork import Fork
 from surgeon.train.job import Job, prepare
 from surgeon.train.kept import check_keeping, step_path
+from surgeon.train.outputs import check_outputs
 from surgeon.train.settings import CptSettings
 from surgeon.train.trainable import Trainable
 
@@ -22,6 +23,7 @@ def describe_cpt(settings: CptSettings, fork: Fork | None = None) -> dict[str, A
     job = prepare(settings, dry=True)
     if fork is not None:
         job = fork.joined(job)
+    check_outputs(job)
     shape = job.shape
     flops = _flops(job, job.trainable)
     full = _flops(job, Trainable(dict(job.model.named_parameters())))

@@ -12,6 +12,7 @@ from surgeon.errors import UsageError
 from surgeon.train import corpora
 from surgeon.train.batch_ramp import check_ramp
 from surgeon.train.groups import parse_group
+from surgeon.train.naming import named
 from surgeon.train.other_teacher import check_teacher
 from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import resolve_stages
@@ -46,8 +47,14 @@ def check_words(settings: CptSettings) -> None:
 
 def _check_together(settings: CptSettings) -> None:
     """Hooks act behind the optimizer and in the order in which they are named: what would undo another's work is
-    refused (LAST and BY_ELEMENT of a hook's module, HOLDS of an optimizer's, see surgeon.train.hook)."""
+    refused (LAST and BY_ELEMENT of a hook's module, HOLDS of an optimizer's, see surgeon.train.hook). What a method of
+    any kind can say by itself against the words of a run it says in CHECK(settings, options) of its module."""
     chosen = methods(settings)
+    for held in chosen.values():
+        for method, given in held:
+            check = method.trait("CHECK")
+            if check is not None:
+                named(method, check, settings, given)
     for method, _ in chosen["meta"][:-1]:
         if method.trait("LAST", False):
             raise UsageError(

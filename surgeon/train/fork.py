@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgeon.checkpoint.config_json import read_json_object
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.errors import SurgeonError
 from surgeon.merge.run_checkpoints import CHECKPOINTS, RUN
+from surgeon.train.began_with import began_with
 from surgeon.train.kept import kept
 
 if TYPE_CHECKING:
+    from surgeon.registry import Method
     from surgeon.train.hook import Hook
     from surgeon.train.job import Job
     from surgeon.train.state import State
 
 SETTINGS, STATES = "settings.json", "state"  # as surgeon.train.state has them, which imports torch
+_MEND = "train a checkpoint of the run on: surgeon cpt CHECKPOINT OUT --schedule anneal"
 _STATE = re.compile(r"step-([0-9]{8,})\.pt")
 
 
@@ -45,7 +47,8 @@ class Fork:
     note: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def joined(self, job: Job) -> Job:
-        """The job with the fork in its record. Raises SurgeonError where it reads other inputs than the run did."""
+        """The job with the fork in its record. Raises SurgeonError where it reads other inputs than the run did, or
+        begins with a checkpoint, which does not hold what a method of the run keeps."""
         changed = [key for key, wanted in self._inputs().items() if _given(job, key, wanted) != wanted]
         if changed:
             raise SurgeonError(
@@ -54,13 +57,15 @@ class Fork:
                 "give the run's own --model, --teacher, --data and --replay, in its order; for other data: "
                 "surgeon cpt CHECKPOINT OUT --schedule anneal",
             )
+        if self.state is None:
+            self._check_kept(job, ())
         return dataclasses.replace(job, record=job.record | {"fork": self.note})
 
     def begin(self, job: Job, hooks: Sequence[Hook]) -> State:
         """What the new run begins with; from a checkpoint its stored weights, and moments that begin anew.
 
-        hooks: of the run, which a state restores. Raises SurgeonError where a method keeps something that a checkpoint
-        does not hold."""
+        hooks: of the run, which a state restores. Raises SurgeonError where one of them keeps something that a
+        checkpoint does not hold, whatever its module says."""
         from surgeon.train import state
 
         if self.state is not None:
@@ -86,12 +91,14 @@ class Fork:
         )  # fmt: skip
 
     def _check_kept(self, job: Job, hooks: Sequence[Hook]) -> None:
-        """Refuse a checkpoint of a run whose methods keep something besides the moments of AdamW from step to step."""
+        """Refuse a checkpoint of a run whose methods keep something besides the moments of AdamW from step to step: by
+        what their modules say (REMEMBERS, HOLDS), before anything is made, and by the hooks that they made."""
         from surgeon.train.hook import Hook
 
+        keeping = [m.name for kind in ("meta", "objective") for m, given in job.chosen[kind] if _remembers(m, given)]
         names = [method.name for method, _ in job.chosen["meta"]]
         names += [job.chosen["objective"][0][0].name] * (len(hooks) - len(names))  # of what objectives make
-        keeping = [name for name, hook in zip(names, hooks, strict=True) if type(hook).state is not Hook.state]
+        keeping += [name for name, hook in zip(names, hooks, strict=False) if type(hook).state is not Hook.state]
         optimizer = job.chosen["optimizer"][0][0]
         keeping += [optimizer.name] if optimizer.trait("HOLDS") is not None else []
         if keeping:
@@ -106,6 +113,11 @@ class Fork:
         """Digests of what the run read: by `model`, `adapter`, `teacher`; of corpora the fields that are known."""
         found = {key: self.record[key] for key in ("model", "adapter", "teacher") if key in self.record}
         return found | {key: self.record[key] for key in ("data", "replay")}
+
+
+def _remembers(method: Method, options: Mapping[str, Any]) -> bool:
+    said = method.trait("REMEMBERS", False)
+    return bool(said(options) if callable(said) else said)
 
 
 def _given(job: Job, key: str, wanted: Any) -> Any:
@@ -125,7 +137,8 @@ def find_fork(run: Path, at: int | None = None) -> Fork:
     the same step a state comes before a checkpoint. Raises SurgeonError where there is none.
     """
     out, run_dir = _places(run)
-    plan = json_digest(read_json_object(run_dir / SETTINGS)) if (run_dir / SETTINGS).is_file() else None
+    written = began_with(run_dir / SETTINGS, _MEND) if (run_dir / SETTINGS).is_file() else None
+    plan = None if written is None else json_digest(written)
     lineages = _lineages([run] if (run / "surgeon.json").is_file() else [], [out, *kept(run_dir)[::-1]], plan)
     if plan is None and not lineages:
         raise SurgeonError("there is no run of cpt here", str(run), "give the OUT of a run, or one of its checkpoints")
@@ -142,7 +155,7 @@ def find_fork(run: Path, at: int | None = None) -> Fork:
         )
     place = models.get(step) or next(iter(lineages), None)
     lineage = lineages[place] if place is not None else None
-    record = read_json_object(run_dir / SETTINGS) if plan is not None else _record(lineage)
+    record = _record(lineage) if written is None else written
     folders = tuple(p for p in (out, run_dir, *models.values()) if p.exists())
     return Fork(step, states.get(step), models.get(step), record, lineage, place, folders)
 

@@ -76,7 +76,7 @@ def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
     Raises SurgeonError where it reads no more of them in as many steps as it has.
     """
     found: list[Window] = []
-    for number in range(step - 1, step + run.total):
+    for number in range(step - 1, step - 1 + run.total):
         more = [window for window in run.windows(number) if window.replay is replay]
         if found and more and len(found[0].ids) != len(more[0].ids):
             found = []

@@ -72,7 +72,9 @@ class Hook:
     HOLDS(options) that says True, because it holds directions of a tensor where they are, is refused beside it.
     What a hook keeps from one step to the next is its `state`: plain data and tensors, which go into the state of the
     run and come back with it, so that a run that was resumed ends with the same bytes. Of parameters that several
-    processes share, a hook sees the parts of its own; what it saves is whole.
+    processes share, a hook sees the parts of its own; what it saves is whole. The module of a method (or objective)
+    whose hook has a state says so by REMEMBERS, True or a function of its options: a checkpoint does not hold that,
+    and `cpt anneal` does not go on from one.
     """
 
     # it moves parameters between the micro-batches of a step: several processes share each of these, so that there are

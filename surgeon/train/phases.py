@@ -34,6 +34,16 @@ def check_fit(total: int, **phases: float) -> None:
         )
 
 
+def check_fall(total: int, rise: float) -> None:
+    """Refuse a warm-up that leaves a schedule no step to come down to its end in: it would end at the peak."""
+    if rise >= total:
+        raise UsageError(
+            f"a warm-up of {rise:g} steps leaves none of the run's {total} to come down from the peak",
+            "--option warmup",
+            "make it shorter, or use --schedule constant, which stays at the peak",
+        )
+
+
 def progress(step: float, start: float, end: float) -> float:
     """How far `step` is into the phase from `start` to `end`: 0 up to its start, exactly 1 from its end on.
 

@@ -11,14 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from surgeon.checkpoint.commit import check_apart, check_out, staged
+from surgeon.checkpoint.commit import check_out, staged
 from surgeon.data.tokens import specials
 from surgeon.errors import SurgeonError
 from surgeon.ops.memory import peak_rss_bytes
 from surgeon.ops.result import Result
 from surgeon.progress import SILENT, Progress
 from surgeon.train import blocks, flash, kept, state
-from surgeon.train.corpora import corpora
 from surgeon.train.describe import describe_cpt as describe_cpt  # the other half of the operation
 from surgeon.train.folder import write_folder
 from surgeon.train.fork import Fork
@@ -28,8 +27,8 @@ from surgeon.train.lineage import OPERATION
 from surgeon.train.loop import Loop
 from surgeon.train.notes import notes
 from surgeon.train.outcome import Outcome
+from surgeon.train.outputs import check_outputs
 from surgeon.train.parallel import world_of
-from surgeon.train.probes import paths
 from surgeon.train.reading import reading_note
 from surgeon.train.settings import ROUNDING, CptSettings
 from surgeon.train.stop import whole
@@ -76,7 +75,7 @@ def run_cpt(
         job = job if fork is None else fork.joined(job)
         together = {name: getattr(settings, name) for name in _TOGETHER}
         world.check_alike(job.record | together | {"attention": (job.mode, flash.chosen())})
-        _check_apart(job)
+        check_outputs(job)
         _check_inputs(job, inputs)
         loop = Loop(job)  # here methods refuse what they cannot do: before anything is written
         waiting = world.from_main(lambda: _begin(job, waiting, fork, loop.hooks))
@@ -169,18 +168,6 @@ def _check_inputs(job: Job, expected: Mapping[str, Any] | None) -> None:
             job.settings.out,
             "plan again with --plan",
         )
-
-
-def _check_apart(job: Job) -> None:
-    """No output (with --force) over a model or a corpus that is read."""
-    out = job.settings.out_path
-    models = [job.ref.path, *([job.adapter] if job.adapter else []), *([job.other.ref.path] if job.other else [])]
-    check_apart(out, models)
-    check_apart(job.settings.run_dir, models)  # a checkpoint that an earlier run kept there
-    read = [corpus.path for corpus, _ in corpora(job.settings) if corpus.hub is None]
-    for path in read + paths(job.chosen):
-        if path.resolve().is_relative_to(out.resolve()):
-            raise SurgeonError("the output holds a corpus that is read", f"{out} and {path}", "choose another path")
 
 
 def _commit(job: Job, outcome: Outcome, started: float, force: bool, values: Mapping[str, Tensor] | None) -> CptResult:

@@ -164,6 +164,11 @@ class CptSettings(BaseModel):
         return DEFAULT_REPLAY if self.replay else 0.0
 
     @property
+    def may_replay(self) -> bool:
+        """Whether replay may have a share of the run; whether it has, stages of a mixture say."""
+        return bool(self.replay) and (bool(self.mixture) or self.replay_share > 0)
+
+    @property
     def all_tokens(self) -> int:
         """The tokens of the run: --tokens, and with additive replay as many more as make its share."""
         if self.replay_mode == "compute-equivalent":

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from surgeon.checkpoint.commit import RUN_LOCK, sync, sync_tree, write_atomically
-from surgeon.checkpoint.config_json import dump_json, read_json_object
+from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.file_lock import hold
 from surgeon.errors import SurgeonError
 from surgeon.train import kept
+from surgeon.train.began_with import began_with
 from surgeon.train.intact import check_archive, crc32s, way_out
 from surgeon.train.parallel import World
 from surgeon.train.settings import ROUNDING
@@ -251,7 +252,7 @@ def record_settings(run_dir: Path, record: Mapping[str, Any]) -> None:
 def check_settings(run_dir: Path, record: Mapping[str, Any], rounding: Set[str] = ROUNDING) -> None:
     """Refuse to go on with other settings or inputs than the run was started with; names what changed. rounding: of
     the settings, what may."""
-    before = read_json_object(run_dir / SETTINGS)
+    before = began_with(run_dir / SETTINGS, "without it no state of the run can be gone on with: --force starts anew")
     changed = [key for key in sorted({*before, *record} - rounding) if before.get(key) != record.get(key)]
     if changed:
         what = ", ".join(f"{key} ({before.get(key)} -> {record.get(key)})" for key in changed)

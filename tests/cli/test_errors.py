@@ -141,6 +141,10 @@ def test_wrong_words(here: Path) -> None:
     refused(here, 2, "recipes", "show", "quickstrat")
 
 
+def test_one_value_of_two_is_not_called_absent(here: Path) -> None:
+    assert "it takes 2 values (given: ['0.9'])" in refused(here, 2, *CPT, "--betas", "0.9")
+
+
 def test_expand_out_of_range(here: Path) -> None:
     for words in (("--at", "5"), ("--at", "-1"), ("--add", "0"), ()):
         done = surgeon("expand-layers", "base", "out", *words)

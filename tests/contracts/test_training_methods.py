@@ -21,7 +21,10 @@ from surgeon.checkpoint.header import read_header
 from surgeon.checkpoint.reader import read, to_bytes
 from surgeon.errors import SurgeonError
 from surgeon.train import state
+from surgeon.train.hook import Hook
+from surgeon.train.job import prepare
 from surgeon.train.loop import Loop
+from surgeon.train.settings import CptSettings, methods
 
 every_case = pytest.mark.parametrize("case", cases(), ids=str)
 
@@ -121,6 +124,16 @@ def test_broken_off_and_resumed_is_the_same_bytes(
     assert latest is not None and latest.name == "step-00000003.pt"
     lab.run(case, out=str(out), resume=True, **place)
     assert weights(out) == weights(whole) and lines(out) == lines(whole)
+
+
+@every_case
+def test_it_says_whether_it_keeps_something(case: Case, lab: Lab, place: dict[str, str]) -> None:
+    """So that an annealing from a checkpoint, which does not hold it, is refused before anything is made."""
+    settings = CptSettings(**lab.settings(case, lab.folder / f"remembers-{case}") | place)
+    loop = Loop(prepare(settings))
+    said = case.method.trait("REMEMBERS", False)
+    said = said(methods(settings)[case.kind][0][1]) if callable(said) else said
+    assert said == any(type(hook).state is not Hook.state for hook in loop.hooks)
 
 
 @every_case

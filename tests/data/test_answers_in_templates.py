@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from surgeon.data.source import Document, parse_corpus
 from surgeon.data.template import render
 from surgeon.data.tokens import encode, targets, tokenise
 from surgeon.errors import SurgeonError
+from surgeon.loading import load_tokenizer
+from surgeon.train.job import prepare
+from surgeon.train.settings import CptSettings
 
 TURNS = "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
 ASKED = TURNS + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
@@ -96,7 +100,7 @@ def test_answers_are_found_where_the_template_takes_others_apart(tokenizer: PreT
 def test_all_of_a_conversation_is_learned_where_a_template_does_not_show_its_answers(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """As those that leave out what was thought in earlier turns; the refusal names this way out."""
+    """As those that leave out what was thought in earlier turns."""
     tokenizer.chat_template = ASKED.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] | trim | upper }}")
     turns = [("user", "Hi"), ("assistant", "<think>a</think> b"), ("user", "Bye"), ("assistant", "Now")]
     path = tmp_path / "a.jsonl"
@@ -104,8 +108,57 @@ def test_all_of_a_conversation_is_learned_where_a_template_does_not_show_its_ans
     corpus = parse_corpus(str(path))
     with pytest.raises(SurgeonError, match="does not show the answer") as refused:
         tokenise(corpus, tokenizer)
-    assert "--loss-on all" in refused.value.hint
+    assert "written out as texts" in refused.value.hint
     found = tokenise(corpus, tokenizer, "all")
     assert found.instruct and found.learned == found.num_tokens - 1  # the start
     shown = tokenizer.apply_chat_template(json.loads(path.read_text())["messages"], tokenize=False)
     assert found.ids.tolist()[1:-1] == tokenizer(shown, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize(
+    ("template", "problem", "place", "hint"),
+    [
+        ("{{ bos_token + 'x' }}" + ASKED, "needs the bos_token, which the tokenizer lacks", "config", '"bos_token":'),
+        ("{{ sep_token[0] }}" + ASKED, "needs the sep_token", "tokenizer_config.json", "does without"),
+        ("{{ messages[0].name + 'x' }}" + ASKED, "asks for what is not there", "a.jsonl:1", "add it to the record"),
+        ("{% for %}", "cannot be read", "tokenizer_config.json", "mend the template"),
+        ("{{ messages[0].content + 3 }}", "fails with TypeError", "tokenizer_config.json, with a.jsonl:1", "mend"),
+        ([{"name": "rag", "template": "x"}], "none of them is the default", "tokenizer_config.json", "default"),
+        ("{{ raise_exception('no cats') }}", "refuses the record: no cats", "a.jsonl:1", "mend the record"),
+    ],
+)
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_a_template_asks_for_in_vain_is_named_with_its_place(
+    template: Any, problem: str, place: str, hint: str, answers: bool, stories: Path, tmp_path: Path
+) -> None:
+    """Of the tokenizer, of the record, or of itself."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(stories / name, tmp_path / name)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    document = Document("a.jsonl:1", None, ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh"}))
+    with pytest.raises(SurgeonError, match=problem) as refused:
+        render(document, load_tokenizer(tmp_path), answers=answers)
+    assert place in refused.value.where and hint in refused.value.hint
+
+
+def test_only_of_what_is_trained_on_all_can_be_learned(stories: Path, tmp_path: Path) -> None:
+    """The way out of a template that hides answers: evaluations and probes have another one."""
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    hiding = ASKED.replace("{{ m.content }}", "{{ m.content | upper }}")
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": hiding}))
+    path = tmp_path / "a.jsonl"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Now"}]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    given = {"model": str(model), "out": str(tmp_path / "out"), "data": [str(path)], "tokens": 64, "seq_len": 32}
+    with pytest.raises(SurgeonError, match="does not show the answer") as refused:
+        prepare(CptSettings(**given))
+    assert "--loss-on all" in refused.value.hint
+    given |= {"loss_on": "all", "batch_tokens": 32}
+    assert prepare(CptSettings(**given)).data.sources[0].packed.tokens.instruct
+    with pytest.raises(SurgeonError, match="does not show the answer") as refused:
+        prepare(CptSettings(**given, eval=[f"held={path}"]))
+    assert "--loss-on" not in refused.value.hint and "written out as texts" in refused.value.hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from surgeon.data import known_files, token_cache
+from surgeon.data.pack import Packed
+from surgeon.data.pieces import PIECE
 from surgeon.data.source import Corpus
 from surgeon.data.token_cache import INDEX, read_tokens, tokenizer_digest
 from surgeon.data.tokens import Tokens, tokenise
@@ -154,6 +157,38 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(
     with pytest.raises(SurgeonError, match="changed while it was read"):
         read_tokens(Corpus("c", path), tokenizer)
     assert small or folders(home) == []
+
+
+@pytest.mark.parametrize("part", ["ids.i32", "learn.bool", "offsets.i64", "pieces.blake3"])
+def test_tokens_that_were_altered_at_the_same_size_are_refused(
+    home: Path, tmp_path: Path, tokenizer: Any, part: str
+) -> None:
+    """Where they are read and not before, but for what is small; the pieces that are what they were are served."""
+    path = tmp_path / "a.txt"
+    path.write_text("Once upon a time there was a little girl named Lily. " * 4_000)
+    tokens = read_tokens(Corpus("c", path), tokenizer).tokens
+    assert tokens.num_tokens > 3 * PIECE and tokens.pieces is not None
+    whole = [Packed(tokens, 4096, 0, 0, "split").window(number).ids.tolist() for number in range(12)]
+    file = folders(home)[0] / part
+    raw = bytearray(file.read_bytes())
+    at = 2 * PIECE + 5  # a token of the third piece
+    raw[{"ids.i32": 4 * at, "learn.bool": at}.get(part, len(raw) - 8)] ^= 1
+    times = file.stat()
+    file.write_bytes(raw)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def read() -> None:
+        packed = Packed(read_tokens(Corpus("c", path), tokenizer).tokens, 4096, 0, 0, "split")
+        for number in range(7):  # the last of them has a label in the second piece still
+            assert packed.window(number).ids.tolist() == whole[number]
+        packed.window(8)
+
+    with pytest.raises(SurgeonError, match="no longer what was written") as refused:
+        read()
+    assert str(folders(home)[0]) == refused.value.where and "remove this folder" in refused.value.hint
+    assert ("from token 32,768" in refused.value.problem) == (part in ("ids.i32", "learn.bool"))
+    shutil.rmtree(folders(home)[0])
+    read()
 
 
 def test_broken_caches_are_refused_and_a_place_that_cannot_be_written(

@@ -13,6 +13,7 @@ from anneal_runs import WEIGHTS, constant_run, forked, run_options, tree
 
 from surgeon.errors import SurgeonError
 from surgeon.train import state
+from surgeon.train.anneal import AnnealSettings, anneal, describe_anneal
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 
@@ -94,9 +95,13 @@ def test_a_checkpoint_without_what_a_method_keeps_is_refused(
     assert (out / WEIGHTS).read_bytes() == _told_beforehand(options, tmp_path / "wanted")
     state.clear(tmp_path / "run.run")
     before = tree(tmp_path)
-    with pytest.raises(SurgeonError, match=f"{name} keeps something") as refused:
-        forked(options, run, "new")
-    assert "--keep-state" in refused.value.hint
+    settings = AnnealSettings(
+        run=str(run), out=str(tmp_path / "new"), tokens=4 * 64, data=options["data"], replay=options["replay"]
+    )
+    for way in (anneal, describe_anneal):
+        with pytest.raises(SurgeonError, match=f"{name} keeps something") as refused:
+            way(settings)
+        assert "--keep-state" in refused.value.hint
     assert tree(tmp_path) == before and not (tmp_path / "new.run").exists()
 
 

@@ -62,6 +62,7 @@ def test_what_is_found_of_a_run(options: dict[str, Any], constant: Path, tmp_pat
         ({"replay": ["old={corpus}:3"]}, "these are others: replay"),
         ({"at": 5}, "neither a state nor a checkpoint of step 5"),
         ({"min_ratio": 1.0}, "not above the end"),
+        ({"min_ratio": 0.0}, "--schedule-shape"),
         ({"out": "constant"}, "exists already|is an input"),
         ({"out": "constant/new"}, "lies inside an input"),
     ],

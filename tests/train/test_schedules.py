@@ -7,12 +7,14 @@ import math
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from surgeon.cli.app import main
 from surgeon.errors import UsageError
 from surgeon.registry import families, get, members, names
 
@@ -57,6 +59,35 @@ def test_every_schedule_is_listed() -> None:
 def test_a_warm_up_that_does_not_fit_is_refused(name: str, warmup: float) -> None:
     with pytest.raises(UsageError, match="warm-up"):
         at(name, 1, 1000, warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "rewarm_cosine", "meta:autoregressive", "wsd", "moderate_decay", "infinite"]
+)
+@pytest.mark.parametrize(("warmup", "total"), [(1000, 1000), (1, 1)])
+def test_a_warm_up_that_leaves_nothing_to_fall_in_is_refused(name: str, warmup: int, total: int) -> None:
+    """It would end at the peak, in place of the minimum that is asked for."""
+    with pytest.raises(UsageError, match=r"none of the run's|longer than the run") as refused:
+        at(name, 1, total, warmup=warmup)
+    assert refused.value.hint
+    if total > 1:
+        assert at(name, total, total, warmup=1) < at(name, 1, total, warmup=1)  # the shortest one
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd:decay=0", "infinite:cooldown=0,anneal=0"])
+def test_a_run_that_is_all_warm_up_and_is_to_be_gone_on_with_says_so(
+    schedule: str, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Once upon a time there was a cat. " * 9)
+    for warmup, told in ((2, 1), (1, 0)):
+        joint = "," if ":" in schedule else ":"
+        words = ["cpt", str(stories), str(tmp_path / f"out{warmup}"), "--data", str(texts), "--tokens", "64"]
+        words += ["--seq-len", "16", "--batch-tokens", "32", "--schedule", f"{schedule}{joint}warmup={warmup}"]
+        with pytest.raises(SystemExit) as done:
+            main(words)
+        assert not done.value.code
+        assert capsys.readouterr().err.count("the warm-up is as long as the run") == told
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if "min_ratio" in get("schedule", n).options])

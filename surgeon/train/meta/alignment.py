@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from surgeon.data.pack import Packed, Window
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.train.corpora import corpora, mixture_stages
 from surgeon.train.gradient import ahead, dot, gradient
 from surgeon.train.hook import Hook, Run
 from surgeon.train.probes import packed
+from surgeon.train.settings import CptSettings, methods
 
 NEUTRAL, CORPORA = {"every": 1}, ("general", "domain")
 
 Whole = Annotated[int, Field(ge=1)]
+
+
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run whose words say that one side has no text, or the general one no gradient."""
+    _check_last_stage(settings, options)
+    if options["general"] is not None:
+        return
+    if not settings.may_replay:
+        raise _no_general()
+    ((objective, chosen),) = methods(settings)["objective"]
+    still = objective.trait("STILL")
+    if still is not None and still(settings, chosen):
+        raise UsageError(
+            f"{objective.name} with these options learns nothing of replay: it has no gradient there at first",
+            "--meta alignment",
+            "name a text to compare with: --meta alignment:general=CORPUS, or let the objective learn the replay",
+        )
+
+
+def _check_last_stage(settings: CptSettings, options: Mapping[str, Any]) -> None:
+    """Refuse stages that end without one kind of text, which probes there would look for in vain."""
+    named = corpora(settings)
+    stages = mixture_stages(settings, named)
+    for side, replay, what in (("general", True, "replay"), ("domain", False, "new data")):
+        weights = [w for w, (_, r) in zip(stages[-1][1], named, strict=True) if r is replay] if stages else []
+        if weights and not any(weights) and options[side] is None:
+            raise UsageError(
+                f"the last stage of the run reads no {what}, which probes are to be made of",
+                f"--meta alignment, --mixture {settings.mixture[-1]}",
+                f"give it a share to the end, or name a text to compare with: --meta alignment:{side}=CORPUS",
+            )
+
+
+def _no_general() -> UsageError:
+    return UsageError(
+        "the run reads no general text to compare with",
+        "--meta alignment",
+        "add --replay CORPUS, or name one: --meta alignment:general=CORPUS",
+    )
 
 
 def alignment(
@@ -42,11 +84,7 @@ class _Side:
         self._run, self._replay = run, replay
         self._packed: Packed | None = packed(run, word) if word is not None else None
         if word is None and replay and not run.replays:
-            raise UsageError(
-                "the run reads no general text to compare with",
-                "--meta alignment",
-                "add --replay CORPUS, or name one: --meta alignment:general=CORPUS",
-            )
+            raise _no_general()
 
     def windows(self, step: int, probe: int, rows: int) -> list[Window]:
         if self._packed is None:

@@ -14,7 +14,7 @@ from surgeon.errors import UsageError
 from surgeon.train.hook import Hook, Run
 from surgeon.train.strength import Epsilon, Strength
 
-NEUTRAL, LAST = {"kappa": 0.0}, True
+NEUTRAL, LAST, REMEMBERS = {"kappa": 0.0}, True, True
 _FACTOR = re.compile(r".*\.lora_B\.\w+\.weight")
 
 

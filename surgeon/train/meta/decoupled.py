@@ -15,7 +15,7 @@ from surgeon.train.gradient import gradient
 from surgeon.train.hook import Hook, Run
 from surgeon.train.probes import packed
 
-NEUTRAL, CORPORA = {"strength": 0.0}, ("probe",)
+NEUTRAL, CORPORA, REMEMBERS = {"strength": 0.0}, ("probe",), True
 BY_TENSOR = True  # an optimizer group has one rate
 
 Whole = Annotated[int, Field(ge=1)]

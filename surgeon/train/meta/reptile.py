@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surgeon.train.hook import Hook, Run
 
-NEUTRAL = {"eps": 1.0}
+NEUTRAL, REMEMBERS = {"eps": 1.0}, True
 
 
 def reptile(

@@ -57,6 +57,7 @@ def compatible(run: Run, options: Mapping[str, Any]) -> CompatibleTeacher:
 
 
 MAKES, KEEPS, NEUTRAL = {"teacher": compatible}, ("anchors", "average"), {"weight": 0.0}
+REMEMBERS = True
 
 
 def compatible_teacher(

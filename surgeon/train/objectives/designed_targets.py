@@ -13,7 +13,7 @@ from surgeon.train.batch import Batch
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Hook, Run, undivided
 from surgeon.train.matrices import matrix_of
-from surgeon.train.settings import Positive
+from surgeon.train.settings import CptSettings, Positive
 from surgeon.train.strength import Strength
 from surgeon.train.target_designer import Targets, read
 from surgeon.train.value import last_blocks
@@ -22,14 +22,19 @@ Control = Literal["none", "uniform", "random"]
 FLAG = "--objective designed_targets"
 
 
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse options that do not go together."""
+    control = options["control"]
+    if options["most"] and (options["feedback"] is None) == (control == "none"):
+        problem = "a designer needs feedback" if control == "none" else f"control={control} has no use for feedback"
+        raise UsageError(problem, FLAG, "feedback=CORPUS is what the targets are to serve")
+
+
 def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     """What makes the targets of a run; nothing where none are asked for."""
     if options["most"] == 0:
         return Hook()
     control, vocab = options["control"], matrix_of(run.model.get_input_embeddings()).shape[0]
-    if (options["feedback"] is None) == (control == "none"):
-        problem = "a designer needs feedback" if control == "none" else f"control={control} has no use for feedback"
-        raise UsageError(problem, FLAG, "feedback=CORPUS is what the targets are to serve")
     if options["k"] > vocab or options["k"] < 2:
         raise UsageError(f"k={options['k']} of {vocab} tokens are no candidates", FLAG, f"k is 2 to {vocab}")
     if options["width"] % options["heads"]:
@@ -42,6 +47,11 @@ def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
         return Targets(run, [], options)
     undivided(run, "a designer of targets")
     return Targets(run, last_blocks(run, options["blocks"], FLAG), options)
+
+
+def REMEMBERS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
+    """Whether there is a designer to go on with."""
+    return bool(options["most"])
 
 
 MAKES, CORPORA, NEUTRAL = {"designer": designer}, ("feedback",), {"most": 0.0}

@@ -12,6 +12,7 @@ from surgeon.train.batch import Batch
 from surgeon.train.distillation import Divergence, distilled
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Run
+from surgeon.train.settings import CptSettings
 from surgeon.train.strength import Strength, Temperature
 from surgeon.train.teacher import Teacher, of_run
 
@@ -19,12 +20,28 @@ from surgeon.train.teacher import Teacher, of_run
 def on_reference(run: Run, options: Mapping[str, Any]) -> Teacher:
     """The teacher of a run that has text to compare on."""
     if not run.replays:
-        raise UsageError(
-            "kl_reference compares on replayed text, and there is none",
-            "--objective kl_reference",
-            "add --replay CORPUS: what the model knows, or any other text",
-        )
+        raise _no_reference()
     return of_run(run, options)
+
+
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run without replay."""
+    if not settings.may_replay:
+        raise _no_reference()
+
+
+def STILL(settings: CptSettings, options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the run
+    """Whether replay has no gradient at the first step: its labels are not learned, and a model that is its own
+    teacher stands where it is to be held."""
+    return not options["learn_replay"] and (settings.teacher is None or not options["weight"])
+
+
+def _no_reference() -> UsageError:
+    return UsageError(
+        "kl_reference compares on replayed text, and there is none",
+        "--objective kl_reference",
+        "add --replay CORPUS: what the model knows, or any other text",
+    )
 
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": on_reference}, ("anchors",), True

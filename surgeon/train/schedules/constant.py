@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from surgeon.train.warmup import warmup_steps
+from surgeon.train.warmup import nothing_else, warmup_steps
+
+NOTE = nothing_else
 
 
 def constant(step: int, total: int, *, warmup: float = 0.0) -> float:

@@ -8,10 +8,12 @@ from typing import Literal
 from surgeon.errors import UsageError
 from surgeon.train.decay import Shape, decayed
 from surgeon.train.phases import check_fit, phase_steps, progress
-from surgeon.train.warmup import warmup_steps
+from surgeon.train.warmup import nothing_else, warmup_steps
 
 Cooldown = Literal["cosine", "inv_sqrt", "linear"]
 TIMESCALE = 10.0  # of the inverse square root, as the authors' code has it
+
+NOTE = nothing_else
 
 
 def infinite(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgeon.train.decay import decayed
-from surgeon.train.phases import progress
+from surgeon.train.phases import check_fall, progress
 from surgeon.train.warmup import warmup_steps
 
 
@@ -16,5 +16,6 @@ def rewarm_cosine(step: int, total: int, *, warmup: float = 0.01, min_ratio: flo
     Source: Gupta et al. 2023 (2308.04014); Ibrahim et al. 2024 (2403.08763)
     """
     rise = warmup_steps(warmup, total)
+    check_fall(total, rise)
     level = decayed(progress(step, rise, total), 1.0, min_ratio, "cosine")
     return step / rise if step < rise else level

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from surgeon.train.decay import Shape, decayed
 from surgeon.train.phases import check_fit, phase_steps, progress
-from surgeon.train.warmup import warmup_steps
+from surgeon.train.warmup import nothing_else, warmup_steps
+
+NOTE = nothing_else
 
 
 def wsd(

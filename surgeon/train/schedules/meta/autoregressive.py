@@ -7,7 +7,7 @@ from typing import Literal
 
 from surgeon.errors import UsageError
 from surgeon.train.decay import decayed
-from surgeon.train.phases import progress
+from surgeon.train.phases import check_fall, progress
 from surgeon.train.warmup import warmup_steps
 
 
@@ -28,6 +28,7 @@ def autoregressive(
     if stage < 0:
         raise UsageError(f"there is no stage {stage}", "--option stage", "the first one is 0")
     rise = warmup_steps(warmup, total)
+    check_fall(total, rise)
     if shape == "rsqrt" and rise == 0:
         raise UsageError("rsqrt falls by the length of its warm-up", "--option warmup", "give one, such as 0.1")
     if shape == "cosine":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgeon.checkpoint.journal import check_whole
+from surgeon.checkpoint.no_weights import a_gguf
 from surgeon.errors import SurgeonError, UsageError
 
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
@@ -95,6 +96,8 @@ def _local(text: str) -> ModelRef:
             "rename the folder; where the locale is not UTF-8, PYTHONUTF8=1 makes it so",
         )
     if not path.is_dir():
+        if path.suffix == ".gguf":
+            raise a_gguf(path.name, text)
         raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
     check_whole(path)
     return ModelRef(path.absolute().name, path)

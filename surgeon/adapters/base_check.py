@@ -14,8 +14,9 @@ from surgeon.errors import SurgeonError
 
 
 def check_base(
-    adapter: Path, model: Checkpoint, any_base: bool = False, otherwise: str = "--any-base to use it all the same"
-) -> None:
+    adapter: Path, model: Checkpoint, any_base: bool = False,
+    otherwise: str = "fold it first (surgeon fold-adapter --any-base)",
+) -> None:  # fmt: skip
     """Refuse an adapter whose lineage names another model; one without lineage is judged by its shapes, and by its
     blocks where the model was deepened. otherwise: what a person may do who means it."""
     if any_base:

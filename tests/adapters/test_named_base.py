@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from surgeon.errors import SurgeonError
 from surgeon.operations import operation, perform
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+from run_cli import surgeon
 
 
 @pytest.fixture
@@ -57,6 +61,14 @@ def test_an_adapter_that_names_the_model_before_is_refused(here: Path, named: st
         carried_out("fold-adapter", model="deep+adapter", out="folded")
     assert "names base as its model" in refusal.value.problem and "block 3 is block 4 now" in refusal.value.problem
     assert "--onto MODEL" in refusal.value.hint and not Path("folded").exists()
+
+
+@pytest.mark.parametrize("words", [("evaluate", "deep+adapter"), ("cpt", "deep+adapter", "out", "--train", "adapter")])
+def test_only_options_that_the_command_has_are_advised(here: Path, words: tuple[str, ...]) -> None:
+    Path("t.jsonl").write_text('{"text": "Once upon a time there was a little dog."}\n' * 20)
+    done = surgeon(*words, "--data", "t.jsonl", "--tokens", "64")
+    assert done.code == 1 and "block 3 is block 4 now" in done.err
+    assert "or fold it first (surgeon fold-adapter --any-base)" in done.err
 
 
 def test_the_way_that_is_named_puts_it_where_the_block_is_now(here: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.errors import EXTRACT, SurgeonError, UsageError
 
 if TYPE_CHECKING:
@@ -44,13 +45,21 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a checkpoint folder."""
+    """The tokenizer of a checkpoint folder. Raises SurgeonError where there is none, or its files say other things
+    than the library expects."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        except _OF_A_FOLDER as error:
+        except (*_OF_A_FOLDER, StrictDataclassError) as error:
+            if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+                raise SurgeonError(
+                    "there is no tokenizer (tokenizer.json, tokenizer.model, ...)",
+                    str(folder),
+                    "copy the tokenizer's files of the model that it was made from into the folder",
+                ) from error
             raise _refused("the tokenizer cannot be loaded", folder, error) from error
     tokenizer.model_max_length = (
         sys.maxsize
@@ -175,8 +184,14 @@ def context_length(model: Any) -> int | None:
 
 
 def _refused(problem: str, folder: Path, error: Exception) -> SurgeonError:
-    reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
+    from huggingface_hub.errors import StrictDataclassError
+
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
+    # a line that ends so says nothing without the next one
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     hint = "check the folder"
+    if isinstance(error, StrictDataclassError):  # whatever was to be loaded
+        problem, hint = "transformers does not take this config.json", "restore config.json from the model's source"
     if "trust_remote_code" in reason:
         hint = "read its code, then --trust-remote-code"
     elif reason.startswith("Unrecognized configuration class"):  # of some part beside a language model, or of none

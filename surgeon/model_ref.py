@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgeon.checkpoint.journal import check_whole
+from surgeon.checkpoint.no_weights import a_gguf
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.settings import from_home
 
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py"]
@@ -28,6 +30,7 @@ def resolve(text: str) -> ModelRef:
 
     Raises SurgeonError when it is neither, or the hub cannot be reached.
     """
+    text = from_home(text)
     if text and Path(text).exists():  # an empty path is the current folder to pathlib
         return _local(text)
     halves = _halves(text)
@@ -42,6 +45,7 @@ def resolve(text: str) -> ModelRef:
 
 def check_named(text: str) -> None:
     """Raise what resolve raises of a reference that can be no model, without asking the hub."""
+    text = from_home(text)
     if text and Path(text).exists():
         _local(text)
     elif (halves := _halves(text)) is not None:
@@ -73,7 +77,7 @@ def resolve_plain(text: str, what: str) -> ModelRef:
 def _halves(text: str) -> tuple[str, str] | None:
     """MODEL and ADAPTER of `MODEL+ADAPTER`: at the last `+`, unless folders whose names hold one say it is another."""
     found = [(text[: m.start()], text[m.end() :]) for m in re.finditer(r"\+", text)]
-    found = [(model, adapter) for model, adapter in found if model and adapter]
+    found = [(from_home(model), from_home(adapter)) for model, adapter in found if model and adapter]
     there = [pair for pair in found if all(Path(half).is_dir() for half in pair)]
     return there[-1] if there else found[-1] if found else None
 
@@ -95,6 +99,8 @@ def _local(text: str) -> ModelRef:
             "rename the folder; where the locale is not UTF-8, PYTHONUTF8=1 makes it so",
         )
     if not path.is_dir():
+        if path.suffix == ".gguf":
+            raise a_gguf(path.name, text)
         raise SurgeonError("this is a file; a checkpoint is a folder", text, "give the folder that holds it")
     check_whole(path)
     return ModelRef(path.absolute().name, path)

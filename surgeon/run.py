@@ -27,7 +27,7 @@ from surgeon.errors import SurgeonError
 from surgeon.operations import operation, perform
 from surgeon.progress import SILENT, Progress
 from surgeon.recipe import Loaded, Stage, stage_settings, used
-from surgeon.settings import resolve
+from surgeon.settings import from_home, resolve
 
 FORMAT = 1
 # PATH, NAME=PATH, and either with a weight behind it; a weight of a model may be negative, or vary (0.5,attention:0,1)
@@ -203,7 +203,7 @@ def fingerprint(value: Any) -> Any:
         for parts in ([match["path"]], match["path"].split("+")):
             # relative paths too: the stage will read them from the same folder
             if all(map(_is_there, parts)):
-                digests = "+".join(_path_digest(Path(part)) for part in parts)
+                digests = "+".join(_path_digest(Path(from_home(part))) for part in parts)
                 return value[: match.start("path")] + digests + value[match.end("path") :]
     own = _OWN.match(value)
     code = None if own is None else _code(own["module"])
@@ -233,7 +233,7 @@ def _code(module: str) -> str | None:
 
 def _is_there(text: str) -> bool:
     try:
-        return bool(text) and Path(text).exists()
+        return bool(text) and Path(from_home(text)).exists()
     except OSError:  # a text that is no path: longer than a name may be
         return False
 

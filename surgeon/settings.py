@@ -17,6 +17,14 @@ from surgeon.number import misread
 S = TypeVar("S", bound=BaseModel)
 
 
+def from_home(path: str) -> str:
+    """`~/...` below the person's folder, unless there is such a path as written: a shell leaves it alone behind a `=`
+    (`--data domain=~/domain.jsonl`), and has no part in a recipe."""
+    if not path.startswith("~/") or Path(path).exists():
+        return path
+    return str(Path(path).expanduser())
+
+
 def resolve(
     model: type[S],
     *,

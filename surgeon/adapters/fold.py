@@ -59,7 +59,7 @@ def plan_fold(settings: FoldSettings, progress: Progress = SILENT) -> Plan:
     members += [weighted(text, f"adapter-{i + 2}") for i, text in enumerate(settings.add)]
     found, inputs = [], [Input("model", reference.path, checkpoint.digest, reference.name)]
     for member in members:
-        check_base(member.path, checkpoint, settings.any_base)
+        check_base(member.path, checkpoint, settings.any_base, "--any-base to use it all the same")
         held = applied(checkpoint, family, member.path, member.role)
         found.append(held)
         for role, path in held.inputs.items():

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from surgeon.arch.declaration import Declaration
+from surgeon.checkpoint.no_weights import check_is_model
 from surgeon.errors import EXTRACT, SurgeonError, did_you_mean
 
 # model_type -> why it is not operated on, and what to do instead
@@ -40,6 +41,7 @@ def declaration_of(config: Mapping[str, Any], where: str, names: Sequence[str]) 
 
     Refuses a model_type that transformers does not know, and a class that is no causal language model.
     """
+    check_is_model(config, where)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise SurgeonError("config.json names no model_type", where, "restore config.json from the model's source")

@@ -13,6 +13,7 @@ from surgeon.checkpoint.header import StoredTensor, read_header
 from surgeon.checkpoint.journal import check_whole
 from surgeon.checkpoint.known_digests import known_weight_digests
 from surgeon.checkpoint.lineage import Lineage, read_lineage
+from surgeon.checkpoint.no_weights import check_is_model, no_weights
 from surgeon.checkpoint.sidecars import TOKENIZER_FILES
 from surgeon.checkpoint.tree_digest import WeightDigest, weight_digests
 from surgeon.errors import SurgeonError
@@ -41,6 +42,8 @@ class Checkpoint:
         check_whole(folder)
         if (folder / ADAPTER_WEIGHTS).is_file() and not (folder / CONFIG).is_file():
             return cls._adapter(folder)
+        if not (folder / CONFIG).is_file() and _other_than_a_model(folder):
+            raise no_weights(folder, f"{SINGLE} nor {INDEX}")
         config = read_json_object(folder / CONFIG)
         single, index = folder / SINGLE, folder / INDEX
         if single.is_file() and index.is_file() and not _names_only(index, SINGLE):
@@ -54,10 +57,17 @@ class Checkpoint:
         elif single.is_file():
             shards, (tensors, _) = (single,), read_header(single)
         else:
-            raise _no_weights(folder)
+            raise no_weights(folder, f"{SINGLE} nor {INDEX}")
         if not tensors:
             raise SurgeonError("the checkpoint holds no tensors", str(folder), "give a complete checkpoint")
         return cls(folder, config, shards, dict(sorted(tensors.items())))
+
+    @classmethod
+    def open_model(cls, folder: Path | str) -> Checkpoint:
+        """As open, of a whole model: an adapter in its place is refused."""
+        found = cls.open(folder)
+        check_is_model(found.config, str(found.path))
+        return found
 
     @classmethod
     def _adapter(cls, folder: Path) -> Checkpoint:
@@ -114,6 +124,11 @@ class Checkpoint:
             ) from error
 
 
+def _other_than_a_model(folder: Path) -> bool:
+    """Whether what lies there says more of the folder than that config.json is not there."""
+    return (folder / ADAPTER_CONFIG).is_file() or any(folder.glob("*.gguf"))
+
+
 def _names_only(index: Path, shard: str) -> bool:
     """An index of one file: it is there where other safetensors files lie beside the model's."""
     weight_map = read_json_object(index).get("weight_map")
@@ -156,14 +171,3 @@ def _sharded(index: Path) -> tuple[tuple[Path, ...], dict[str, StoredTensor]]:
             "download the index and the shards again, from one revision",
         )
     return shards, tensors
-
-
-def _no_weights(folder: Path) -> SurgeonError:
-    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
-    if pickles:
-        return SurgeonError(
-            f"the weights are in a pickle ({pickles[0]}), which surgeon does not open: it can run code",
-            str(folder),
-            "convert it once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) writes safetensors",
-        )
-    return SurgeonError(f"there is neither {SINGLE} nor {INDEX}", str(folder), "give a complete checkpoint")

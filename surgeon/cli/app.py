@@ -16,6 +16,7 @@ import typer
 
 from surgeon import __version__
 from surgeon.cli import commands
+from surgeon.cli.help_tables import cut_nothing
 from surgeon.cli.launched import launched
 from surgeon.cli.several import lost, say
 from surgeon.cli.streams import make_ready
@@ -91,6 +92,8 @@ def main(words: list[str] | None = None) -> None:
 def _guarded(words: list[str]) -> int:
     debug = "--debug" in words
     words = joined(words)
+    if not words or {"-h", "--help"} & {*words}:
+        cut_nothing()
     try:
         app = build(next((w for w in words if not w.startswith("-")), ""))
         code = app(args=spread(words), standalone_mode=False)

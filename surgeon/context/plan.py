@@ -69,7 +69,7 @@ def plan_extend_context(settings: ExtendContextSettings, progress: Progress = SI
             settings.model,
             "fold it first: surgeon fold-adapter",
         )
-    checkpoint = Checkpoint.open(reference.path)
+    checkpoint = Checkpoint.open_model(reference.path)
     found = new_config(checkpoint, settings)
     for what, holds, detail in check_frequencies(checkpoint.config, found.config, str(reference.path)):
         if not holds:

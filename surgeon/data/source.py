@@ -21,6 +21,7 @@ from surgeon.data.hub import PREFIX, HubDataset, hub_files, hub_records, parse_h
 from surgeon.data.known_files import known_file_digests
 from surgeon.data.parquet import parquet_records
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.settings import from_home
 
 Format = Literal["auto", "text", "instruct"]
 _RECORD = ("messages", "instruction", "input", "output")
@@ -77,6 +78,7 @@ def parse_corpus(
         left, equals, right = text.partition("=")
         if equals and _is_name(left):
             name, path = left, right
+        path = from_home(path)
         if path.startswith(PREFIX):
             hub, weight = parse_hub(path)
             path = str(hub)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgeon.checkpoint.index import Checkpoint
 from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import UsageError
 from surgeon.loading import Device, Dtype
@@ -45,6 +46,8 @@ def evaluate(
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
     place = resolve_device(device)
     refs = [resolve(text) for text in models]  # the last of them is missing before the first one is measured
+    for ref in refs:  # what the library would read in its own way, a pickle among them, is refused as everywhere
+        Checkpoint.open_model(ref.path)
     tokenizers = [load_tokenizer(ref.path, trust_remote_code) for ref in refs]
     found: list[dict[str, Any]] = []
     chosen: list[list[Document]] = []

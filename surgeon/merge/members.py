@@ -114,7 +114,7 @@ def open_member(text: str, role: str, any_base: bool = False) -> Member:
     refuse_quantised(checkpoint, ref.name)
     if ref.adapter is None:
         return Member(role, ref.name, checkpoint)
-    check_base(ref.adapter.path, checkpoint, any_base, "fold it first (surgeon fold-adapter --any-base)")
+    check_base(ref.adapter.path, checkpoint, any_base)
     digest = Checkpoint.open(ref.adapter.path).digest
     return Member(role, f"{ref.name}+{ref.adapter.name}", checkpoint, adapter=digest, folder=ref.adapter.path)
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgeon.arch.configuration import accepted_settings
+from surgeon.checkpoint.no_weights import check_is_model
 from surgeon.errors import SurgeonError
 from surgeon.loading import quiet
 
 
 def read_settings(config: Mapping[str, Any], where: str) -> Any:
     """The configuration object. Raises SurgeonError where transformers does not take it."""
+    check_is_model(config, where)
     if not isinstance(config.get("model_type"), str):
         raise SurgeonError("config.json names no model_type", where, "restore config.json from the model's source")
     with quiet():

@@ -121,7 +121,7 @@ def _read(settings: ExportSettings) -> tuple[ToExport, dict[str, Any]]:
     check_words(settings)
     chosen = methods(settings)
     ref = resolve(settings.model)
-    checkpoint = Checkpoint.open(ref.path)
+    checkpoint = Checkpoint.open_model(ref.path)
     adapter = ref.adapter.path if ref.adapter else None
     check_trained_adapter(settings.train, adapter)
     _check_apart(settings, [ref.path, *([adapter] if adapter else [])])

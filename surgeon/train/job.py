@@ -112,7 +112,7 @@ def prepare(
     chosen = methods(settings)
     check_words(settings)
     ref = resolve(settings.model)
-    checkpoint = Checkpoint.open(ref.path)
+    checkpoint = Checkpoint.open_model(ref.path)
     adapter = ref.adapter.path if ref.adapter else None
     check_trained_adapter(settings.train, adapter)
     device = place or resolve_device(settings.device)

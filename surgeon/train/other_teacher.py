@@ -39,12 +39,13 @@ def named_teacher(settings: CptSettings, objective: Method, tokenizer: Any) -> O
         raise UsageError(
             "a teacher is a whole model", f"{FLAG} {settings.teacher}", "fold its adapter first: fold-adapter"
         )
+    checkpoint = Checkpoint.open_model(ref.path)
     other = load_tokenizer(ref.path, settings.trust_remote_code)
     if other.get_vocab() != tokenizer.get_vocab():
         raise UsageError(
             "the teacher has other tokens than the model", f"{FLAG} {settings.teacher}", "both need one vocabulary"
         )
-    return OtherModel(ref, Checkpoint.open(ref.path))
+    return OtherModel(ref, checkpoint)
 
 
 def check_teacher(teacher: str | None, objective: Method) -> None:

@@ -150,6 +150,8 @@ def test_an_adapter_from_before_an_expansion_is_told_by_its_blocks(
     if not refused:  # a block at the end moves no other
         fold(deep, tmp_path / "adapter", tmp_path / "out")
         return
+    config = tmp_path / "adapter" / "adapter_config.json"  # a name that says nothing: it is all there is to go by
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "a/stranger"}))
     with pytest.raises(SurgeonError, match="blocks 0 to 3, all that the model had before"):
         fold(deep, tmp_path / "adapter", tmp_path / "out")
     fold(deep, tmp_path / "adapter", tmp_path / "out", any_base=True)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from surgeon.data.source import parse_corpus
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.model_ref import resolve, resolve_plain
+from surgeon.model_ref import check_named, resolve, resolve_plain
+from surgeon.run import fingerprint
 
 
 @pytest.fixture
@@ -46,3 +48,26 @@ def test_an_adapter_is_refused_where_it_would_be_passed_over(here: Path) -> None
     assert resolve_plain("m", "a difference").path == Path("m")
     with pytest.raises(UsageError, match="a difference is of the bytes of one folder"):
         resolve_plain("m+a", "a difference")
+
+
+def test_the_home_folder_where_no_shell_has_put_it_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a `=`, behind a `+` and in a recipe nobody does; a folder that is called so as written comes first."""
+    home = here / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("m", "a", "1+1"):
+        (home / name).mkdir(parents=True)
+    (home / "t.jsonl").write_text('{"text": "one"}\n')
+    assert resolve("~/m").path == home / "m" and resolve("~/1+1").path == home / "1+1"
+    check_named("~/m+~/a")
+    both = resolve("~/m+~/a")
+    assert both.path == home / "m" and both.adapter is not None and both.adapter.path == home / "a"
+    for text, weight in (("~/t.jsonl", None), ("name=~/t.jsonl", None), ("name=~/t.jsonl:0.5", 0.5)):
+        corpus = parse_corpus(text)
+        assert (corpus.path, corpus.weight) == (home / "t.jsonl", weight)
+    before = fingerprint(["name=~/t.jsonl:0.5", "~/m+~/a=1.0"])
+    assert not any("~" in text for text in before)
+    (home / "t.jsonl").write_text('{"text": "two"}\n')  # a stage that reads it is done again
+    assert fingerprint(["name=~/t.jsonl:0.5"])[0] != before[0]
+    Path("~").mkdir()
+    Path("~/m").mkdir()
+    assert resolve("~/m").path == Path("~/m")

@@ -253,7 +253,8 @@ def _fill_in(value: Any, variables: Mapping[str, str], where: str, models: Set[s
                 f"name it under `uses:` of {stage}, as `{key}: {match[1]}`",
             )
         if match[1] not in variables:
-            raise UsageError(f"there is no variable {match[1]!r}", where, did_you_mean(match[1], variables))
+            hint = f"{did_you_mean(match[1], variables)}; a new one goes under `vars:`"
+            raise UsageError(f"there is no variable {match[1]!r}", where, hint)
         return variables[match[1]]
 
     return _VARIABLE.sub(one, value)

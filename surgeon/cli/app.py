@@ -135,6 +135,7 @@ def _commands() -> set[str]:
 _MENDS = {
     errno.EMFILE: "raise the limit with `ulimit -n`, or give a smaller --threads",
     errno.ENOSPC: "make room there, or write to another disk",
+    errno.EISDIR: "give a file in place of the folder",
     errno.EDQUOT: "make room there, or write to another disk",
 }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.plan import plan_merge
 from surgeon.merge.settings import MergeSettings
 from surgeon.ops.plan import Plan
@@ -42,11 +42,22 @@ def plan_sequence(
     """
     policy, weight, factors = factors_of(models, policy, weight)
     add = [f"{model}={factor!r}" for model, factor in zip(models[1:], factors, strict=True)]
-    plan = plan_merge(MergeSettings(base=models[0], out=out, add=add, special_tokens="merged", **more), progress)
+    try:
+        plan = plan_merge(MergeSettings(base=models[0], out=out, add=add, special_tokens="merged", **more), progress)
+    except SurgeonError as error:
+        raise _told(error, add) from error
     first = 1 - weight if policy == "fine-tuned" else (1 - weight) ** (len(models) - 1)
     told = {"policy": policy, "weight": weight, "coefficients": [first, *factors], "train_next_from": NEXT[policy]}
     merge = dict(plan.lineage.merge or {}) | {"sequence": told}
     return replace(plan, lineage=plan.lineage.model_copy(update={"merge": merge}))
+
+
+def _told(error: SurgeonError, add: Sequence[str]) -> SurgeonError:
+    """A refusal whose hint names a flag that merge-task-vectors alone has, with the words of the same merge there."""
+    if not any(flag in error.hint for flag in ("--onto", "--special-tokens", "--new-blocks")):
+        return error
+    same = " ".join(f"--add {one}" for one in add)
+    return type(error)(error.problem, error.where, f"{error.hint} (of merge-task-vectors, where this merge is {same})")
 
 
 def factors_of(

@@ -241,3 +241,7 @@ def test_an_extension_is_refused_before_it_learns(
         "--add", "4", *words,
     )  # fmt: skip
     assert problem in said and learned == []
+
+
+def test_a_folder_in_a_files_place(here: Path) -> None:
+    assert "give a file in place of the folder" in refused(here, 1, "apply", "base", "out")

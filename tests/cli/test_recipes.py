@@ -180,5 +180,8 @@ def test_a_model_in_the_place_of_a_variable_is_told_where_it_belongs(tmp_path: P
         load(path)
     assert caught.value.where == "merged.add" and "`uses:` of merged" in caught.value.hint
     path.write_text(head + "    uses: {base: base}\n    with: {add: ['${tunde}=0.5']}\n")
-    with pytest.raises(UsageError, match="no variable 'tunde'"):
+    with pytest.raises(UsageError, match="no variable 'tunde'") as caught:
         load(path)
+    assert caught.value.hint == "known: here; a new one goes under `vars:`"
+    path.write_text(f"vars: {{tunde: x}}\n{path.read_text()}")
+    assert load(path).recipe.stages["merged"].settings["add"] == ["x=0.5"]

@@ -9,6 +9,7 @@ from merge_models import merged, trained
 from test_own_tokens import extended
 
 from surgeon.errors import SurgeonError
+from surgeon.merge.models import MergeModelsSettings, plan_merge_models
 
 
 def named(base: Path, out: Path, seed: int, tokens: list[str], special: bool = True) -> Path:
@@ -47,6 +48,18 @@ def test_different_tokens_in_one_row_are_not_mixed(base: Path, tmp_path: Path, s
     with pytest.raises(SurgeonError, match="would mix them") as told:
         merged(tmp_path / "none", base, {one: 0.4, three: 0.6}, special_tokens=special_tokens)
     assert "to an id that the other does not use" in told.value.hint
+
+
+def test_a_sequence_is_told_as_the_merge_that_has_the_flag(base: Path, tmp_path: Path) -> None:
+    """`merge sequence` has no --onto; its refusals named it as if it had. The words that are told do that merge."""
+    one = named(base, tmp_path / "one", 1, ["<|one|>"])
+    two = named(base, tmp_path / "two", 2, ["<|two|>", "<|more|>"])
+    words = {"models": [str(m) for m in (base, one, two)], "policy": "ema", "weight": 0.5}
+    with pytest.raises(SurgeonError, match="the merge would mix them") as told:
+        plan_merge_models(MergeModelsSettings(method="sequence", out=tmp_path / "out", **words))
+    assert told.value.hint.endswith(f"(of merge-task-vectors, where this merge is --add {one}=0.25 --add {two}=0.5)")
+    assert "--onto two" in told.value.hint
+    assert merged(tmp_path / "out", base, {one: 0.25, two: 0.5}, onto=str(two)).is_dir()
 
 
 def test_one_token_of_two_models_is_one(base: Path, tmp_path: Path) -> None:

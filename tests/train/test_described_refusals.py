@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_meta_alignment import settings
 
 from surgeon.errors import SurgeonError
 from surgeon.train import job
@@ -17,14 +18,6 @@ from surgeon.train.settings import CptSettings
 
 WAYS = (run_cpt, describe_cpt)
 STILL = "kl_reference:learn_replay=false"
-
-
-def settings(model: Path, corpus: Path, **changes: Any) -> CptSettings:
-    options: dict[str, Any] = {
-        "out": str(corpus.parent / "out"), "data": [str(corpus)], "tokens": 384, "seq_len": 16, "batch_tokens": 64,
-        "lr": 1e-2, "device": "cpu",
-    }  # fmt: skip
-    return CptSettings(model=str(model), **options | changes)
 
 
 @pytest.mark.parametrize(

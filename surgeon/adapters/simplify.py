@@ -157,6 +157,7 @@ def _config(config: dict[str, Any], modules: list[_Module]) -> dict[str, Any]:
         "alpha_pattern": {re.escape(name): a for name, a in alphas.items() if a != alpha},
         "target_modules": [m.name for m in modules],
         "layers_to_transform": None,
+        "layers_pattern": None,  # PEFT refuses one without the other
         "init_lora_weights": True,
         "eva_config": None,
         "corda_config": None,

@@ -78,6 +78,19 @@ def test_a_start_from_the_weights_becomes_a_plain_lora(tmp_path: Path, kind: str
     assert close(logits(with_peft(model, tmp_path / "out")), logits(moved))
 
 
+def test_blocks_that_were_named_by_a_pattern(tmp_path: Path) -> None:
+    """The modules are named in full then: a pattern left alone is one that PEFT does not load."""
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny.build("llama", tmp_path / "model")
+    config = LoraConfig(r=3, target_modules=["q_proj"], layers_to_transform=[1, 2], layers_pattern=["layers"])
+    moved = trained(get_peft_model(plain(model), config))
+    moved.save_pretrained(tmp_path / "adapter")
+    held = simplify(tmp_path / "adapter", tmp_path / "out")
+    assert len(held) == 4 and all(".layers.1." in n or ".layers.2." in n for n in held)
+    assert close(logits(with_peft(model, tmp_path / "out")), logits(moved))
+
+
 def test_what_is_no_plain_lora_is_refused(tmp_path: Path) -> None:
     model = tiny.build("llama", tmp_path / "model")
     fresh = attach(model, tmp_path / "fresh", rank=2)

@@ -136,6 +136,12 @@ def _notes(
         lines.append(
             f"{which}base {old['rope_theta']:,g} ({old['rope_type']}) -> {new['rope_theta']:,g} ({new['rope_type']})"
         )
+        if new["rope_type"] == "dynamic" and new != old and after.length != before.length:
+            lines.append(
+                f"{which}dynamic turns slower behind the longest text alone, {after.length:,} tokens now: up to there "
+                "nothing is scaled; without --max-length it would begin behind "
+                f"{before.length:,}"
+            )
     for kind in left:
         entry = before.rope[kind]
         lines.append(

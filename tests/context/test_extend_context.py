@@ -191,6 +191,25 @@ def test_the_old_name_of_the_type_follows(tiny: Tiny) -> None:
     assert found["rope_scaling"] == {"rope_type": "dynamic", "factor": 4.0, "type": "dynamic"}
 
 
+def test_a_dynamic_scaling_with_another_length_is_told_to_begin_there(tiny: Tiny) -> None:
+    """transformers scales behind max_position_embeddings: with a longer text nothing is scaled up to its end."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from surgeon.arch.configuration import settings_of
+
+    config = config_of(tiny("llama"))
+    turned = {}
+    for length in (None, 512):
+        found = changed(config, Wanted(None, length, "dynamic:4"), "c")
+        assert any("nothing is scaled" in note for note in found.notes) is (length is not None)
+        module = AutoModelForCausalLM.from_config(settings_of(found.config)).model.rotary_emb
+        began = module.inv_freq.clone()
+        module(torch.zeros(1), torch.arange(512)[None])
+        turned[length] = not torch.equal(module.inv_freq, began)
+    assert turned == {None: True, 512: False}
+
+
 def test_a_nested_text_configuration(tiny: Tiny) -> None:
     from transformers import AutoConfig
 

@@ -33,7 +33,7 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
             continue
         by_role[role] += math.prod(stored.shape)
         dtypes[stored.dtype] += math.prod(stored.shape)
-    vocab = vocab_size(checkpoint.path)
+    ids = token_ids(checkpoint.path)
     architectures = checkpoint.config.get("architectures") or [None]
     return {
         "architecture": architectures[0],
@@ -41,7 +41,7 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "blocks": family.depth,
         "new_blocks": list(new_blocks(checkpoint.lineage, every=True)),
         "parameters": {"total": sum(by_role.values()), "by_role": dict(sorted(by_role.items()))},
-        "vocab": vocab,
+        "vocab": None if ids is None else len(ids),
         "rows": checkpoint.tensor(family.embedding).shape[0],
         "tied": family.tied,
         "context": _context(checkpoint),
@@ -49,7 +49,7 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "shards": len(checkpoint.shards),
         "bytes": checkpoint.num_bytes,
         "lineage": lineage_tree(checkpoint.lineage) if checkpoint.lineage else None,
-        "warnings": _warnings(checkpoint, family, vocab, progress) if deep else [],
+        "warnings": _warnings(checkpoint, family, ids, progress) if deep else [],
     }
 
 
@@ -64,8 +64,9 @@ def _context(checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
 
 
-def vocab_size(folder: Path) -> int | None:
-    """How many token ids the tokenizer gives (added tokens included), None where there is no tokenizer.json."""
+def token_ids(folder: Path) -> frozenset[int] | None:
+    """The ids that the tokenizer gives (added tokens included), which may leave some out; None where there is no
+    tokenizer.json."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -77,7 +78,7 @@ def vocab_size(folder: Path) -> int | None:
         raise SurgeonError(
             f"tokenizer.json cannot be read: {error}", str(path), "restore the file from the model's source"
         ) from error
-    return int(tokenizer.get_vocab_size(with_added_tokens=True))
+    return frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
 
 
 def lineage_tree(lineage: Lineage) -> dict[str, Any]:
@@ -98,7 +99,9 @@ def lineage_tree(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def _warnings(checkpoint: Checkpoint, family: Family, vocab: int | None, progress: Progress) -> list[dict[str, Any]]:
+def _warnings(
+    checkpoint: Checkpoint, family: Family, ids: frozenset[int] | None, progress: Progress
+) -> list[dict[str, Any]]:
     """Findings of every tensor; zeros that an expansion planned, and padding rows without a token, are no findings."""
     lineage = checkpoint.lineage
     untrained = lineage is not None and all(entry.kind == "surgery" for entry in lineage.chain())
@@ -115,7 +118,7 @@ def _warnings(checkpoint: Checkpoint, family: Family, vocab: int | None, progres
                 found += scan(
                     stored,
                     vocabulary=role in ("embedding", "head") and len(stored.shape) == 2,
-                    rows_in_use=vocab,
+                    rows_in_use=ids,
                     zero_expected=unit.leaf == "bias" or (silent and unit.block in new),
                 )
             advance(stored.nbytes)

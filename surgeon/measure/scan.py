@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,18 @@ SHOWN = 8
 
 
 def scan(
-    stored: StoredTensor, *, vocabulary: bool = False, rows_in_use: int | None = None, zero_expected: bool = False
+    stored: StoredTensor,
+    *,
+    vocabulary: bool = False,
+    rows_in_use: Container[int] | None = None,
+    zero_expected: bool = False,
 ) -> list[dict[str, Any]]:
     """Findings {"kind", "tensor", "count", "rows", "places", "text"}: kind nan, inf, zero_tensor, zero_rows,
     duplicate_rows. rows, places (indices, [[row, column], ...]): the first SHOWN of them, in order; where a finding is
     of elements it has places, and where it is of rows it has rows.
 
-    vocabulary: look at single rows (zero, repeated), up to `rows_in_use`: rows behind it are padding. zero_expected:
-    a tensor of zeros is as it should be. Types other than F64, F32, F16 and BF16 are not looked into.
+    vocabulary: look at single rows (zero, repeated), of `rows_in_use` alone where they are known: others are padding.
+    zero_expected: a tensor of zeros is as it should be. Types other than F64, F32, F16 and BF16 are not looked into.
     """
     if stored.dtype not in FLOATS or stored.nbytes == 0:
         return []
@@ -41,10 +45,10 @@ def scan(
         non_zero = piece != 0
         any_non_zero = any_non_zero or bool(non_zero.any())
         if vocabulary:
-            in_use = len(piece) if rows_in_use is None else max(0, min(len(piece), rows_in_use - start))
-            zeros = (~non_zero[:in_use].any(dim=1)).tolist()
-            zero_rows += [start + i for i, zero in enumerate(zeros) if zero]
-            duplicates += _repeated(piece[:in_use], start, zeros, seen)
+            zeros = (~non_zero.any(dim=1)).tolist()
+            padding = [rows_in_use is not None and start + i not in rows_in_use for i in range(len(piece))]
+            zero_rows += [start + i for i, zero in enumerate(zeros) if zero and not padding[i]]
+            duplicates += _repeated(piece, start, [z or p for z, p in zip(zeros, padding, strict=True)], seen)
     scalar = not stored.shape
     found = [
         _finding("nan", stored.name, nan.count, "element is|elements are", "not a number", places=nan.places(scalar)),
@@ -108,14 +112,14 @@ def _pieces(stored: StoredTensor) -> Iterator[tuple[int, Tensor]]:
         yield start, read(stored, (start, min(start + step, stored.shape[0])))
 
 
-def _repeated(rows: Tensor, start: int, zeros: list[bool], seen: dict[bytes, int]) -> list[int]:
-    """Row numbers whose bytes were seen before (zero rows excepted); `seen` is extended in place."""
+def _repeated(rows: Tensor, start: int, left_out: list[bool], seen: dict[bytes, int]) -> list[int]:
+    """Row numbers whose bytes were seen before; `seen` is extended in place."""
     import torch
 
     raw = rows.contiguous().view(torch.uint8).numpy()
     repeated = []
-    for i, zero in enumerate(zeros):
-        if zero:
+    for i, out in enumerate(left_out):
+        if out:
             continue
         digest = hashlib.blake2b(raw[i], digest_size=16).digest()
         if digest in seen:

@@ -145,6 +145,25 @@ def test_padding_rows_behind_the_vocabulary_are_no_finding(stories: Path, tmp_pa
     assert (found["vocab"], found["rows"], found["warnings"]) == (512, 528, [])
 
 
+def test_ids_that_the_tokenizer_leaves_out_do_not_hide_its_last_ones(stories: Path, tmp_path: Path) -> None:
+    """As those of cl100k, whose id 100256 is no token: rows without one are padding wherever they are."""
+
+    def zero_rows(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"][[400, 510]] = 0
+        tensors["model.embed_tokens.weight"][401] = tensors["model.embed_tokens.weight"][402]
+
+    checkpoint = changed(stories, tmp_path / "m", zero_rows)
+    path = tmp_path / "m" / "tokenizer.json"
+    held = json.loads(path.read_text())
+    gone = {token for token, number in held["model"]["vocab"].items() if number in (400, 401)}
+    held["model"]["vocab"] = {t: n for t, n in held["model"]["vocab"].items() if t not in gone}
+    held["model"]["merges"] = [m for m in held["model"]["merges"] if "".join(m) not in gone and not gone & set(m)]
+    path.write_text(json.dumps(held))
+    found = inspect(checkpoint)
+    assert found["vocab"] == 510
+    assert kinds(found) == {("zero_rows", "model.embed_tokens.weight"): (1, [510])}
+
+
 def test_a_new_block_that_training_left_silent_is_a_finding(stories: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     execute(plan_expand(ExpandSettings(model=str(stories), out=out, at=[1])), out)

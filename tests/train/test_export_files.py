@@ -76,6 +76,15 @@ def test_the_run_in_the_trainers_words(tiny: Tiny, corpus: Path, to: str, fields
     assert any("2 data-parallel ranks" in note for note in result["notes"])
 
 
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_axolotl_may_leave_out_rows_with_nothing_to_learn(tiny: Tiny, questions: Path, loss_on: str) -> None:
+    chosen = settings(tiny("llama"), questions, "axolotl", loss_on=loss_on)
+    _, result = written(chosen)
+    rows = [json.loads(line) for line in (Path(chosen.out) / "rows.jsonl").read_text().splitlines()]
+    silent = any(len(r["labels"]) > 1 and set(r["labels"]) == {IGNORED} for r in rows)
+    assert silent is any("nothing is learned" in note for note in result["notes"]) is (loss_on == "response")
+
+
 @pytest.mark.parametrize(
     "more",
     [{}, {"replay_mode": "additive"}, {"mixture": ["0.5:new=1,old=1", "1:new=1,old=0"], "replay_ratio": None}],

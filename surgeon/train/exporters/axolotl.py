@@ -193,6 +193,11 @@ def _notes(run: ToExport, schedule: TrainerSchedule, unreached: dict[str, float]
         "the token behind a cut in a document is not learned there (at most one a row)",
         f"{DATA} holds one pass over the run; one row more or less may fit into a window where rows are padded",
     ]
+    if run.settings.loss_on == "response" and any(s.packed.tokens.instruct for s in run.data.sources):
+        # src/axolotl/utils/trainer.py, drop_no_trainable_tokens; of some versions it lets all pass
+        found.append(
+            "a row in which nothing is learned (a prompt as long as it) may be dropped there: later ones move up"
+        )
     if run.dtype == "bfloat16" and run.adapter is None:
         found.append("weights and the optimizer's moments are bfloat16 there (bf16), here they are float32")
     if schedule.warmup == 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.arch.family import Family, family_of
+from surgeon.checkpoint.header import StoredTensor
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.new_blocks import new_blocks
@@ -27,11 +28,8 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
     family = family_of(checkpoint)
     by_role: dict[str, int] = defaultdict(int)
     dtypes: dict[str, int] = defaultdict(int)
-    for name, stored in checkpoint.tensors.items():
-        role = family.role(name)
-        if role == "buffer":
-            continue
-        by_role[role] += math.prod(stored.shape)
+    for stored in parameters(checkpoint, family):
+        by_role[family.role(stored.name)] += math.prod(stored.shape)
         dtypes[stored.dtype] += math.prod(stored.shape)
     ids = token_ids(checkpoint.path)
     architectures = checkpoint.config.get("architectures") or [None]
@@ -51,6 +49,12 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "lineage": lineage_tree(checkpoint.lineage) if checkpoint.lineage else None,
         "warnings": _warnings(checkpoint, family, ids, progress) if deep else [],
     }
+
+
+def parameters(checkpoint: Checkpoint, family: Family) -> list[StoredTensor]:
+    """What is learned, as stored: no buffers, and not the copy of the embedding that a tied head may be stored as."""
+    copy = family.head if family.tied else None
+    return [t for name, t in checkpoint.tensors.items() if name != copy and family.role(name) != "buffer"]
 
 
 def _context(checkpoint: Checkpoint) -> dict[str, Any] | None:

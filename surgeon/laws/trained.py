@@ -55,10 +55,10 @@ def read_trained(folder: Path, general: str | None, domain: str | None) -> Run:
 
 def _parameters(folder: Path) -> int:
     from surgeon.arch.family import family_of
+    from surgeon.inspect_model import parameters
 
     checkpoint = Checkpoint.open(folder)
-    family = family_of(checkpoint)
-    return sum(math.prod(t.shape) for name, t in checkpoint.tensors.items() if family.role(name) != "buffer")
+    return sum(math.prod(t.shape) for t in parameters(checkpoint, family_of(checkpoint)))
 
 
 def _loss(training: dict[str, Any], name: str, step: int, folder: Path) -> float:

@@ -73,6 +73,17 @@ def test_parameters_are_those_of_transformers(tiny: Tiny, family: str) -> None:
     assert found["warnings"] == [] and found["vocab"] is None
 
 
+def test_a_tied_head_that_is_stored_too_counts_once(stories: Path, tmp_path: Path) -> None:
+    def with_head(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    found, before = inspect(changed(stories, tmp_path / "m", with_head)), inspect(Checkpoint.open(stories))
+    assert {key: found[key] for key in ("parameters", "dtypes")} == {
+        key: before[key] for key in ("parameters", "dtypes")
+    }
+    assert found["bytes"] == before["bytes"] + 4 * 512 * 64
+
+
 def test_lineage_and_new_blocks_after_two_expansions(stories: Path, tmp_path: Path) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     execute(plan_expand(ExpandSettings(model=str(stories), out=once, at=[1])), once)

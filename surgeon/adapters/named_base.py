@@ -12,9 +12,12 @@ from surgeon.checkpoint.lineage import Parent
 
 
 def names_itself(adapter: Path, model: Checkpoint) -> bool:
-    """Whether the folder that the adapter names is that of the model."""
-    named = _named(adapter)
-    return bool(named) and Path(named).is_dir() and Path(named).resolve() == model.path.resolve()
+    """Whether the folder that the adapter names is that of the model, and held no ancestor of it before: of one that
+    was changed in place the name says nothing."""
+    named, place = _named(adapter), model.path.resolve()
+    if not named or not Path(named).is_dir() or Path(named).resolve() != place:
+        return False
+    return all(before != place for _, before, _ in _ancestors(model))
 
 
 def places_since(adapter: Path, model: Checkpoint) -> tuple[str, dict[int, int]] | None:
@@ -22,12 +25,13 @@ def places_since(adapter: Path, model: Checkpoint) -> tuple[str, dict[int, int]]
     it names none of them, or only by a name that the model itself bears too.
 
     A folder that is there is compared by its path, and by its digest where it only has an ancestor's name (a copy).
+    That of the model itself is none of them, though it may have held one.
     """
     named = _named(adapter)
     for parent, place, now in _ancestors(model) if named else ():
         folder = Path(named)
         if folder.is_dir():
-            found = folder.resolve() == place or (
+            found = folder.resolve() == place != model.path.resolve() or (
                 folder.resolve().name == _plain(parent.name)
                 and (folder / CONFIG).is_file()
                 and Checkpoint.open(folder).digest == parent.digest

@@ -104,3 +104,17 @@ def test_an_ancestor_from_behind_the_expansion_is_no_reason(here: Path) -> None:
     naming("base")
     with pytest.raises(SurgeonError, match="block 3 is block 4 now"):
         carried_out("fold-adapter", model="long+adapter", out="folded-again")
+
+
+def test_the_folder_of_a_model_that_was_deepened_in_place_says_nothing(here: Path) -> None:
+    """It held the model from before too: an adapter of all of its blocks went onto others without a word."""
+    model = AutoModelForCausalLM.from_pretrained("base", dtype=torch.float32)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained("before")
+    carried_out("expand-layers", model="base", out="base", in_place=True, at=[1])
+    with pytest.raises(SurgeonError, match="all that the model had before it was deepened"):
+        carried_out("fold-adapter", model="base+before", out="folded")
+    model = AutoModelForCausalLM.from_pretrained("base", dtype=torch.float32)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained("since")
+    carried_out("fold-adapter", model="base+since", out="folded")
+    naming("base")  # of blocks 0 and 3, of then or of now
+    carried_out("fold-adapter", model="base+adapter", out="folded-too")

@@ -27,7 +27,6 @@ def check_words(settings: CptSettings) -> None:
     resolve_stages(settings)
     if settings.train not in SETS and not settings.train.startswith(ROLE):
         compiled(settings.train)
-    _check_together(settings)
     for name, value in (("beta1", settings.betas[0]), ("beta2", settings.betas[1])):
         if not 0 <= value < 1:
             raise UsageError(f"{name} is {value:g}", "--betas", "give two numbers from 0 to below 1, as 0.9,0.95")
@@ -40,6 +39,7 @@ def check_words(settings: CptSettings) -> None:
     corpora.check_replay(settings)
     if not corpora.mixture_stages(settings, named):
         check_weights([corpus.weight for corpus, _ in named], [replay for _, replay in named])
+    _check_together(settings)  # methods read the mixture too, and what is wrong in it is not theirs
     for corpus in [*(corpus for corpus, _ in named), *evals(settings)]:
         if corpus.hub is None:
             files(corpus)

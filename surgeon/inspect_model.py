@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.arch.family import Family, family_of
-from surgeon.checkpoint.header import StoredTensor
+from surgeon.arch.parameters import parameters
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage
 from surgeon.checkpoint.new_blocks import new_blocks
@@ -49,12 +49,6 @@ def inspect(checkpoint: Checkpoint, *, deep: bool = True, progress: Progress = S
         "lineage": lineage_tree(checkpoint.lineage) if checkpoint.lineage else None,
         "warnings": _warnings(checkpoint, family, ids, progress) if deep else [],
     }
-
-
-def parameters(checkpoint: Checkpoint, family: Family) -> list[StoredTensor]:
-    """What is learned, as stored: no buffers, and not the copy of the embedding that a tied head may be stored as."""
-    copy = family.head if family.tied else None
-    return [t for name, t in checkpoint.tensors.items() if name != copy and family.role(name) != "buffer"]
 
 
 def _context(checkpoint: Checkpoint) -> dict[str, Any] | None:

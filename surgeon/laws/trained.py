@@ -55,7 +55,7 @@ def read_trained(folder: Path, general: str | None, domain: str | None) -> Run:
 
 def _parameters(folder: Path) -> int:
     from surgeon.arch.family import family_of
-    from surgeon.inspect_model import parameters
+    from surgeon.arch.parameters import parameters
 
     checkpoint = Checkpoint.open(folder)
     return sum(math.prod(t.shape) for t in parameters(checkpoint, family_of(checkpoint)))

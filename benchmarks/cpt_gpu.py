@@ -52,16 +52,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cpt_gpu_models import DEEP, MODELS, TINY
-from cpt_gpu_programs import FLOPS, MAKE, TRAINER
+from cpt_gpu_programs import FLOPS, MAKE, TRAINER, WITHOUT
 from expand import machine
 
 MORE = 3  # steps behind those that are read
-# surgeon as if a package were not installed
-WITHOUT = """
-import runpy, sys
-sys.modules[sys.argv.pop(1)] = None
-runpy.run_module("surgeon", run_name="__main__", alter_sys=True)
-"""
 # (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
 PARTS = {
     "surgeon all": "full",

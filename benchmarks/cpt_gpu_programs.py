@@ -2,7 +2,7 @@
 
 MAKE writes a random model and texts whose words are tokens: folder, configuration, tokens, longest document. FLOPS
 gives those of a token by what is trained: model, parts, length of rows. TRAINER is transformers' Trainer on the same
-tokens.
+tokens. WITHOUT is surgeon as if a package were not installed: its name, then the words.
 """
 
 from __future__ import annotations
@@ -85,4 +85,10 @@ Trainer(model, arguments, train_dataset=data, data_collator=default_data_collato
 memory = torch.cuda.max_memory_allocated() if cuda else 0
 found = {"tokens_per_s": (steps - warm) * rows * S / (marks[1] - marks[0]), "memory_bytes": memory}
 print(json.dumps(found))
+"""
+
+WITHOUT = """
+import runpy, sys
+sys.modules[sys.argv.pop(1)] = None
+runpy.run_module("surgeon", run_name="__main__", alter_sys=True)
 """

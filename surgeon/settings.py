@@ -162,8 +162,8 @@ def _refusal(
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return UsageError(f"{name} is needed", where, f"give {name}")
-    if first["type"] == "missing":  # one of several values in a row
-        message = f"it takes {int(first['loc'][-1]) + 1} values"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # one of several values in a row
+        message = f"it takes {first['loc'][-1] + 1} values"
     shown = f" (given: {first['input']!r})" if first["type"] != "value_error" else ""
     more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return UsageError(f"{name}: {message}{shown}{more}", where, "see --help for what it takes")

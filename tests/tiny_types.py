@@ -87,17 +87,7 @@ BY_TYPE: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoeshared": ("granitemoeshared", _LOCAL | {"shared_intermediate_size": 24}),
     "granitemoehybrid": (
         "granitemoehybrid",
-        _LOCAL
-        | {
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_d_state": 8,
-            "mamba_n_groups": 1,
-            "mamba_chunk_size": 8,
-            "mamba_expand": 2,
-            "shared_intermediate_size": 24,
-            "layer_types": [_LINEAR, _FULL, _LINEAR, _FULL],
-        },
+        _LOCAL | _MAMBA | {"shared_intermediate_size": 24, "layer_types": [_LINEAR, _FULL, _LINEAR, _FULL]},
     ),
     "llama4_text": (
         "llama4_text",

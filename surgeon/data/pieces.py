@@ -2,8 +2,6 @@
 
 Digests are of pieces of PIECE tokens. A piece is looked at when a window first reads from it, once by each process: so
 the start of a run costs the same whatever the size of its corpora, and no token is trained on that was not looked at.
-BLAKE3 of a piece takes 15 microseconds. On one core windows of 4,096 tokens in shuffled documents of 400 are then read
-at 6 million tokens a second where every piece is new, and at 40 million, as without it, where none is.
 """
 
 from __future__ import annotations

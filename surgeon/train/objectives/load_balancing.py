@@ -54,7 +54,7 @@ def _routes(run: Run) -> bool:
     try:
         with attention.uncompiled():
             found = run.forward.output(arguments, router_logits=True).router_logits
-    except IndexError:  # the library's own loss, which it takes at once, of no logits
+    except IndexError:  # of the library's own loss of no logits; without it the same pass has been made (attention)
         return False
     run.world.reshard(run.model)
     return bool(found)

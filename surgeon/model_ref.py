@@ -12,7 +12,13 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.settings import from_home
 
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py"]
+# what an operation reads or carries along; `surgeon/*` is what a lineage refers to
+_PATTERNS = [
+    "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "surgeon/*",
+    "README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY.md",
+]  # fmt: skip
+# a second copy of the weights, in the maker's own format, of as many bytes again
+_SECOND = ["consolidated*.safetensors", "original/*"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,14 @@ def resolve(text: str) -> ModelRef:
     if _HUB.match(text):
         return _download(text)
     raise _absent(text)
+
+
+def name_and_revision(text: str) -> tuple[str, str | None]:
+    """What other libraries are told in two: `org/name` and the revision that was asked for. A folder is itself."""
+    if Path(from_home(text)).exists() or not _HUB.match(text):
+        return text, None
+    name, _, revision = text.partition("@")
+    return name, revision or None
 
 
 def check_named(text: str) -> None:
@@ -112,7 +126,7 @@ def _download(text: str) -> ModelRef:
 
     name, _, revision = text.partition("@")
     try:
-        path = snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS)
+        path = snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS, ignore_patterns=_SECOND)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise SurgeonError(

@@ -144,10 +144,12 @@ def _peft_config(
     targets = peft_targets(family, chosen, fields)
     if "target_parameters" in targets and "target_parameters" not in fields:
         raise UsageError(f"{kind.peft_type} does not go on experts", "--targets", "use --kind lora for them")
+    name, revision = model_ref.name_and_revision(settings.model)
     try:
         return chosen_class(
             task_type="CAUSAL_LM",
-            base_model_name_or_path=settings.model,
+            base_model_name_or_path=name,
+            revision=revision,
             inference_mode=True,
             **more,
             **targets,

@@ -10,6 +10,7 @@ from surgeon.adapters.start_file import WEIGHTS
 from surgeon.adapters.targets import Chosen
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError
+from surgeon.model_ref import name_and_revision
 from surgeon.ops.plan import Apply, OutTensor
 from surgeon.progress import Progress
 
@@ -63,7 +64,8 @@ def model_start(
         source = Apply("kernel:stored", options={"matrix": name, "suffix": ""}, attachment=WEIGHTS)
         tensors.append(OutTensor(name, "F32", tuple(tensor.shape), source))
     made = wrapped.peft_config["default"]
-    made.base_model_name_or_path = settings.model  # PEFT puts the folder's full path there
+    # PEFT puts the folder's full path there
+    made.base_model_name_or_path, made.revision = name_and_revision(settings.model)
     return tensors, written(made), {WEIGHTS: save(held)}
 
 

@@ -132,12 +132,14 @@ class ContextChange(_Strict):
 
 
 class Parent(_Strict):
-    """An input of the operation. `name`: hub id or folder name; `path`: relative to the output, as it was then."""
+    """An input of the operation. `name`: hub id or folder name; `path`: relative to the output, as it was then;
+    `revision`: the commit of the hub that it was."""
 
     role: str
     name: str
     path: str
     digest: str
+    revision: str | None = None
     lineage: Lineage | None = None
 
 

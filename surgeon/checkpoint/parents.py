@@ -1,12 +1,35 @@
-"""Where the parents of an output are now, and whether they still are what they were."""
+"""What is recorded of an output's parents, where they are now, and whether they still are what they were."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from surgeon.checkpoint.index import Checkpoint
-from surgeon.checkpoint.lineage import Lineage
+from surgeon.checkpoint.lineage import Lineage, Parent
 from surgeon.errors import SurgeonError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def parent_of(role: str, name: str, path: Path, digest: str, lineage: Lineage | None, out: Path) -> Parent:
+    """The record of an input of the output that is to lie at `out`."""
+    return Parent(
+        role=role,
+        name=name or path.absolute().name,
+        path=os.path.relpath(path.resolve(), out.absolute().resolve()),
+        digest=digest,
+        revision=hub_revision(path),
+        lineage=lineage,
+    )
+
+
+def hub_revision(path: Path) -> str | None:
+    """The commit of a folder in the cache of the hub (`models--ORG--NAME/snapshots/COMMIT`); None of any other."""
+    commit, snapshots, model = (*reversed(path.absolute().parts), "", "", "")[:3]
+    found = snapshots == "snapshots" and model.startswith("models--") and _COMMIT.fullmatch(commit)
+    return commit if found else None
 
 
 def parent_folder(out: Path, lineage: Lineage, given: Path | None = None, index: int = 0) -> Path:
@@ -18,8 +41,9 @@ def parent_folder(out: Path, lineage: Lineage, given: Path | None = None, index:
     recorded = lineage.parents[index]
     path = given if given is not None and index == 0 else (out.resolve() / recorded.path)
     if not path.is_dir():
+        place = f"{recorded.name.partition('@')[0]}@{recorded.revision}" if recorded.revision else "MODEL"
         raise SurgeonError(
-            f"the parent {recorded.name!r} is not where it was", str(path), "say where it is with --parent MODEL"
+            f"the parent {recorded.name!r} is not where it was", str(path), f"say where it is with --parent {place}"
         )
     if Checkpoint.open(path).read_digest() != recorded.digest:
         raise SurgeonError(

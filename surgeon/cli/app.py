@@ -28,7 +28,7 @@ from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
 ORDER = (
     "run", "recipes", "inspect", "extract_language_model", "expand_layers", "extend_vocab", "extend_context",
     "attach_adapter", "fold_adapter", "simplify_adapter", "cpt", "average", "merge_task_vectors", "merge",
-    "graft_language_model", "evaluate", "verify", "diff", "vectors", "mix", "report", "methods", "cache",
+    "graft_language_model", "evaluate", "verify", "diff", "vectors", "mix", "report", "push", "methods", "cache",
     "apply",
 )  # fmt: skip
 # typer keeps its copy of click private; the base of its public BadParameter is every error of usage

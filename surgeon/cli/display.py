@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from surgeon.report.words import visible
+from surgeon.words import visible
 
 
 class Left(TimeRemainingColumn):

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.arch.family import family_of_names
+from surgeon.card.write import write_card
 from surgeon.checkpoint.commit import check_no_run, check_out, staged
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.header import num_bytes
 from surgeon.checkpoint.index import ADAPTER_CONFIG, CONFIG, Checkpoint
-from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, Parent, dump_lineage, output_digests, versions
+from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage, output_digests, versions
+from surgeon.checkpoint.parents import parent_of
 from surgeon.checkpoint.sidecars import SURGEON_DIR, vectors_name
 from surgeon.checkpoint.unread import Unread
 from surgeon.checkpoint.writer import Layout, Writer
@@ -69,7 +71,10 @@ def execute(
         weights = digests_of_shards(folder, writer.layout, known | written.digests(plan), threads)
         progressed.clear()
         digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
-        (folder / LINEAGE_FILE).write_text(dump_lineage(lineage_of(plan, out, inputs, digests)), encoding="utf-8")
+        lineage = lineage_of(plan, out, inputs, digests)
+        (folder / LINEAGE_FILE).write_text(dump_lineage(lineage), encoding="utf-8")
+        if not plan.restores:  # what was there before is no new model, and the card of that one is not at hand
+            write_card(folder, out, lineage)
         verified = _verify(plan, folder)
         if plan.link:
             verified["linked"] = list(writer.linked)
@@ -201,13 +206,7 @@ def _put(path: Path, raw: bytes) -> None:
 
 def lineage_of(plan: Plan, out: Path, inputs: Mapping[str, Checkpoint], digests: dict[str, str]) -> Lineage:
     parents = [
-        Parent(
-            role=i.role,
-            name=i.name or i.path.absolute().name,
-            path=os.path.relpath(i.path.resolve(), out.absolute().resolve()),
-            digest=i.digest,
-            lineage=plan.told.get(i.role, inputs[i.role].lineage),
-        )
+        parent_of(i.role, i.name, i.path, i.digest, plan.told.get(i.role, inputs[i.role].lineage), out)
         for i in plan.inputs
     ]
     return plan.lineage.model_copy(

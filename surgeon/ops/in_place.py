@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from surgeon.card.front import CARD
+from surgeon.card.write import card_in_place
 from surgeon.checkpoint.commit import told_when_full
 from surgeon.checkpoint.config_json import dump_json
 from surgeon.checkpoint.digest import file_digests
@@ -19,7 +21,7 @@ from surgeon.checkpoint.header import PAGE, at_least, encode_header, header_byte
 from surgeon.checkpoint.index import CONFIG, INDEX, SINGLE, Checkpoint
 from surgeon.checkpoint.insert_range import can_insert
 from surgeon.checkpoint.journal import FILES, HEADERS, Journal, ShardChange, Step, begin, prepared, resume
-from surgeon.checkpoint.lineage import LINEAGE_FILE, dump_lineage
+from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.checkpoint.tree_digest import composed, weight_digests
 from surgeon.checkpoint.writer import METADATA, Layout, shard_names
@@ -89,10 +91,11 @@ def execute_in_place(
         metrics = f"{SURGEON_DIR}/{METRICS_PREFIX}"
         carried = [n for n in plan.carried if n not in digests and not n.startswith(metrics)]
         digests |= dict(zip(carried, file_digests(folder / n for n in carried), strict=True))
-        text = dump_lineage(lineage_of(plan, folder, inputs, dict(sorted(digests.items()))))
-        (stage / FILES / LINEAGE_FILE).write_text(text, encoding="utf-8")
-        new = [shard for shard, _ in fresh.shards]
+        lineage = lineage_of(plan, folder, inputs, dict(sorted(digests.items())))
+        (stage / FILES / LINEAGE_FILE).write_text(dump_lineage(lineage), encoding="utf-8")
         aside = [INDEX] if (folder / INDEX).is_file() else []
+        files += _card(plan, folder, lineage, stage, progress)
+        new = [shard for shard, _ in fresh.shards]
         begin(folder, Journal(list(request), changes, [*new, *files, LINEAGE_FILE], aside), step)
     held = Checkpoint.open(folder)
     assert {n: t.shape for n, t in held.tensors.items()} == {t.name: t.shape for t in plan.tensors}
@@ -168,6 +171,16 @@ def _stays(origins: list[Any], count: int, held: int) -> bool:
     """Whether these are all tensors of one file, in the order of their data."""
     starts = [o.start for o in origins]
     return len(origins) == count == held and len({o.path for o in origins}) == 1 and starts == sorted(starts)
+
+
+def _card(plan: Plan, folder: Path, lineage: Lineage, stage: Path, progress: Progress) -> list[str]:
+    """README.md in the stage, unless the one that lies there was written by somebody; gives its name."""
+    text = card_in_place(folder, lineage, plan.config, {t.name: t for t in plan.tensors})
+    if text is None:
+        progress.say(f"{CARD} was written by somebody, and stays as it is: it is of the model before")
+        return []
+    (stage / FILES / CARD).write_text(text, encoding="utf-8")
+    return [CARD]
 
 
 def _digests(

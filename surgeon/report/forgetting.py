@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgeon import words
 from surgeon.measure.stability import UNITS, forgetting
-from surgeon.report import words
 from surgeon.report.curves import EvalPoint, Line
 
 if TYPE_CHECKING:

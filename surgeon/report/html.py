@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from surgeon import words
 from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.lineage import BlockMap
 from surgeon.errors import SurgeonError
-from surgeon.report import words
 from surgeon.report.block_map import strips
 from surgeon.report.curves import Line, Training, curves
 from surgeon.report.deltas import Deltas, heats

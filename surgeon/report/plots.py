@@ -15,10 +15,10 @@ from surgeon.figure import svg_text
 from surgeon.report.curves import Curves, Line
 from surgeon.report.deltas import Heat
 from surgeon.report.forgetting import Lost, draw_lost
-from surgeon.report.words import short, visible
 from surgeon.search.front_plot import Colours, draw_search
 from surgeon.search.front_plot import size as search_size
 from surgeon.search.record import SearchRecord
+from surgeon.words import short, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

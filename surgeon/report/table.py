@@ -11,7 +11,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
-from surgeon.report.words import direction, fixed, model_label, percent, visible
+from surgeon.words import direction, fixed, model_label, percent, visible
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from surgeon.card.write import write_card
 from surgeon.checkpoint.header import StoredTensor, read_header
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SINGLE, Checkpoint
 from surgeon.checkpoint.lineage import LINEAGE_FILE, dump_lineage, output_digests
@@ -60,6 +61,7 @@ def write_folder(
         shutil.copyfile(metrics, folder / SURGEON_DIR / metrics_name(job.digest))
     lineage = training_lineage(job, step, outcome, out, output_digests(folder))
     (folder / LINEAGE_FILE).write_text(dump_lineage(lineage), encoding="utf-8")
+    write_card(folder, out, lineage)
     parameters = sum(math.prod(t.shape) for t in stored.values())
     return Written(len(stored), parameters, nbytes, _verify(folder, stored, trained))
 

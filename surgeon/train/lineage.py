@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.lineage import Lineage, Parent, read_lineage, versions
+from surgeon.checkpoint.lineage import Lineage, read_lineage, versions
+from surgeon.checkpoint.parents import parent_of
 from surgeon.train import flash
 from surgeon.train.job import Job
 from surgeon.train.outcome import Outcome
@@ -24,8 +24,8 @@ def training_lineage(job: Job, step: int, outcome: Outcome, out: Path, files: di
     if job.adapter is not None and job.ref.adapter is not None:
         places.append(("adapter", job.ref.adapter.name, job.adapter, job.record["adapter"]))
     parents = [
-        Parent(role=r, name=n, path=os.path.relpath(p.resolve(), out.absolute()), digest=d, lineage=lineage)
-        for (r, n, p, d), lineage in zip(places, before, strict=True)
+        parent_of(role, name, path, digest, lineage, out)
+        for (role, name, path, digest), lineage in zip(places, before, strict=True)
     ]
     settings = {k: v for k, v in job.record.items() if k not in ("model", "adapter", "data", "replay", "seed")}
     training: dict[str, Any] = {

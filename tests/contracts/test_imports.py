@@ -12,12 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "surgeon"
 RANKS = {
-    "errors": 0, "progress": 0, "figure": 0, "number": 0, "registry": 1, "settings": 1,
-    "checkpoint": 2, "scales": 2, "loading": 2.2, "model_ref": 2.5, "arch": 3, "ops": 4, "data": 4,
+    "errors": 0, "progress": 0, "figure": 0, "number": 0, "words": 0, "registry": 1, "settings": 1,
+    "checkpoint": 2, "scales": 2, "loading": 2.2, "model_ref": 2.5, "card": 2.7, "arch": 3, "ops": 4, "data": 4,
     "expand": 5, "vocab": 5, "multimodal": 5.2, "context": 5.3, "adapters": 5, "laws": 5,
     "merge": 5.5, "train": 6, "measure": 7, "search": 7.5, "inspect_model": 8, "report": 8,
     "operations": 9, "saved_plan": 10, "replan": 10, "recipe": 10, "verify_expansion": 10, "verify_undo": 10,
-    "early": 10.5, "verify": 11, "run": 11, "cli": 12, "__main__": 13,
+    "early": 10.5, "verify": 11, "hub": 11.5, "run": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 
 

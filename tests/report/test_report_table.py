@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from surgeon import words
 from surgeon.checkpoint.lineage import BlockMap, NewBlock
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.report import words
 from surgeon.report.block_map import COLUMNS, strips
 from surgeon.report.curves import EvalPoint, Step, Training, curves
 from surgeon.report.table import Cell, evaluation_table, rich_table

@@ -16,11 +16,11 @@ from surgeon.measure.perplexity import evaluate
 from surgeon.ops.execute import execute
 from surgeon.report.html import write_report
 from surgeon.report.vocabulary import find_models, measure_vocabulary
-from surgeon.report.words import share
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 from surgeon.vocab.plan import plan_extend_vocab
 from surgeon.vocab.settings import ExtendVocabSettings
+from surgeon.words import share
 
 TEXT = "Haemoglobin carries oxygen; haemophilia is a disorder of clotting. The haematologist measured haemoglobin.\n"
 STORY = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with her dog.\n"

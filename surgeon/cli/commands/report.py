@@ -116,7 +116,7 @@ _COLUMNS = (
 
 def _rows(found: Vocabulary) -> list[tuple[str, ...]]:
     """A line a corpus for the terminal; the page has all of it."""
-    from surgeon.report.words import fixed, share
+    from surgeon.words import fixed, share
 
     rows = []
     for corpus in found.corpora:

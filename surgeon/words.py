@@ -1,4 +1,4 @@
-"""Numbers and names as a report writes them; an absent number is a dash, never a zero."""
+"""Numbers and names as reports and cards write them; an absent number is a dash, never a zero."""
 
 from __future__ import annotations
 
@@ -90,6 +90,15 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def without_folders(value: Any) -> Any:
+    """A JSON value with the last name of each absolute path in it, also in `NAME=PATH:WEIGHT`."""
+    if isinstance(value, str):
+        return _FOLDERS.sub(r"\1", value)
+    if isinstance(value, Mapping):
+        return {key: without_folders(held) for key, held in value.items()}
+    return [without_folders(held) for held in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> str:

@@ -1,0 +1,62 @@
+"""surgeon push."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from surgeon.cli.options import Debug, Json, Quiet
+from surgeon.cli.output import Output
+from surgeon.cli.words import example_text
+
+EXAMPLES = ("surgeon push deep my-org/deep --private --dry-run",)
+ABOUT = (
+    "Upload what surgeon wrote to the Hugging Face hub, in one commit, after its bytes were checked against its "
+    "lineage: weights, tokenizer, model card (README.md, as you edited it), and surgeon.json without the places of its "
+    "parents on this machine. A repository that is not there is made. --dry-run checks and lists, and sends nothing."
+)
+
+
+def register(app: typer.Typer) -> None:
+    @app.command("push", help=ABOUT, epilog=example_text(EXAMPLES))
+    def push(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder of surgeon.", show_default=False)],
+        repo: Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub.", show_default=False)],
+        private: Annotated[bool, typer.Option("--private", help="A new repository is for its owner alone.")] = False,
+        revision: Annotated[
+            str | None,
+            typer.Option(
+                "--revision", metavar="BRANCH", help="A branch, made if it is not there.", show_default="main"
+            ),
+        ] = None,
+        message: Annotated[
+            str | None,
+            typer.Option("--message", metavar="TEXT", help="Of the commit.", show_default="the operation's name"),
+        ] = None,
+        force: Annotated[
+            bool, typer.Option("--force", help="Replace what the repository holds, as a whole, in the same commit.")
+        ] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list; nothing is sent or asked.")] = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        from huggingface_hub.utils import disable_progress_bars
+
+        from surgeon.hub.push import push as send
+        from surgeon.hub.upload import prepare
+        from surgeon.model_ref import resolve_plain
+
+        output = Output(json, quiet)
+        upload = prepare(resolve_plain(model, "an upload").path, repo, output.progress())
+        if dry_run:
+            sizes = {name: len(held) if isinstance(held, bytes) else held.stat().st_size
+                     for name, held in upload.files.items()}  # fmt: skip
+            found = {"repo": repo, "revision": revision or "main", "files": sizes, "bytes": upload.nbytes,
+                     "left": list(upload.left)}  # fmt: skip
+            output.emit(found)
+            return
+        if json or quiet:
+            disable_progress_bars()
+        output.emit(send(upload, private=private, revision=revision, message=message, force=force))

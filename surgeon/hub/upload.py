@@ -1,0 +1,94 @@
+"""What of a folder goes out to a hub, after it was checked against its lineage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from surgeon.card.front import CARD, is_hub_id
+from surgeon.card.write import made_card
+from surgeon.checkpoint.config_json import read_json_object
+from surgeon.checkpoint.index import ADAPTER_CONFIG
+from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage, read_lineage
+from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.progress import SILENT, Progress
+from surgeon.verify import verify
+from surgeon.words import without_folders
+
+
+@dataclass(frozen=True)
+class Upload:
+    """files: by their names in the repository, a place or the content. left: what lies in the folder and is neither
+    the lineage's nor of a training; it stays here."""
+
+    repo: str
+    operation: str
+    files: dict[str, Path | bytes]
+    left: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(held) if isinstance(held, bytes) else held.stat().st_size for held in self.files.values())
+
+
+def prepare(folder: Path, repo: str, progress: Progress = SILENT) -> Upload:
+    """What is to be uploaded, after every file was held against the digest in the lineage. Nothing is sent.
+
+    The files that the lineage answers for, the metrics of trainings, the card (as somebody edited it, or made anew),
+    and surgeon.json with the places of parents taken out (see published). Raises UsageError on a repo that is not
+    ORG/NAME, SurgeonError on a folder without a lineage or with a file that is another than recorded.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(f"this is no name of a repository: {error}", repo, "give ORG/NAME") from error
+    if "/" not in repo:
+        raise UsageError("a repository of the hub is named with its owner", repo, f"give ORG/{repo}")
+    lineage = read_lineage(folder)
+    if lineage is None:
+        raise SurgeonError(
+            f"there is no {LINEAGE_FILE}: nothing says what this folder should hold",
+            str(folder),
+            f"push what surgeon wrote; `hf upload {repo} FOLDER` takes any folder",
+        )
+    broken = next((check for check in verify(folder, progress=progress)["checks"] if not check["holds"]), None)
+    if broken is not None:
+        raise SurgeonError(
+            f"this is not what was written: {broken['check']}: {broken['detail']}",
+            str(folder),
+            "`surgeon verify` lists every difference: make the output again, or restore the file",
+        )
+    files: dict[str, Path | bytes] = {name: folder / name for name in sorted([*lineage.files, *_metrics(folder)])}
+    card = folder / CARD
+    files[CARD] = card if card.is_file() else made_card(folder, folder, lineage).encode("utf-8")
+    files[LINEAGE_FILE] = dump_lineage(published(lineage)).encode("utf-8")
+    adapter = read_json_object(folder / ADAPTER_CONFIG) if ADAPTER_CONFIG in files else {}
+    base = adapter.get("base_model_name_or_path")
+    if base is not None and not is_hub_id(str(base)):
+        progress.say(f"{ADAPTER_CONFIG} names its base {base!r}, which a hub does not know: loaders will ask for it")
+    present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = (path.as_posix() for path in present if not any(part.startswith(".") for part in path.parts))
+    return Upload(repo, lineage.operation, files, tuple(sorted(name for name in shown if name not in files)))
+
+
+def published(lineage: Lineage) -> Lineage:
+    """The lineage with each parent as a folder of its name beside this one, and of paths in settings the last name:
+    where things lay on this machine helps nobody elsewhere, and tells the names of folders."""
+    parents = [
+        parent.model_copy(
+            update={
+                "path": f"../{PurePosixPath(parent.name.partition('@')[0]).name}",
+                "lineage": published(parent.lineage) if parent.lineage is not None else None,
+            }
+        )
+        for parent in lineage.parents
+    ]
+    return lineage.model_copy(update={"parents": parents, "settings": without_folders(lineage.settings)})
+
+
+def _metrics(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in (folder / SURGEON_DIR).glob(f"{METRICS_PREFIX}*")]

@@ -1,0 +1,214 @@
+"""A hub on this machine: as much of the protocol as huggingface_hub speaks for an upload and a download of models."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LARGE = (".safetensors", ".model")
+
+
+@dataclass
+class Repo:
+    """branches: name -> commit; commits: id -> path -> content."""
+
+    private: bool
+    branches: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    summaries: list[str] = field(default_factory=list)
+
+    def commit(self, branch: str, files: dict[str, bytes], summary: str) -> str:
+        listing = json.dumps([len(self.commits), *((n, hashlib.sha1(c).hexdigest()) for n, c in files.items())])
+        name = hashlib.sha1(listing.encode()).hexdigest()
+        self.commits[name], self.branches[branch] = files, name
+        self.summaries.append(summary)
+        return name
+
+    def files(self, branch: str = "main") -> dict[str, bytes]:
+        return self.commits[self.branches[branch]]
+
+
+@dataclass
+class Hub:
+    """url: what HF_ENDPOINT is to be. sent: large contents by digest. broken: answers 500 to commits."""
+
+    url: str = ""
+    repos: dict[str, Repo] = field(default_factory=dict)
+    sent: dict[str, bytes] = field(default_factory=dict)
+    puts: int = 0
+    broken: bool = False
+
+    def make(self, name: str, private: bool = False, files: dict[str, bytes] | None = None) -> Repo:
+        repo = self.repos[name] = Repo(private)
+        repo.commit("main", {".gitattributes": b"", **(files or {})}, "initial")
+        return repo
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    hub = Hub()
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _RefusedError(Exception):
+    def __init__(self, code: int, kind: str = "") -> None:
+        self.code, self.kind = code, kind
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_HEAD(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def do_PUT(self) -> None:
+        self._answer(self._put)
+
+    def _answer(self, act: Any) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else self._chunks()
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        headers: dict[str, str] = {}
+        try:
+            found = act(parts, body, headers)
+            code, raw = 200, found if isinstance(found, bytes) else json.dumps(found).encode()
+        except _RefusedError as refused:
+            code, raw = refused.code, b"{}"
+            headers = {"X-Error-Code": refused.kind, "X-Error-Message": refused.kind}
+        self.send_response(code)
+        for name, value in (headers | {"Content-Length": str(len(raw))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    def _chunks(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return b""
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def _repo(self, name: str) -> Repo:
+        if name not in self.hub.repos:
+            raise _RefusedError(404, "RepoNotFound")
+        return self.hub.repos[name]
+
+    def _at(self, repo: Repo, revision: str) -> str:
+        commit = repo.branches.get(revision, revision)
+        if commit not in repo.commits:
+            raise _RefusedError(404, "RevisionNotFound")
+        return commit
+
+    def _get(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
+        if parts[:2] == ["api", "models"]:
+            name = "/".join(parts[2:4])
+            repo = self._repo(name)
+            commit = self._at(repo, parts[5] if len(parts) > 5 else "main")
+            files = repo.commits[commit]
+            if parts[4:5] == ["tree"]:
+                return [_entry(path, content) for path, content in files.items()]
+            siblings = [{"rfilename": path} for path in files]
+            return {"id": name, "sha": commit, "private": repo.private, "siblings": siblings, "tags": []}
+        name, path = "/".join(parts[:2]), "/".join(parts[4:])
+        repo = self._repo(name)
+        commit = self._at(repo, parts[3])
+        if path not in repo.commits[commit]:
+            raise _RefusedError(404, "EntryNotFound")
+        content = repo.commits[commit][path]
+        headers |= {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
+        return content
+
+    def _post(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
+        if parts == ["api", "validate-yaml"]:
+            return {"errors": [], "warnings": []}
+        if not self.headers.get("Authorization"):
+            raise _RefusedError(401)
+        if parts == ["api", "repos", "create"]:
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.hub.make(name, bool(asked.get("private")) or asked.get("visibility") == "private")
+            return {"url": f"{self.hub.url}/{name}", "id": name}
+        if parts[-2:] == ["objects", "batch"]:
+            return {"objects": [self._batch(entry) for entry in json.loads(body)["objects"]]}
+        name = "/".join(parts[2:4])
+        repo = self._repo(name)
+        if parts[4] == "branch":
+            repo.branches[parts[5]] = repo.branches["main"]
+            return {}
+        if parts[4] == "preupload":
+            return {"files": [_mode(entry["path"]) for entry in json.loads(body)["files"]]}
+        assert parts[4] == "commit"
+        if self.hub.broken:
+            raise _RefusedError(403)
+        commit = self._commit(repo, parts[5], [json.loads(line) for line in body.splitlines()])
+        return {"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
+
+    def _batch(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["oid"] in self.hub.sent:
+            return entry
+        return entry | {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{entry['oid']}"}}}
+
+    def _commit(self, repo: Repo, branch: str, lines: list[dict[str, Any]]) -> str:
+        header = lines[0]["value"]
+        if header.get("parentCommit", repo.branches[branch]) != repo.branches[branch]:
+            raise _RefusedError(412)
+        files = dict(repo.files(branch))
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.sent[value["oid"]]
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        return repo.commit(branch, files, header["summary"])
+
+    def _put(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
+        assert hashlib.sha256(body).hexdigest() == parts[1]
+        self.hub.sent[parts[1]] = body
+        self.hub.puts += 1
+        return {}
+
+
+def _mode(path: str) -> dict[str, Any]:
+    return {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": False}
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    large = {"lfs": {"oid": digest, "size": len(content), "pointerSize": 130}} if path.endswith(LARGE) else {}
+    return {"type": "file", "path": path, "size": len(content), "oid": digest[:40], **large}

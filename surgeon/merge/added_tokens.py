@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surgeon.checkpoint.lineage import NewRow, RowMap
@@ -13,6 +13,7 @@ from surgeon.merge.chat_templates import TOKENIZER_CONFIG
 from surgeon.merge.pieces import joined
 from surgeon.merge.special_tokens import Special
 from surgeon.ops.plan import Apply, Copy, Piece, source_to_json
+from surgeon.vocab.baked import at_their_ids
 from surgeon.vocab.json_text import read_json_text
 from surgeon.vocab.tokenizer_json import TOKENIZER_JSON, TokenizerFile
 
@@ -41,7 +42,7 @@ def added_rows(alignment: Alignment, special: Special, names: Mapping[str, str])
         entry = _entry(member, content)
         entries.append(entry | {"id": i})
         decoder[str(i)] = {k: v for k, v in entry.items() if k != "id"}
-    out.files[TOKENIZER_JSON] = file.layout.dump(file.data | {"added_tokens": entries})
+    out.files[TOKENIZER_JSON] = at_their_ids(replace(file, data=file.data | {"added_tokens": entries})).text()
     path = target.checkpoint.path / TOKENIZER_CONFIG
     if path.is_file():
         held, layout = read_json_text(path)

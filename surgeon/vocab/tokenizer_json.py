@@ -151,22 +151,29 @@ class TokenizerFile:
         self._check_added()
 
     def _check_added(self) -> None:
-        """tokenizers takes the id of an added token from the model's vocabulary, else counts on, whatever the file
-        says: refuse a file that it reads with other ids than are written."""
-        last = len(self.model_vocab) - 1
-        given: dict[str, int] = {}
-        for token in self.added:
+        """Refuse added tokens that stand twice, and a file that tokenizers reads with other ids than are written."""
+        seen: set[str] = set()
+        for token, i in zip(self.added, self.added_as_read(), strict=True):
             content = token["content"]
-            if content in given:
+            if content in seen:
                 raise SurgeonError(f"the added token {content!r} stands twice", str(self.path), "restore the file")
-            given[content] = self.model_vocab.get(content, last + 1)
-            last = max(last, given[content])
-            if given[content] != token["id"]:
+            seen.add(content)
+            if i != token["id"]:
                 raise SurgeonError(
-                    f"the added token {content!r} is written with id {token['id']}, and read as {given[content]}",
+                    f"the added token {content!r} is written with id {token['id']}, and read as {i}",
                     str(self.path),
                     "write the ids that the model was trained with, without holes between added tokens",
                 )
+
+    def added_as_read(self) -> list[int]:
+        """The id that tokenizers gives each added token: that of the model's vocabulary, else it counts on from the
+        number of tokens there, whatever the file says."""
+        last = len(self.model_vocab) - 1
+        found: list[int] = []
+        for token in self.added:
+            found.append(self.model_vocab.get(token["content"], last + 1))
+            last = max(last, found[-1])
+        return found
 
     def load(self, *, merge_whole_words: bool = True) -> Any:
         """A tokenizers.Tokenizer without truncation and padding, the same object each time: do not change it.

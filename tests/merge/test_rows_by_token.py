@@ -142,6 +142,30 @@ def test_chat_tokens_that_the_domain_lacks_are_added_with_the_rows_of_the_instru
     assert torch.equal(tensors(zero)[EMBEDDING][first : first + 2], i[EMBEDDING][512:514])
 
 
+def test_chat_tokens_behind_rows_without_a_token_keep_their_ids(stories: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = Path(shutil.copytree(stories, tmp_path / "base"))
+    rows = tensors(base)[EMBEDDING]
+    rewritten(base, read_tokenizer(base), torch.cat([rows, torch.zeros(16, rows.shape[1])]))
+    wide = words(base, tmp_path / "wide", ["dragonfly", "windmill", "marmalade"])  # ids 512 to 527 stay free
+    instruct = trained(base, tmp_path / "instruct", 1, lineage=False)
+    tokenizer = read_tokenizer(instruct)
+    entry = tokenizer["added_tokens"][0]
+    tokenizer["added_tokens"] += [entry | {"id": 512 + n, "content": c} for n, c in enumerate(CHAT)]
+    rewritten(instruct, tokenizer, tensors(instruct)[EMBEDDING], eos_token_id=513)
+    out = merged(tmp_path / "out", base, {instruct: 0.5, trained(wide, tmp_path / "domain", 2): 0.8})
+    first = Checkpoint.open(out).config["eos_token_id"] - 1
+    assert torch.equal(tensors(out)[EMBEDDING][first : first + 2], tensors(instruct)[EMBEDDING][512:514])
+    loaded, before = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(wide)
+    assert loaded.convert_tokens_to_ids(CHAT) == [first, first + 1]
+    assert loaded.encode("<|im_start|>dragonfly<|im_end|>", add_special_tokens=False)[-1] == first + 1
+    text = "Once upon a time a dragonfly ate marmalade."
+    assert loaded.encode(text) == before.encode(text)
+    again = merged(tmp_path / "again", base, {out: 1.0})  # what it wrote is read again
+    assert same_tensors(again, out)
+
+
 @pytest.mark.parametrize("weight", ["0,1", "1,0", "0,attention:1", "1,embedding:0"])
 def test_chat_tokens_of_a_model_that_counts_somewhere_are_added(stories: Path, tmp_path: Path, weight: Any) -> None:
     from transformers import AutoTokenizer

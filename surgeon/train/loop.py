@@ -65,7 +65,7 @@ class Loop:
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
         pace.going_on(state.saved(settings.run_dir), held)
-        with Stop(self.world) as stop, pace:
+        with Stop(self.world, progress.say) as stop, pace:
             watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)

@@ -61,20 +61,25 @@ def checkpoint(model: Any, trainable: Trainable, how: str, device: torch.device,
     """
     if how == "none" or (how == "auto" and not _too_large(device, need["total"])):
         return False
+    check_checkpointing(model, how)
     held = blocks_of(model)
-    if not all(hasattr(block, "gradient_checkpointing") for block in held):
-        too_large = " and would not fit into the GPU otherwise" if how == "auto" else ""
-        raise UsageError(
-            f"the blocks of {type(model).__name__} cannot be computed again on the way back{too_large}",
-            f"--checkpointing {how}",
-            "use --checkpointing none and a smaller --micro-batch",
-        )
     lowest = len(held) if trainable.lowest_block is None else trainable.lowest_block
     for number, block in enumerate(held):
         state: Any = block
         state.gradient_checkpointing = number >= lowest
         state._gradient_checkpointing_func = partial(torch_checkpoint, use_reentrant=False)
     return True
+
+
+def check_checkpointing(model: Any, how: str) -> None:
+    """Refuse a model, loaded or not, whose blocks know of no checkpointing. Raises UsageError."""
+    if not all(hasattr(block, "gradient_checkpointing") for block in blocks_of(model)):
+        too_large = " and would not fit into the GPU otherwise" if how == "auto" else ""
+        raise UsageError(
+            f"the blocks of {type(model).__name__} cannot be computed again on the way back{too_large}",
+            f"--checkpointing {how}",
+            "use --checkpointing none and a smaller --micro-batch",
+        )
 
 
 def _too_large(device: torch.device, need: int) -> bool:

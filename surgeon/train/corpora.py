@@ -40,6 +40,11 @@ class Data:
     sources: tuple[Source, ...]
     mixture: Batches
 
+    @property
+    def replays(self) -> bool:
+        """Whether replay has a share of the run."""
+        return any(s.replay and s.share > 0 for s in self.sources)
+
     def as_json(self, steps: int) -> list[dict[str, Any]]:
         """For each corpus: what it holds and how much of it a run of `steps` steps reads."""
         tokens = self.mixture.tokens(steps)

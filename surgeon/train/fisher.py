@@ -15,6 +15,7 @@ from surgeon.train import attention
 from surgeon.train.batch import collate
 from surgeon.train.gradient import derivative
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 from surgeon.train.probes import packed
 
 TOKENS = 20_000
@@ -38,10 +39,7 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     them; and products are in the run's type there, because that is the type in which the weights are gathered.
     Raises SurgeonError on a probe without labels.
     """
-    held = probe_windows(run, probe, tokens)
-    labels = sum(int((w.labels != IGNORED).sum()) for w in held)
-    if not labels:
-        raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
+    held, labels = labelled(run, probe, tokens)
     names = list(run.parameters)
     sums = {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for n, p in run.parameters.items()}
     model, was_training = run.model, run.model.training
@@ -58,7 +56,23 @@ def fisher(run: Run, probe: str, tokens: int) -> dict[str, Tensor]:
     return {name: total / labels for name, total in sums.items()}
 
 
-def probe_windows(run: Run, probe: str, tokens: int) -> list[Window]:
+def fits(outline: Outline, options: Mapping[str, Any]) -> None:
+    """Refuse, before the weights are read, a probe of a method (options `probe`, `tokens`, `strength`) that `fisher`
+    refuses."""
+    if options["strength"] != 0:
+        labelled(outline, options["probe"], int(options["tokens"]))
+
+
+def labelled(run: Run | Outline, probe: str, tokens: int) -> tuple[list[Window], int]:
+    """(the windows, how many labels they have). Raises SurgeonError where they have none."""
+    held = probe_windows(run, probe, tokens)
+    labels = sum(int((w.labels != IGNORED).sum()) for w in held)
+    if not labels:
+        raise SurgeonError("the probe has nothing to learn", probe, "look at its answers")
+    return held, labels
+
+
+def probe_windows(run: Run | Outline, probe: str, tokens: int) -> list[Window]:
     held_by = packed(run, probe)
     number, wanted = 0, min(tokens, held_by.tokens.num_tokens)
     held: list[Window] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from surgeon.train.linear_loss import chunk_tokens
+from surgeon.train.trainable import block_prefix
 
 if TYPE_CHECKING:
     from surgeon.train.job import Job
@@ -20,8 +21,11 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
     moments in float32, unless it declares STATE_BYTES). Activations: of one micro-batch, 16 hidden and 4 intermediate
     vectors a block with a graph, 2 where blocks are compiled, which make the others again (checkpointed: one hidden
     vector, and one block in full); logits: of what is made at a time, with their gradient, and what the head's own
-    takes. What methods keep: a copy of the trained tensors for each name in their modules' KEEPS (one for
-    all that share it); a teacher of its own. Of one process, where several share the model."""
+    takes. Copies: of the blocks' trained matrices in the type of the products, which autocast holds from a block's
+    pass to the end of the loss, checkpointed or not (what compiled blocks took on a GPU is met without them, and of
+    several processes each gathers in that type). What methods keep: a copy of the trained tensors for each name in
+    their modules' KEEPS (one for all that share it); a teacher of its own. Of one process, where several share the
+    model."""
     config = job.model.config.get_text_config()
     tokens = job.shape.micro_batch * job.shape.seq_len
     lowest = config.num_hidden_layers if job.trainable.lowest_block is None else job.trainable.lowest_block
@@ -38,6 +42,10 @@ def memory_bytes(job: Job, *, checkpointed: bool = False) -> dict[str, int]:
         "activations": tokens * held,
         "logits": _logits(job, tokens, config, width),
     }
+    if width == 2 and not job.compiles and job.world.size == 1:
+        inside = block_prefix(job.model)
+        matrices = [p for n, p in job.trainable.parameters.items() if n.startswith(inside) and p.ndim >= 2]
+        parts["copies"] = width * sum(p.numel() for p in matrices)
     own = {"anchors"} if job.other is not None else set()  # a teacher of its own needs no copies
     kept = {n for m, _ in job.chosen["objective"] for n in m.trait("KEEPS", ())} - own
     if kept and job.world.size > 1:  # the teacher's head, while the student's is gathered

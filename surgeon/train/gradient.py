@@ -11,6 +11,7 @@ from torch import Tensor
 from surgeon.data.pack import IGNORED, Window
 from surgeon.errors import SurgeonError
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def derivative(run: Run, loss: Callable[[], Tensor], names: Sequence[str]) -> di
             parameter.grad = held[name]
 
 
-def ahead(run: Run, step: int, rows: int, *, replay: bool) -> list[Window]:
+def ahead(run: Run | Outline, step: int, rows: int, *, replay: bool) -> list[Window]:
     """The next windows that the run reads from step `step` (from 1) on, of its replay or of its new data; all of one
     length: where a length curriculum goes on to longer rows in the midst of them, those from there on.
 

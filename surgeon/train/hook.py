@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.data.pack import Window
+from surgeon.data.tokens import Tokens
 from surgeon.errors import UsageError
 from surgeon.train.forward import Forward
 from surgeon.train.parallel import SOLO, World
@@ -27,7 +28,7 @@ class Run:
     forward: of the model, for losses of one's own. anchors: gives the trained tensors as they were at the start, to
     whoever asks while methods are made. teacher: the model of --teacher. replays: whether replay has a share of the
     run. seq_len, micro_batch: tokens of a window and windows of one forward pass; with a length curriculum those of
-    the longest. world: the processes that share the parameters.
+    the longest. world: the processes that share the parameters. texts: see surgeon.train.outline.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class Run:
     replays: bool = field(kw_only=True, default=False)
     micro_batch: int = field(kw_only=True, default=1)
     world: World = field(kw_only=True, default=SOLO)
+    texts: dict[str, Tokens] = field(kw_only=True, default_factory=dict)
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """The name of a trained parameter in an optimiser group."""

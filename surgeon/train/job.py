@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
 from surgeon.data.items import Item, take
 from surgeon.data.items import prepare as score_items
+from surgeon.data.tokens import Tokens
 from surgeon.errors import SurgeonError
 from surgeon.loading import (
     context_length,
@@ -36,7 +37,8 @@ from surgeon.train.experts import under_autocast
 from surgeon.train.footprint import memory_bytes
 from surgeon.train.longrope import check_frequencies
 from surgeon.train.naming import named
-from surgeon.train.other_teacher import OtherModel, load_teacher, named_teacher
+from surgeon.train.other_teacher import OtherModel, check_logits, load_teacher, named_teacher
+from surgeon.train.outline import Outline, check_fits
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
@@ -67,6 +69,7 @@ class Job:
     world: World = SOLO
     other: OtherModel | None = None
     teacher: Teacher | None = None
+    texts: dict[str, Tokens] = field(default_factory=dict)  # see surgeon.train.outline; empty when methods are made
 
     @property
     def digest(self) -> str:
@@ -121,26 +124,47 @@ def prepare(
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
     outline = load_skeleton(ref.path, code)
-    if adapter is None:
-        select(outline, settings.train, checkpoint.lineage, settings.group)  # refused before the weights are read
+    # what is refused without the weights is refused before they are read: of a large model that takes minutes
+    by_shapes = None if adapter else select(outline, settings.train, checkpoint.lineage, settings.group)
+    if settings.checkpointing == "blocks":
+        blocks.check_checkpointing(outline, settings.checkpointing)
+    other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
+    taught = load_skeleton(other.ref.path, code) if other else None
+    if other is not None:
+        check_logits(other, taught, outline)
     shape = resolve_shape(settings, context_length(outline), device)
     if settings.packing != "concat":
         check_frequencies(outline, shape.seq_len, "--lengths" if shape.stages else "--seq-len")
+    schedule, given = chosen["schedule"][0]
+    schedule.call({"step": shape.steps, "total": shape.steps}, given)  # one that does not fit the run
     vocab = outline.get_input_embeddings().weight.shape[0]
     objective, options = chosen["objective"][0]
-    field = objective.trait("SCORES")  # the option that names the field of every record that holds its score
+    scored = objective.trait("SCORES")  # the option that names the field of every record that holds its score
     data = corpora.read(
-        settings, tokenizer, shape, vocab, progress, "whole" if encoder else "split", options[field] if field else None
-    )
+        settings, tokenizer, shape, vocab, progress, "whole" if encoder else "split",
+        options[scored] if scored else None,
+    )  # fmt: skip
     if encoder:
         check_encoder_data(settings, data)
+    texts: dict[str, Tokens] = {}
+
+    def check(model: Any, trainable: Trainable) -> None:
+        known = Outline(
+            settings, model, trainable, tokenizer, shape.steps, shape.seq_len, shape.micro_batch, data.mixture.batch,
+            data.replays, taught, texts,
+        )  # fmt: skip
+        check_fits(known, chosen)
+
+    if by_shapes is not None:
+        check(outline, by_shapes)
     # what is divided among processes goes to their devices in parts
     whole = torch.device("cpu") if dry or world.size > 1 else device
     model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code, encoders=True)
     if adapter is not None:
         model = put_on(model, ref.path, adapter, trainable=True)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
-    other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
+    if adapter is not None:  # it is put on a whole model
+        check(model, trainable)
     dtype = resolve_dtype(settings.dtype, device)
     record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))
     record["dtype"] = str(dtype).removeprefix("torch.")  # "auto" is another type on another device
@@ -148,9 +172,8 @@ def prepare(
     evals = tuple(_evals(settings, tokenizer))
     job = Job(
         settings, ref, checkpoint, adapter, model, tokenizer, device, dtype, shape, data, trainable,
-        "padded" if encoder else "rows", chosen, evals, record, world, other,
+        "padded" if encoder else "rows", chosen, evals, record, world, other, texts=texts,
     )  # fmt: skip
-    job.factor(shape.steps)  # a schedule that does not fit the run is refused before it starts
     return job if dry else _ready(job)
 
 

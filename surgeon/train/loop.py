@@ -49,6 +49,7 @@ class Loop:
         self.forward.extra |= self._made["objective"][0]
         self._masks = self.forward.extra.get("masks")
         self.anchors.seal()
+        job.texts.clear()  # who needs one of them holds it
 
     def run(self, start: state.State | None, progress: Progress = SILENT) -> Outcome:
         """All steps from `start` (None: from the beginning), with evaluation, metrics and states on the way."""
@@ -65,7 +66,7 @@ class Loop:
         watch = Watch(progress, trackers)
         pace = Pace(self.job, self._flops, log, outcome, watch, self._guard)
         pace.going_on(state.saved(settings.run_dir), held)
-        with Stop(self.world) as stop, pace:
+        with Stop(self.world, progress.say) as stop, pace:
             watch.begin(self.job.shape.tokens, steps, done=first, evals=outcome.evals)
             for hook in self.hooks:
                 hook.begin(first)
@@ -195,6 +196,6 @@ class Loop:
             job.model, self.parameters, job.trainable.rows, self.optimizer, job.device, job.tokenizer,
             job.settings.seed, job.shape.steps, job.shape.seq_len, job.settings.lr, mean_loss, self.windows,
             {id(p): n for n, p in self.parameters.items()}, forward=self.forward, anchors=self.anchors,
-            teacher=job.teacher, replays=any(s.replay and s.share > 0 for s in job.data.sources),
-            micro_batch=job.shape.micro_batch, world=self.world,
+            teacher=job.teacher, replays=job.data.replays,
+            micro_batch=job.shape.micro_batch, world=self.world, texts=job.texts,
         )  # fmt: skip

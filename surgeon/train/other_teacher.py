@@ -58,6 +58,17 @@ def check_teacher(teacher: str | None, objective: Method) -> None:
         )
 
 
+def check_logits(other: OtherModel, teacher: Any, student: Any) -> None:
+    """Raise UsageError where the two models, loaded or not, give logits of other tokens."""
+    theirs, ours = (m.config.get_text_config().vocab_size for m in (teacher, student))
+    if theirs != ours:
+        raise UsageError(
+            f"the teacher gives {theirs} logits, the model {ours}",
+            f"{FLAG} {other.ref.name}",
+            "both need as many rows",
+        )
+
+
 def load_teacher(
     other: OtherModel, student: Any, mode: attention.Mode, seq_len: int, device: torch.device, dtype: torch.dtype,
     trust_remote_code: bool,
@@ -69,13 +80,7 @@ def load_teacher(
     """
     model = load_model(other.ref.path, device=device, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.requires_grad_(False)
-    theirs, ours = (m.config.get_text_config().vocab_size for m in (model, student))
-    if theirs != ours:
-        raise UsageError(
-            f"the teacher gives {theirs} logits, the model {ours}",
-            f"{FLAG} {other.ref.name}",
-            "both need as many rows",
-        )
+    check_logits(other, model, student)
     if mode == "segments":
         held = attention.by_lengths(model, seq_len, device, dtype)
     else:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.data.pack import Packed
 from surgeon.data.source import Corpus, corpus_digest, parse_corpus
-from surgeon.data.tokens import tokenise
+from surgeon.data.tokens import Tokens, tokenise
 from surgeon.errors import SurgeonError
 from surgeon.registry import Method
 from surgeon.train.matrices import matrix_of
 
 if TYPE_CHECKING:
     from surgeon.train.hook import Run
+    from surgeon.train.outline import Outline
 
 _WORDS = ("objective", "optimizer", "schedule", "regularize", "meta", "option")  # of a record, that name probes
 STREAM = 1 << 20  # an order of its own: corpora of a run have the first streams
@@ -71,10 +72,17 @@ def _replaced(record: dict[str, Any], others: Mapping[str, str]) -> dict[str, An
     return record | {key: replaced(record[key]) for key in _WORDS if key in record}
 
 
-def packed(run: Run, probe: str) -> Packed:
+def text_of(run: Run | Outline, word: str) -> Tokens:
+    """The tokens of such a corpus, made once while a run is made ready."""
+    if word not in run.texts:
+        run.texts[word] = tokenise(parse_corpus(word, weighted=False), run.tokenizer)
+    return run.texts[word]
+
+
+def packed(run: Run | Outline, probe: str) -> Packed:
     """The windows of such a corpus, in an order of its own. Raises SurgeonError on ids that the model has no row for,
     and where nothing is to be learned."""
-    text = tokenise(parse_corpus(probe, weighted=False), run.tokenizer)
+    text = text_of(run, probe)
     if int(text.ids.max()) >= matrix_of(run.model.get_input_embeddings()).shape[0]:
         raise SurgeonError("the probe has ids that the model has no row for", probe, "give the model's own tokenizer")
     if not text.learn.any():

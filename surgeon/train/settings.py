@@ -137,7 +137,11 @@ class CptSettings(BaseModel):
         description="Send every number of metrics.jsonl there too, while it runs; `surgeon methods tracker`; "
         "repeatable. Its options are --option tracker.NAME=VALUE.",
     )
-    resume: bool = Field(False, description="Go on with the run whose state is kept in OUT.run, if there is one.")
+    resume: bool = Field(
+        False,
+        description="Go on with the run whose state is kept in OUT.run, if there is one: it was killed, or told to "
+        "stop by SIGTERM or Ctrl-C, which save the step first (a second Ctrl-C does not wait).",
+    )
     keep_state: bool = Field(False, description="Keep OUT.run when the run is done.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(

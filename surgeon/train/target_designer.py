@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgeon.data.pack import Packed, Window
-from surgeon.data.source import parse_corpus
-from surgeon.data.tokens import tokenise
+from surgeon.data.tokens import Tokens
 from surgeon.errors import SurgeonError
 from surgeon.train import attention
 from surgeon.train.batch import Batch, collate
 from surgeon.train.designer import Candidates, Designer, candidates, mixed
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Hook, Run
-from surgeon.train.probes import STREAM
+from surgeon.train.outline import Outline
+from surgeon.train.probes import STREAM, text_of
 from surgeon.train.value import mean_gradient
 
 
@@ -45,13 +45,7 @@ class Targets(Hook):
         self.designer.to(run.device)
         self._adam = torch.optim.Adam(self.designer.parameters(), lr=options["rate"])
         if options["feedback"] is not None:
-            text = tokenise(parse_corpus(options["feedback"], weighted=False), run.tokenizer)
-            if text.max_id >= run.model.get_input_embeddings().weight.shape[0]:
-                raise SurgeonError(
-                    "the feedback has ids that the model has no row for",
-                    options["feedback"],
-                    "give the model's own tokenizer",
-                )
+            text = feedback_of(run, options["feedback"])
             self._feedback = Packed(text, run.seq_len, run.seed, STREAM, "whole" if text.instruct else "split")
 
     def of(self, hidden: Tensor, batch: Batch, found: Candidates) -> Tensor:
@@ -129,6 +123,16 @@ class Targets(Hook):
             self.designer.load_state_dict(state["designer"])
             self._adam.load_state_dict(state["adam"])
             self._value = state["value"]
+
+
+def feedback_of(run: Run | Outline, word: str) -> Tokens:
+    """The text that targets are to serve. Raises SurgeonError on ids that the model has no row for."""
+    text = text_of(run, word)
+    if text.max_id >= run.model.get_input_embeddings().weight.shape[0]:
+        raise SurgeonError(
+            "the feedback has ids that the model has no row for", word, "give the model's own tokenizer"
+        )
+    return text
 
 
 def read(

@@ -150,9 +150,9 @@ def prefix_of(run: Run) -> Prefix:
     return Prefix(blocks_of(model), run.world.from_main(lambda: found.count))
 
 
-def check_width(teacher: Teacher, run: Run) -> None:
-    """Both heads read vectors of the same length. Raises UsageError."""
-    theirs, ours = (f.model.config.get_text_config().hidden_size for f in (teacher.forward, run.forward))
+def check_width(teacher: Any, student: Any) -> None:
+    """The heads of both models read vectors of the same length. Raises UsageError."""
+    theirs, ours = (m.config.get_text_config().hidden_size for m in (teacher, student))
     if theirs != ours:
         raise UsageError(
             f"the teacher's hidden states have {theirs} elements, the model's {ours}",

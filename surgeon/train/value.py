@@ -15,6 +15,7 @@ from surgeon.train import attention
 from surgeon.train.batch import collate
 from surgeon.train.gradient import derivative
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.trainable import block_prefix
 
@@ -78,7 +79,7 @@ def _total(world: World, part: float) -> float:
     return part if world.size == 1 else float(world.sum(torch.tensor(part, dtype=torch.float64)))
 
 
-def last_blocks(run: Run, count: int, what: str) -> list[str]:
+def last_blocks(run: Run | Outline, count: int, what: str) -> list[str]:
     """The trained parameters of the last `count` blocks. Raises UsageError where there is none."""
     prefix = block_prefix(run.model)
     depth = run.model.config.get_text_config().num_hidden_layers

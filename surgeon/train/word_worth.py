@@ -9,23 +9,24 @@ import numpy as np
 
 from surgeon.data.order import scores
 from surgeon.data.source import parse_corpus
-from surgeon.data.tokens import tokenise
 from surgeon.errors import SurgeonError
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
+from surgeon.train.probes import text_of
 from surgeon.train.words import Words
 
 
-def of_list(run: Run, words: Words, path: str) -> dict[str, float]:
+def of_list(run: Run | Outline, words: Words, path: str) -> dict[str, float]:
     """1 for every word of a corpus (a .txt file of entities, say): a phrase counts by its words, as the tokenizer
     spells them, with or without capitals as it has them."""
-    text = tokenise(parse_corpus(path, weighted=False), run.tokenizer)
+    text = text_of(run, path)
     found = [word for word in words.spelt(np.asarray(text.ids)) if word]
     if not found:
         raise SurgeonError("the list holds no word", path, "write words or phrases, one a line")
     return dict.fromkeys(found, 1.0)
 
 
-def of_labels(run: Run, words: Words, path: str, field: str, least: int) -> dict[str, float]:
+def of_labels(run: Run | Outline, words: Words, path: str, field: str, least: int) -> dict[str, float]:
     """max over labels y of PMI(word; y) = log p(word, y) / (p(word) p(y)), in nats, over the documents of a corpus.
 
     A word counts once a document. field: of every record, a number that says its label. least: a word in fewer
@@ -33,7 +34,7 @@ def of_labels(run: Run, words: Words, path: str, field: str, least: int) -> dict
     Source: Uppaal et al. 2024 (2401.17514), words that are informative for the label
     """
     corpus = parse_corpus(path, weighted=False)
-    text = tokenise(corpus, run.tokenizer)
+    text = text_of(run, path)
     labels = scores(corpus, field, text.num_documents)
     known = np.unique(labels).tolist()
     if len(known) < 2:

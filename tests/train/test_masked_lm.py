@@ -189,7 +189,7 @@ def test_pmi(tmp_path: Path) -> None:
     path = tmp_path / "labelled.jsonl"
     records = [("the dog", 1), ("a dog", 1), ("dog and cat", 0), ("the bird", 0)]
     path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in records))
-    run: Any = type("Run", (), {"tokenizer": tokenizer})
+    run: Any = type("Run", (), {"tokenizer": tokenizer, "texts": {}})
     found = of_labels(run, Words(tokenizer), str(path), "label", 2)
     assert found == pytest.approx({"dog": math.log(2 / 4 / (3 / 4 * 2 / 4)), "the": 0.0})
     with pytest.raises(SurgeonError, match="no number"):

@@ -13,6 +13,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.corpora import corpora, mixture_stages
 from surgeon.train.gradient import ahead, dot, gradient
 from surgeon.train.hook import Hook, Run
+from surgeon.train.outline import Outline
 from surgeon.train.probes import packed
 from surgeon.train.settings import CptSettings, methods
 
@@ -77,10 +78,17 @@ def alignment(
     return _Alignment(run, every, rows or run.micro_batch, _Side(run, general, True), _Side(run, domain, False))
 
 
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run that is too short for the rows of its first probe, or reads no general text."""
+    rows = options["rows"] or outline.micro_batch
+    for side, replay in (("general", True), ("domain", False)):
+        _Side(outline, options[side], replay).windows(1, 0, rows)
+
+
 class _Side:
     """Where the windows of one of the two gradients come from."""
 
-    def __init__(self, run: Run, word: str | None, replay: bool) -> None:
+    def __init__(self, run: Run | Outline, word: str | None, replay: bool) -> None:
         self._run, self._replay = run, replay
         self._packed: Packed | None = packed(run, word) if word is not None else None
         if word is None and replay and not run.replays:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgeon.errors import UsageError
 from surgeon.train.hook import Hook, Run
+from surgeon.train.outline import Outline
 from surgeon.train.strength import Epsilon, Strength
 
 NEUTRAL, LAST, REMEMBERS = {"kappa": 0.0}, True, True
@@ -43,16 +44,27 @@ def codyra(
     float32.
     Source: Lu et al. 2024 (2412.01004) and the authors' code; of image models, on texts an extrapolation
     """
-    factors = {name: p for name, p in run.parameters.items() if _FACTOR.fullmatch(name)}
-    if not factors:
-        raise UsageError(
-            "there is no LoRA whose ranks could be selected", "--meta codyra", "train one: --train adapter"
-        )
+    factors = _factors(run.parameters)
     if start == "normal" and run.world.any(any(bool(run.world.local(p.detach()).any()) for p in factors.values())):
         raise UsageError(
             "gates that are drawn would change what this adapter computes already", "codyra:start", "use ones"
         )
     return _Codyra(run, factors, (kappa, dense, rate, eps), start) if kappa else Hook()
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run without LoRA."""
+    _factors(outline.parameters)
+
+
+def _factors(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """B of every LoRA, by name. Raises UsageError where there is none."""
+    found = {name: p for name, p in parameters.items() if _FACTOR.fullmatch(name)}
+    if not found:
+        raise UsageError(
+            "there is no LoRA whose ranks could be selected", "--meta codyra", "train one: --train adapter"
+        )
+    return found
 
 
 class _Codyra(Hook):

@@ -13,6 +13,7 @@ from torch import Tensor
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.gradient import gradient
 from surgeon.train.hook import Hook, Run
+from surgeon.train.outline import Outline
 from surgeon.train.probes import packed
 
 NEUTRAL, CORPORA, REMEMBERS = {"strength": 0.0}, ("probe",), True
@@ -48,6 +49,11 @@ def decoupled(
     Source: Zhang et al. 2025 (2510.10071), section on decoupled tuning, and its code's ParameterImportanceCallback
     """
     return _Decoupled(run, probe, every, _RULES[rule], normalize == "mean", strength, batches, rows)
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a probe that cannot be read for this model."""
+    packed(outline, options["probe"])
 
 
 class _Decoupled(Hook):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from surgeon.train.fisher import TOKENS, fisher
+from surgeon.train.fisher import TOKENS, fisher, fits
 from surgeon.train.hook import Run
 from surgeon.train.proximal import Proximal
 from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 
 KEEPS, CORPORA, NEUTRAL = ("anchors", "fisher"), ("probe",), {"strength": 0.0}
-BY_ELEMENT = True
+BY_ELEMENT, FITS = True, fits
 
 
 def proximal_ewc(run: Run, *, probe: str, tokens: Positive = TOKENS, strength: Strength = 1.0) -> Proximal:

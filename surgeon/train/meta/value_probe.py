@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import NonNegativeInt
 
 from surgeon.train.fisher import TOKENS, probe_windows
 from surgeon.train.hook import Hook, Run
+from surgeon.train.outline import Outline
+from surgeon.train.probes import packed
 from surgeon.train.settings import Positive
 from surgeon.train.value import last_blocks, mean_gradient, value
 
@@ -24,8 +29,19 @@ def value_probe(
     Constants are ours.
     Source: 2601.22108, the value of a pre-training batch
     """
-    names = last_blocks(run, blocks, "--meta value_probe") if blocks else None
-    return _Probe(run, feedback, source, every, tokens, names)
+    return _Probe(run, feedback, source, every, tokens, _compared(run, blocks))
+
+
+def _compared(run: Run | Outline, blocks: int) -> list[str] | None:
+    return last_blocks(run, blocks, "--meta value_probe") if blocks else None
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse last blocks of which none is trained, and texts that cannot be read for this model."""
+    _compared(outline, options["blocks"])
+    for word in (options["feedback"], options["source"]):
+        if word is not None:
+            packed(outline, word)
 
 
 class _Probe(Hook):

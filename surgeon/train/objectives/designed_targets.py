@@ -13,9 +13,10 @@ from surgeon.train.batch import Batch
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Hook, Run, undivided
 from surgeon.train.matrices import matrix_of
+from surgeon.train.outline import Outline
 from surgeon.train.settings import CptSettings, Positive
 from surgeon.train.strength import Strength
-from surgeon.train.target_designer import Targets, read
+from surgeon.train.target_designer import Targets, feedback_of, read
 from surgeon.train.value import last_blocks
 
 Control = Literal["none", "uniform", "random"]
@@ -28,22 +29,33 @@ def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N
     if options["most"] and (options["feedback"] is None) == (control == "none"):
         problem = "a designer needs feedback" if control == "none" else f"control={control} has no use for feedback"
         raise UsageError(problem, FLAG, "feedback=CORPUS is what the targets are to serve")
+    if options["most"] and options["width"] % options["heads"]:
+        raise UsageError(
+            f"{options['heads']} heads do not share a width of {options['width']}", FLAG, "choose a multiple"
+        )
+
+
+def FITS(run: Run | Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse candidates that the vocabulary does not have, and what the model has no place for."""
+    if options["most"] == 0:
+        return
+    vocab = matrix_of(run.model.get_input_embeddings()).shape[0]
+    if options["k"] > vocab or options["k"] < 2:
+        raise UsageError(f"k={options['k']} of {vocab} tokens are no candidates", FLAG, f"k is 2 to {vocab}")
+    if run.model.get_output_embeddings() is None:
+        raise UsageError(f"{type(run.model).__name__} has no head to read", FLAG, "use --objective next_token")
+    if options["control"] != "uniform":
+        last_blocks(run, options["blocks"], FLAG)
+        if options["feedback"] is not None:
+            feedback_of(run, options["feedback"])
 
 
 def designer(run: Run, options: Mapping[str, Any]) -> Targets | Hook:
     """What makes the targets of a run; nothing where none are asked for."""
     if options["most"] == 0:
         return Hook()
-    control, vocab = options["control"], matrix_of(run.model.get_input_embeddings()).shape[0]
-    if options["k"] > vocab or options["k"] < 2:
-        raise UsageError(f"k={options['k']} of {vocab} tokens are no candidates", FLAG, f"k is 2 to {vocab}")
-    if options["width"] % options["heads"]:
-        raise UsageError(
-            f"{options['heads']} heads do not share a width of {options['width']}", FLAG, "choose a multiple"
-        )
-    if run.model.get_output_embeddings() is None:
-        raise UsageError(f"{type(run.model).__name__} has no head to read", FLAG, "use --objective next_token")
-    if control == "uniform":
+    FITS(run, options)
+    if options["control"] == "uniform":
         return Targets(run, [], options)
     undivided(run, "a designer of targets")
     return Targets(run, last_blocks(run, options["blocks"], FLAG), options)

@@ -13,6 +13,7 @@ from surgeon.train.batch import Batch
 from surgeon.train.documents import documents, means
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 from surgeon.train.strength import Strength
 from surgeon.train.teacher import Teacher, check_width, of_run
 
@@ -22,8 +23,14 @@ Of = Literal["mean", "last", "tokens"]
 def of_one_width(run: Run, options: Mapping[str, Any]) -> Teacher:
     """A teacher whose hidden states are as long as the model's."""
     teacher = of_run(run, options)
-    check_width(teacher, run)
+    check_width(teacher.forward.model, run.model)
     return teacher
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a teacher of another width."""
+    if outline.other is not None:
+        check_width(outline.other, outline.model)
 
 
 MAKES, KEEPS, ANY_TEACHER = {"teacher": of_one_width}, ("anchors",), True

@@ -12,6 +12,7 @@ from surgeon.train.batch import Batch
 from surgeon.train.distillation import Divergence, distilled
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 from surgeon.train.settings import CptSettings
 from surgeon.train.strength import Strength, Temperature
 from surgeon.train.teacher import Teacher, of_run
@@ -19,9 +20,14 @@ from surgeon.train.teacher import Teacher, of_run
 
 def on_reference(run: Run, options: Mapping[str, Any]) -> Teacher:
     """The teacher of a run that has text to compare on."""
+    FITS(run, options)
+    return of_run(run, options)
+
+
+def FITS(run: Run | Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a run whose replay has no share."""
     if not run.replays:
         raise _no_reference()
-    return of_run(run, options)
 
 
 def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run

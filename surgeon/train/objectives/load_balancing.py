@@ -16,6 +16,7 @@ from surgeon.train.batch import Batch
 from surgeon.train.documents import windows
 from surgeon.train.forward import Forward
 from surgeon.train.hook import Run
+from surgeon.train.outline import Outline
 from surgeon.train.strength import Strength
 
 _FLAG, _OF_MODEL = "--objective load_balancing", ("router_aux_loss_coef", "aux_loss_coef")
@@ -27,12 +28,28 @@ def of_model(run: Run, options: Mapping[str, Any]) -> tuple[int, float]:
     Raises UsageError where the library has no loss for the model's routers: they are not balanced by one (DeepSeek-V3,
     GLM 4), or there are none.
     """
-    config = run.model.config.get_text_config()
+    found = _by_config(run.model, options)
+    if not _routes(run):
+        raise _no_loss(run.model)
+    return found
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse what the model's class and configuration say."""
+    _by_config(outline.model, options)
+
+
+def _no_loss(model: Any) -> UsageError:
+    return UsageError(
+        f"transformers has no loss that balances routers of {type(model).__name__}", _FLAG, "leave it out"
+    )
+
+
+def _by_config(model: Any, options: Mapping[str, Any]) -> tuple[int, float]:
+    config = model.config.get_text_config()
     each = getattr(config, "num_experts_per_tok", None)
-    if each is None or not _has_loss(run.model) or not _routes(run):
-        raise UsageError(
-            f"transformers has no loss that balances routers of {type(run.model).__name__}", _FLAG, "leave it out"
-        )
+    if each is None or not _has_loss(model):
+        raise _no_loss(model)
     found = options.get("coefficient")
     if found is None:
         found = next((value for name in _OF_MODEL if (value := getattr(config, name, None)) is not None), None)

@@ -13,7 +13,8 @@ from surgeon.errors import UsageError
 from surgeon.train.hook import Run
 from surgeon.train.masks import Masks, chooser, masks_of
 from surgeon.train.matrices import matrix_of
-from surgeon.train.settings import Positive
+from surgeon.train.outline import Outline
+from surgeon.train.settings import CptSettings, Positive
 from surgeon.train.word_worth import of_labels, of_list
 from surgeon.train.words import Words
 
@@ -21,23 +22,29 @@ Policy = Literal["random", "whole_word", "entity", "label_informative"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def masks(run: Run, options: Mapping[str, Any]) -> Masks:
-    """The masks of a run. Raises UsageError where options of two policies are mixed, or shares are more than all."""
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse options of two policies at once, shares that are more than all, and labels without texts."""
     policy = options["policy"]
     for name, owner in (("entities", "entity"), ("labelled", "label_informative")):
         if options[name] is not None and policy != owner:
             raise UsageError(f"the policy {policy} has no use for {name}", "--objective masked_lm", f"policy={owner}")
     if options["masked"] + options["random"] > 1:
         raise UsageError("masked and random are more than all", "--objective masked_lm", "the rest stays as it is")
+    if policy == "label_informative" and options["labelled"] is None:
+        raise UsageError(
+            "words that say a label need texts with labels", "--objective masked_lm", "add labelled=CORPUS"
+        )
+
+
+def masks(run: Run | Outline, options: Mapping[str, Any]) -> Masks:
+    """The masks of a run, which need its tokenizer and no weight. Raises SurgeonError where that has no mask token, or
+    does not say where words begin."""
+    policy = options["policy"]
     words = None if policy == "random" else Words(run.tokenizer)
     worth: dict[str, float] = {}
     if words is not None and policy == "entity" and options["entities"] is not None:
         worth = of_list(run, words, options["entities"])
     if words is not None and policy == "label_informative":
-        if options["labelled"] is None:
-            raise UsageError(
-                "words that say a label need texts with labels", "--objective masked_lm", "add labelled=CORPUS"
-            )
         worth = of_labels(run, words, options["labelled"], options["label"], int(options["least"]))
     choose = chooser(policy, words, worth, -math.inf if policy == "label_informative" else 0.0)
     rows = matrix_of(run.model.get_input_embeddings()).shape[0]
@@ -46,6 +53,7 @@ def masks(run: Run, options: Mapping[str, Any]) -> Masks:
 
 
 MAKES, CORPORA, FOR_ENCODERS = {"masks": masks}, ("entities", "labelled"), True
+FITS = masks
 
 
 def masked_lm(

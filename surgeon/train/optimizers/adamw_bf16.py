@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgeon.errors import UsageError
+from surgeon.train.settings import CptSettings
 from surgeon.train.strength import Epsilon
 
 STATE_BYTES = 4  # of state for a trained element
@@ -29,6 +30,16 @@ def adamw_bf16(
     8 % at 0.95 (4 % of the step), 39 % at 0.99.
     Source: Loshchilov and Hutter 2019 (1711.05101); the types are ours
     """
+    _check_betas(betas)
+    return AdamWBf16(groups, betas, eps)
+
+
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse betas that are too near to 1."""
+    _check_betas(settings.betas)
+
+
+def _check_betas(betas: tuple[float, float]) -> None:
     for name, beta in zip(("first", "second"), betas, strict=True):
         if 1 - beta < COARSEST:
             raise UsageError(
@@ -36,7 +47,6 @@ def adamw_bf16(
                 "--betas",
                 f"give a beta of at most {1 - COARSEST}, or use --optimizer adamw",
             )
-    return AdamWBf16(groups, betas, eps)
 
 
 class AdamWBf16(torch.optim.Optimizer):

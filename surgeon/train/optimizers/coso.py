@@ -12,7 +12,9 @@ from torch import Tensor
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.block_matrices import along, block_matrices, hold_left, needed
 from surgeon.train.directions import largest, read_history, sketched
+from surgeon.train.outline import Outline
 from surgeon.train.parallel import SOLO
+from surgeon.train.settings import CptSettings
 from surgeon.train.strength import Epsilon
 
 Count = Annotated[int, Field(ge=0)]
@@ -52,19 +54,8 @@ def coso(
     whole in each only while it is decomposed.
     Raises UsageError on adapters. Source: Cheng et al. 2025 (2505.11816), equations from notes
     """
-    numbers = block_matrices(groups, model, "coso")
-    shapes = {n: p.shape for g in groups for n, p in zip(g["names"], g["params"], strict=True) if n in numbers}
-    deep = [name for name, shape in shapes.items() if len(shape) > 2]
-    if deep:
-        raise UsageError(
-            f"coso works on matrices, and {deep[0]} holds several",
-            "--optimizer coso",
-            "leave the experts out: --train",
-        )
-    if 0 < sketch <= rank:
-        raise UsageError(
-            f"a sketch of {sketch} columns does not hold more than a gradient's {rank}", "coso:sketch", "give more"
-        )
+    _check_sketch(rank, sketch)
+    numbers, shapes = _matrices(groups, model)
     past = read_history(history, energy) if history is not None else {}
     for name, basis in past.items():
         if name in shapes and (basis.ndim != 2 or basis.shape[0] != shapes[name][0]):
@@ -74,6 +65,37 @@ def coso(
                 "give the history of this model",
             )
     return Coso(groups, betas, eps, set(numbers), past, (rank, sketch, every))
+
+
+def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse a sketch that is too small."""
+    _check_sketch(options["rank"], options["sketch"])
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse adapters and fused experts. (A history may be as large as a state: it is read once, by the run.)"""
+    _matrices(outline.groups, outline.model)
+
+
+def _matrices(groups: list[dict[str, Any]], model: Any) -> tuple[dict[str, int], dict[str, torch.Size]]:
+    """(numbers of the blocks, shapes) by name. Raises UsageError on what is no matrix."""
+    numbers = block_matrices(groups, model, "coso")
+    shapes = {n: p.shape for g in groups for n, p in zip(g["names"], g["params"], strict=True) if n in numbers}
+    deep = [name for name, shape in shapes.items() if len(shape) > 2]
+    if deep:
+        raise UsageError(
+            f"coso works on matrices, and {deep[0]} holds several",
+            "--optimizer coso",
+            "leave the experts out: --train",
+        )
+    return numbers, shapes
+
+
+def _check_sketch(rank: int, sketch: int) -> None:
+    if 0 < sketch <= rank:
+        raise UsageError(
+            f"a sketch of {sketch} columns does not hold more than a gradient's {rank}", "coso:sketch", "give more"
+        )
 
 
 class Coso(torch.optim.AdamW):

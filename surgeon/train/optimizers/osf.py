@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surgeon.errors import SurgeonError
 from surgeon.train.block_matrices import along, block_matrices, hold_left, hold_right, needed
+from surgeon.train.outline import Outline
 from surgeon.train.parallel import SOLO
 from surgeon.train.strength import Epsilon
 
@@ -22,6 +23,11 @@ NEUTRAL = {"keep_ratio": 0.0}
 def HOLDS(options: Mapping[str, Any]) -> bool:  # noqa: N802 - a trait that depends on the options
     """Whether directions stay where they are: what acts behind the step is not to move them."""
     return bool(options["keep_ratio"] != 0)
+
+
+def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
+    """Refuse an adapter."""
+    block_matrices(outline.groups, outline.model, "osf")
 
 
 def osf(

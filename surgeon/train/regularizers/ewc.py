@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from surgeon.train.fisher import TOKENS, of_probe
+from surgeon.train.fisher import TOKENS, fits, of_probe
 from surgeon.train.settings import Positive
 from surgeon.train.strength import Strength
 
 MAKES, KEEPS, CORPORA = {"fisher": of_probe}, ("anchors", "fisher"), ("probe",)
-NEUTRAL = {"strength": 0.0}
+NEUTRAL, FITS = {"strength": 0.0}, fits
 
 
 def ewc(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
+
 
 def torchrun(
     program: Path, *words: str, processes: int = 2, cwd: Path | None = None
@@ -18,3 +20,11 @@ def torchrun(
         [sys.executable, *launch, *words],
         capture_output=True, text=True, check=False, cwd=cwd, env=environment, timeout=900,
     )  # fmt: skip
+
+
+def in_several(
+    program: Path, *words: str, processes: int = 2, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same without the launcher: forked, and told of each other as it tells them (three interpreters less)."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return warm.run([str(program), *words], env=environment, cwd=cwd, processes=processes)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 from run_cli import surgeon
 
 from surgeon.errors import UsageError
@@ -54,13 +52,9 @@ def test_the_quickstart_runs_small(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """Killed in the middle of a training; the resumed run gives the bytes of one that was never killed."""
     words = ["run", "quickstart", *SMALL, "--set", "domain.save-every=2", "--set", "domain.batch-tokens=512"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(out: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "surgeon", *words, "--out", str(tmp_path / out)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
+    def start(out: str) -> warm.Process:
+        return warm.Process(["-m", "surgeon", *words, "--out", str(tmp_path / out)])
 
     process = start("killed")
     deadline = time.monotonic() + 240
@@ -73,7 +67,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "killed").glob("stages/domain-*") if not p.name.endswith(".run")]
     assert list((tmp_path / "killed").glob("stages/wide-*"))
     process = start("killed")
-    output = process.communicate()[0]
+    output = "".join(process.communicate())
     assert process.returncode == 0 and "resuming" in output and "wide: done before" in output, output
     process = start("whole")
     assert process.wait() == 0

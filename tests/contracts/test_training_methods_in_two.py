@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchrun import torchrun
+from torchrun import in_several
 from training_methods import Case, Lab, cases
 
 from surgeon.checkpoint.header import read_header
@@ -55,7 +55,7 @@ def in_two(lab: Lab, some: Sequence[Case]) -> dict[str, str]:
     runs = {str(c): lab.settings(c, lab.folder / f"two-{c}", **changes(c, lab)) for c in some}
     given, target = lab.folder / "runs.json", lab.folder / "found.json"
     given.write_text(json.dumps(runs))
-    done = torchrun(PROGRAM, str(given), str(target))
+    done = in_several(PROGRAM, str(given), str(target))
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, str] = json.loads(target.read_text())
     return result

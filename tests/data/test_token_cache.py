@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import warm
 
 from surgeon.data import known_files, token_cache
 from surgeon.data.pack import Packed
@@ -122,7 +121,7 @@ from surgeon.loading import load_tokenizer
 found = token_cache.read_tokens(source.Corpus("c", Path({str(path)!r})), load_tokenizer(Path({str(stories)!r})))
 print(found.digest, found.tokens.ids.sum())
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    run = warm.run(["-c", script])
     assert run.stdout.split() == [expected.digest, str(expected.tokens.ids.sum())], run.stderr
 
 
@@ -233,13 +232,14 @@ def test_two_processes_make_it_once_and_a_killed_one_leaves_nothing(
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "Once upon a time"}\n' * 50)
 
-    def start(seconds: float) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", WRITER, str(path), str(stories), str(seconds)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    def start(seconds: float) -> warm.Process:
+        return warm.Process(["-c", WRITER, str(path), str(stories), str(seconds)])
 
     killed = start(60)
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "writing\n"
+    while not killed.printed():
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.01)
+    assert killed.printed() == "writing\n"
     time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
     killed.wait()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 
 from surgeon.checkpoint.index import Checkpoint
@@ -59,9 +57,7 @@ execute_in_place(plan_expand(settings), request_of("expand-layers", settings), s
 
 def killed(model: Path, last: int) -> str | None:
     """The name of the step at which a process that changes the model was killed, None where it has fewer."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", KILL, str(model), str(last)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    done = warm.run(["-c", KILL, str(model), str(last)])
     if done.returncode == 0:
         return None
     assert done.returncode == -signal.SIGKILL, done.stderr

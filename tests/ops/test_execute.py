@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from blake3 import blake3
 
 from surgeon.checkpoint.header import StoredTensor
@@ -191,9 +192,7 @@ except SurgeonError as error:
     print(error.problem)
 """
     out = tmp_path / "deep" / "out"
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(plan_path), str(out)], capture_output=True, text=True, check=False
-    )
+    run = warm.run(["-c", script, str(plan_path), str(out)])
     assert "the disk is full" in run.stdout, run.stderr
     assert list(out.parent.iterdir()) == []
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from torchrun import torchrun
+from torchrun import in_several
 
 PROGRAM = Path(__file__).parents[1] / "cli" / "refusals_of_several.py"
 
@@ -19,7 +19,7 @@ def test_other_corpora_and_rates_in_one_process_are_refused(
     words = ["cpt", str(tiny("llama")), str(out), "--tokens", "128", "--seq-len", "16", "--batch-tokens", "64"]
     words += ["--device", "cpu", "--data"]
     given = [[*words, f"d={corpus}"], [*words, f"d={other}", "--lr", "0.01", "--save-every", "1"]]
-    done = torchrun(PROGRAM, json.dumps(given), cwd=tmp_path)
+    done = in_several(PROGRAM, json.dumps(given), cwd=tmp_path)
     said = "error: processes 0 and 1 were started otherwise: data, lr, save_every\nwhere: torchrun\n mend: give all"
     assert done.stderr.count(said) == 1, done.stderr[-2000:]
     assert not list(tmp_path.glob("out*"))

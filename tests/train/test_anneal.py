@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from anneal_runs import WEIGHTS, constant_run, forked, run_options, tree
 
 from surgeon.checkpoint.index import Checkpoint
@@ -152,8 +152,7 @@ def test_killed_and_resumed_is_the_same_bytes(options: dict[str, Any], constant:
         "run": str(constant), "out": str(tmp_path / "killed"), "tokens": 256, "data": options["data"],
         "replay": options["replay"], "save_every": 99,
     }  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM, json.dumps(words)]
-    dead = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    dead = warm.run(["-c", PROGRAM, json.dumps(words)])
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     latest = state.latest(tmp_path / "killed.run")
     assert latest is not None and latest.name == "step-00000006.pt"  # the fork itself

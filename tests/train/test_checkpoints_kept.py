@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.errors import SurgeonError, UsageError
@@ -134,8 +133,8 @@ def test_killed_while_one_is_written_and_resumed_is_the_same_bytes(
     options |= {"model": str(model), "regularize": ("l2_to_base",)}
     run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
     out = tmp_path / "killed"
-    words = [sys.executable, "-c", PROGRAM, json.dumps(options | {"out": str(out)})]
-    dead = subprocess.run(words, env=os.environ | {"DIE_AT": str(die_at)}, capture_output=True, text=True, check=False)
+    words = ["-c", PROGRAM, json.dumps(options | {"out": str(out)})]
+    dead = warm.run(words, env=os.environ | {"DIE_AT": str(die_at)})
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     assert not out.exists()
     complete = [p for p in kept(out).iterdir() if not p.name.startswith(".")]
@@ -190,13 +189,10 @@ def test_an_interrupt_between_the_first_checkpoint_and_its_state(
 
 
 def test_an_interrupted_command_keeps_only_whole_ones(options: dict[str, Any], tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "surgeon", "cpt", options["model"], str(tmp_path / "one")]
+    words = ["-m", "surgeon", "cpt", options["model"], str(tmp_path / "one")]
     words += ["--data", options["data"][0], "--tokens", "400k", "--seq-len", "16", "--batch-tokens", "64"]
     words += ["--save-every", "1", "--keep-checkpoints", "2"]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    process = warm.Process(words)
     while not list(kept(tmp_path / "one").glob("step-*3")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -7,13 +7,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from resume_runs import PROGRAM, files, options_of
 
 from surgeon.checkpoint.index import Checkpoint
@@ -40,8 +40,8 @@ def test_killed_and_resumed_is_the_same_bytes(options: dict[str, Any], tmp_path:
     out = tmp_path / "killed"
     # two micro-batches a step: call 15 is in step 8, and the newest state is that of step 6
     environment = os.environ | {"DIE_AT": "15", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    words = [sys.executable, "-c", PROGRAM, json.dumps(options | {"out": str(out)})]
-    dead = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    words = ["-c", PROGRAM, json.dumps(options | {"out": str(out)})]
+    dead = warm.run(words, env=environment)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     assert not out.exists()
     run_dir = tmp_path / "killed.run"

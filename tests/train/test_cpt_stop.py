@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from resume_runs import PROGRAM, files, options_of
 
 from surgeon.train import state
@@ -76,8 +77,8 @@ def test_a_stop_by_the_scheduler_saves_first(options: dict[str, Any], tmp_path: 
     saved = state.latest(tmp_path / "one.run")
     assert saved is not None and not out.exists()
     assert state.load(saved).step == json.loads(metrics.read_text().splitlines()[-1])["step"]
-    subprocess.run([*run, "--resume"], check=True, capture_output=True)
-    subprocess.run([*run[:4], options["model"], str(tmp_path / "whole"), *run[6:]], check=True, capture_output=True)
+    warm.run([*run[1:], "--resume"], check=True)
+    warm.run([*run[1:4], options["model"], str(tmp_path / "whole"), *run[6:]], check=True)
     assert files(out) == files(tmp_path / "whole")
 
 

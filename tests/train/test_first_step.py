@@ -57,7 +57,7 @@ def untrained(family: str, folder: Path) -> Path:
 
 
 def cpt(model: Path, out: Path, corpus: Path, steps: int, lr: float, train: str, schedule: str) -> Path:
-    size = {"seq_len": 64, "batch_tokens": 1024, "micro_batch": 16, "tokens": steps * 1024}
+    size = {"seq_len": 64, "batch_tokens": 512, "micro_batch": 8, "tokens": steps * 512}
     run_cpt(
         CptSettings(
             model=str(model),

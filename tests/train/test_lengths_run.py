@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from resume_runs import PROGRAM, files, options_of
 
 from surgeon.errors import SurgeonError, UsageError
@@ -104,8 +104,8 @@ def test_killed_behind_a_boundary_is_the_same_bytes(options: dict[str, Any], tmp
     run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
     out = tmp_path / "killed"
     environment = os.environ | {"DIE_AT": "5", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    words = [sys.executable, "-c", PROGRAM, json.dumps(options | {"out": str(out)})]
-    dead = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    words = ["-c", PROGRAM, json.dumps(options | {"out": str(out)})]
+    dead = warm.run(words, env=environment)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     held = sorted(p.name for p in (tmp_path / "killed.run" / "state").iterdir())
     assert held == ["step-00000003.pt", "step-00000004.pt"]  # no step has shown yet that the newer one is good

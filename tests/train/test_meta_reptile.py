@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from resume_runs import OBJECTIVE, PROGRAM
 
 from surgeon.errors import UsageError
@@ -133,9 +133,9 @@ def test_killed_in_the_middle_of_a_window_and_resumed(
     }  # fmt: skip
     run_cpt(CptSettings(**options, out=str(tmp_path / "whole")))
     out = tmp_path / "killed"
-    words = [sys.executable, "-c", PROGRAM, json.dumps(options | {"out": str(out)})]
+    words = ["-c", PROGRAM, json.dumps(options | {"out": str(out)})]
     environment = os.environ | {"DIE_AT": "7", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    dead = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    dead = warm.run(words, env=environment)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     held = sorted(p.name for p in (tmp_path / "killed.run" / "state").iterdir())
     assert held == ["step-00000003.pt", "step-00000006.pt"]  # no step has shown yet that the newer one is good

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchrun import torchrun
+from torchrun import in_several
 
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, NewRow, RowMap, dump_lineage
@@ -27,7 +27,7 @@ PROGRAM = Path(__file__).with_name("parallel_run.py")
 
 
 def launch(options: dict[str, Any], processes: int = 2) -> subprocess.CompletedProcess[str]:
-    return torchrun(PROGRAM, json.dumps(options), processes=processes)
+    return in_several(PROGRAM, json.dumps(options), processes=processes)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

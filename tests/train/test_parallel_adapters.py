@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from torchrun import torchrun
+from torchrun import in_several
 
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
@@ -44,7 +44,7 @@ def test_two_processes_train_it_as_one(kind: str, tiny: Callable[..., Path], cor
         "seq_len": 16, "batch_tokens": 80, "micro_batch": 2, "lr": 1e-3, "device": "cpu", "train": "adapter",
     }  # fmt: skip
     run_cpt(CptSettings(**options, out=str(tmp_path / "one")))
-    done = torchrun(PROGRAM, json.dumps(options | {"out": str(tmp_path / "two")}))
+    done = in_several(PROGRAM, json.dumps(options | {"out": str(tmp_path / "two")}))
     assert done.returncode == 0, done.stderr[-3000:]
     before, one, two = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("adapter", "one", "two"))
     assert before.keys() == one.keys() == two.keys()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchrun import torchrun
+from torchrun import in_several
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgeon.train.blocks import blocks_of
@@ -73,7 +73,7 @@ def test_a_model_without_a_plan() -> None:
 
 def test_embeddings_are_let_go_of_and_a_tied_matrix_is_not(tmp_path: Path) -> None:
     target = tmp_path / "found.json"
-    done = torchrun(PROGRAM, str(target))
+    done = in_several(PROGRAM, str(target))
     assert done.returncode == 0, done.stderr[-3000:]
     untied, tied = (json.loads(target.read_text())[key] for key in ("False", "True"))
     # in the second block: on the way there and back

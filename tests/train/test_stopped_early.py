@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 
 from surgeon.train.parallel import SOLO
 from surgeon.train.stop import Stop, whole
@@ -33,11 +33,7 @@ main(words)
 
 
 def struck(function: str, number: int, words: list[str]) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-c", PROGRAM, function, str(number), *words]
-    return subprocess.run(
-        run, capture_output=True, text=True, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    return warm.run(["-c", PROGRAM, function, str(number), *words])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
@@ -52,7 +48,7 @@ def test_a_stop_outside_of_the_steps(number: int, tiny: Callable[..., Path], cor
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.endswith(".pt is kept: --resume goes on with it\ninterrupted\n"), done.stderr
     assert set(tmp_path.iterdir()) == before | {tmp_path / "out.run"}
-    subprocess.run([sys.executable, "-m", "surgeon", *words, "--resume"], check=True, capture_output=True)
+    warm.run(["-m", "surgeon", *words, "--resume"], check=True)
     assert set(tmp_path.iterdir()) == before | {out}
 
 

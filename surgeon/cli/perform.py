@@ -33,6 +33,12 @@ def performer(name: str, show: Show | None = None) -> Callable[[BaseModel, Flags
             description = operations.described(name, settings, progress)
             if _in_the_way(settings, flags):
                 progress.say(f"{getattr(settings, 'out')} exists already: without --force this would be refused")  # noqa: B009
+            kept = _broken_off(settings, flags)
+            if kept is not None:
+                progress.say(
+                    f"{kept} keeps the state of a run that was broken off: without --resume, which goes on with it, "
+                    "or --force, which starts anew, this would be refused"
+                )
             if show is not None:
                 show(description, flags)
                 return
@@ -58,6 +64,16 @@ def _in_the_way(settings: BaseModel, flags: Flags) -> bool:
     """Whether something is at the output path that a run would not touch."""
     out = getattr(settings, "out", None)
     return bool(out) and not flags.force and not getattr(settings, "in_place", False) and Path(str(out)).exists()
+
+
+def _broken_off(settings: BaseModel, flags: Flags) -> Path | None:
+    """The folder of an earlier run to this output that a training would neither go on with nor forget."""
+    run_dir = getattr(settings, "run_dir", None)
+    if run_dir is None or flags.force or getattr(settings, "resume", False):
+        return None
+    from surgeon.train import state
+
+    return Path(run_dir) if state.latest(run_dir) is not None else None
 
 
 def _show_scores(result: dict[str, Any], flags: Flags) -> None:

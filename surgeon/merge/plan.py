@@ -122,9 +122,8 @@ def align(settings: MergeSettings, progress: Progress = SILENT) -> Aligned:
         return aligned
     special = special_tokens(alignment, weighted, aligned.inputs)
     check_free(members.target, weighted, special.added)
-    for content, name in special.names.items():
-        how_ = "added, as it is in" if content in special.added else "taken as it is in"
-        progress.say(f"the token {content} is {how_} {name}")
+    for line in special.lines():
+        progress.say(line)
     return Aligned(members, replace(alignment, taken=special.taken, rows=special.rows), special)
 
 

@@ -20,6 +20,8 @@ from surgeon.merge.graded import Graded
 from surgeon.merge.row_values import RowValues
 from surgeon.merge.vocabulary import Vocabulary, same_files, vocabulary_of
 
+_TOLD = 12  # tokens of one model by their names
+
 
 @dataclass(frozen=True)
 class Special:
@@ -30,6 +32,20 @@ class Special:
     added: Mapping[str, tuple[int, Member]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
+
+    def lines(self) -> list[str]:
+        """What a person is told: a line a token, or one for all of a model where these are many."""
+        groups: dict[str, list[str]] = {}
+        for content, name in self.names.items():
+            how = "added, as" if content in self.added else "taken as"
+            groups.setdefault(f"{how} %s in {name}", []).append(content)
+        lines: list[str] = []
+        for how, held in groups.items():
+            if len(held) <= _TOLD:
+                lines += [f"the token {content} is {how % 'it is'}" for content in held]
+            else:
+                lines.append(f"{len(held):,} tokens, {held[0]} to {held[-1]}, are {how % 'they are'}")
+        return lines
 
 
 def special_tokens(

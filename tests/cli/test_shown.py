@@ -90,3 +90,15 @@ def test_a_dry_run_says_what_is_in_its_way(stories: Path, tmp_path: Path) -> Non
     assert done.code == 0 and f"{tmp_path} exists already: without --force this would be refused" in done.err
     assert "exists already" not in surgeon(*words, "--force").err
     assert "exists already" not in surgeon(*words[:2], str(tmp_path / "new"), *words[3:]).err
+
+
+def test_a_dry_run_says_that_a_run_was_broken_off(stories: Path, tmp_path: Path) -> None:
+    corpus, out = str(stories.parent / "general.valid.jsonl"), tmp_path / "out"
+    words = ("cpt", str(stories), str(out), "--data", corpus, "--tokens", "64", "--seq-len", "32",
+             "--batch-tokens", "32")  # fmt: skip
+    assert surgeon(*words, "--save-every", "1", "--keep-state").code == 0
+    out.rename(tmp_path / "away")
+    told = f"{out}.run keeps the state of a run that was broken off"
+    assert told in surgeon(*words, "--dry-run").err and "--resume goes on with it" in surgeon(*words).err
+    for more in ("--resume", "--force"):
+        assert told not in surgeon(*words, "--dry-run", more).err

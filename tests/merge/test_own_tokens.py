@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from surgeon.errors import SurgeonError
 from surgeon.measure.vectors import vectors
 from surgeon.merge.plan import MergeSettings, plan_merge
+from surgeon.merge.special_tokens import Special
 from surgeon.ops.execute import execute
 from surgeon.progress import Silent
 from surgeon.verify import verify
@@ -237,3 +238,14 @@ def test_a_token_that_both_learned_keeps_one_row_and_that_is_said(stories: Path,
     ids, theirs = TokenizerFile.open(out).vocab, TokenizerFile.open(one).vocab
     found, held = tensors(out)[EMBEDDING], tensors(one)[EMBEDDING]
     assert all(torch.equal(found[ids[token]], held[theirs[token]]) for token in both)
+
+
+def test_many_tokens_of_one_model_are_told_in_one_line() -> None:
+    few = {f"<u{i}>": "chat" for i in range(2)}
+    many = {f"<v{i}>": "legal" for i in range(6_000)}
+    lines = Special(names=few | many).lines()
+    assert lines == [
+        "the token <u0> is taken as it is in chat",
+        "the token <u1> is taken as it is in chat",
+        "6,000 tokens, <v0> to <v5999>, are taken as they are in legal",
+    ]

@@ -209,8 +209,10 @@ def cpt_anneal(settings: AnnealSettings) -> None:
 
 def evaluate(settings: EvaluateSettings) -> None:
     from surgeon.measure.perplexity import check_words
+    from surgeon.measure.tasks import Tasks
 
-    check_words(settings.models, settings.data, settings.by_position, settings.positions)
+    tasks = Tasks(settings.tasks, settings.task_folder, settings.shots, settings.limit, settings.batch, settings.chat)
+    check_words(settings.models, settings.data, settings.by_position, settings.positions, tasks)
     _there(settings.data)
 
 

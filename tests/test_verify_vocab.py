@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_cli import surgeon
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import build
@@ -20,9 +20,6 @@ from surgeon.verify import verify
 from surgeon.vocab.hull_file import HULL_FILE
 from surgeon.vocab.plan import plan_extend_vocab
 from surgeon.vocab.settings import ExtendVocabSettings
-
-sys.path.insert(0, str(Path(__file__).parent / "cli"))
-from run_cli import surgeon
 
 TEXT = "Haemoglobin carries oxygen; haemophilia is a disorder of clotting. The haematologist measured haemoglobin. "
 OLD = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with her dog."

@@ -14,7 +14,7 @@ from typing import Any
 from surgeon.cli.launched import launched
 from surgeon.cli.streams import takes_any_text
 from surgeon.errors import SurgeonError
-from surgeon.progress import Advance, Show
+from surgeon.progress import SILENT, Advance, Progress, Show
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Output:
             console = Console(highlight=False, width=160, color_system=None)
         console.print(renderable)
 
-    def progress(self) -> RichProgress | QuietProgress:
+    def progress(self) -> Progress:
         if self.quiet:
-            return QuietProgress()
+            return SILENT
         return RichProgress(bars=sys.stderr.isatty())
 
 
@@ -113,21 +113,6 @@ def print_error(error: SurgeonError) -> None:
     """Three lines on stderr: what, where, how to mend."""
     for label, text in (("error", error.problem), ("where", error.where), ("mend", error.hint)):
         sys.stderr.write(f"{label:>5}: {' '.join(str(text).split())}\n")
-
-
-class QuietProgress:
-    """Draws and says nothing."""
-
-    @contextmanager
-    def task(self, name: str, total: int | None, unit: str = "tensors") -> Iterator[Advance]:
-        yield lambda amount: None
-
-    @contextmanager
-    def watch(self, name: str, total: int, unit: str = "steps") -> Iterator[Show]:
-        yield lambda done, lines, left: None
-
-    def say(self, line: str) -> None:
-        return None
 
 
 class RichProgress:

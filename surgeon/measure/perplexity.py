@@ -18,15 +18,17 @@ from surgeon.model_ref import resolve
 from surgeon.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from surgeon.measure.tasks import Tasks
     from surgeon.train.score import Score
 
 MOST_NATS = math.log(sys.float_info.max)
 
 
 def evaluate(
-    models: Sequence[str], data: Sequence[str], tokens: int | None = None, *, context: int | None = None,
-    by_position: bool = False, positions: Sequence[int] | None = None,
-    device: Device = "auto", dtype: Dtype = "auto", text_field: str = "text", lines: bool = False,
+    models: Sequence[str], data: Sequence[str] = (), tokens: int | None = None, *, context: int | None = None,
+    by_position: bool = False, positions: Sequence[int] | None = None, tasks: Sequence[str] = (),
+    task_folder: str | None = None, shots: int | None = None, limit: int | None = None, chat: bool = False,
+    batch: int = 8, device: Device = "auto", dtype: Dtype = "auto", text_field: str = "text", lines: bool = False,
     trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:  # fmt: skip
     """Every model on every corpus (`NAME=PATH` or `PATH`); the JSON of the `evaluate` command.
@@ -35,19 +37,22 @@ def evaluate(
     taken whole, and the same ones serve every model. context: tokens of a window, at most the model's own
     (default: the model's, up to 4096). Longer documents are read in windows that overlap by half. by_position: adds
     "by_position" to each corpus, the loss by how many tokens stand before (see surgeon.measure.positions);
-    positions: the ends of its buckets.
+    positions: the ends of its buckets. tasks and the rest: adds "tasks" to each model (see surgeon.measure.tasks).
     """
     from surgeon.data.items import prepare, take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
     from surgeon.measure.positions import measure_positions
+    from surgeon.measure.tasks import Tasks, evaluate_tasks, load_tasks
     from surgeon.train.score import score_documents, window_length
 
-    check_words(models, data, by_position, positions)
+    asked = Tasks(tasks, task_folder, shots, limit, batch, chat, context)
+    check_words(models, data, by_position, positions, asked)
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
     place = resolve_device(device)
     refs = [resolve(text) for text in models]  # the last of them is missing before the first one is measured
     for ref in refs:  # what the library would read in its own way, a pickle among them, is refused as everywhere
         Checkpoint.open_model(ref.path)
+    questions = load_tasks(asked, progress) if tasks else None
     tokenizers = [load_tokenizer(ref.path, trust_remote_code) for ref in refs]
     found: list[dict[str, Any]] = []
     chosen: list[list[Document]] = []
@@ -74,6 +79,9 @@ def evaluate(
                     scores[-1]["by_position"] = found_at
                 advance(1)
         found.append({"model": text, "corpora": scores})
+        if questions is not None:
+            progress.say(f"asking {ref.name}: {', '.join(tasks)}")
+            found[-1]["tasks"] = evaluate_tasks(model, tokenizer, questions, asked, progress)
     return {"models": found}
 
 
@@ -92,13 +100,20 @@ def as_json(score: Score) -> dict[str, Any]:
 
 
 def check_words(
-    models: Sequence[str], data: Sequence[str], by_position: bool, positions: Sequence[int] | None
+    models: Sequence[str], data: Sequence[str], by_position: bool, positions: Sequence[int] | None, tasks: Tasks
 ) -> None:
     """Raise what can be said against the words before a model is opened."""
     if positions is not None and not by_position:
         raise UsageError("--positions are of --by-position", "--positions", "add --by-position")
-    if not models or not data:
-        raise UsageError("evaluate needs models and data", "evaluate", "write MODEL ... --data NAME=CORPUS ...")
+    if not models or not (data or tasks.names):
+        raise UsageError(
+            "evaluate needs models, and data or tasks", "evaluate", "write MODEL ... --data NAME=CORPUS ..."
+        )
+    if by_position and not data:
+        raise UsageError("--by-position is of corpora", "--by-position", "add --data NAME=CORPUS")
+    from surgeon.measure.tasks import check_tasks
+
+    check_tasks(tasks)
     _distinct([parse_corpus(d, weighted=False).name for d in data])
 
 

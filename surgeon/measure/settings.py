@@ -16,7 +16,7 @@ class EvaluateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: list[str] = Field(description="Models: folders or hub ids, MODEL+ADAPTER.")
-    data: list[str] = Field(description="A corpus, NAME=CORPUS; repeatable.")
+    data: list[str] = Field([], description="A corpus, NAME=CORPUS; repeatable.")
     tokens: int | None = Field(None, gt=0, description="Whole documents until this many tokens (k, M, B).")
     context: int | None = Field(None, gt=1, description="Tokens of a window, at most the model's own.")
     by_position: bool = Field(
@@ -25,6 +25,16 @@ class EvaluateSettings(BaseModel):
     positions: list[int] | None = Field(
         None, description="The ends of the buckets of --by-position: 32,64,... [32, 64, 128, ... up to the context]"
     )
+    tasks: list[str] = Field(
+        [], description="A task of lm-eval (pip install 'surgeon[tasks]'): hellaswag, arc_easy, mmlu, ...; repeatable."
+    )
+    task_folder: str | None = Field(None, description="A folder with tasks (YAML) of your own, beside lm-eval's.")
+    shots: int | None = Field(
+        None, ge=0, description="Worked examples before each question of a task. [each task's own number]"
+    )
+    limit: int | None = Field(None, gt=0, description="The first so many questions of each task.")
+    chat: bool = Field(False, description="Ask the questions of tasks in the model's chat template.")
+    batch: int = Field(8, gt=0, description="Questions of a task at a time.")
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
     lines: bool = Field(False, description="A .txt file holds a document a line.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")

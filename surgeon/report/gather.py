@@ -14,6 +14,7 @@ from surgeon.report.curves import Training
 from surgeon.report.deltas import Deltas, deltas_of, described
 from surgeon.report.run_file import RUN_FILE, RunRecord, StageRecord, read_run
 from surgeon.report.table import EvaluateResult, Row, evaluation_table, read_evaluation
+from surgeon.report.tasks import TaskTable, task_table
 from surgeon.report.tokens import NewTokens, new_tokens
 from surgeon.report.trainings import CPT, training_of_stage, trainings_of_checkpoint
 from surgeon.report.vocabulary import Vocabulary, of_lineage
@@ -29,6 +30,10 @@ class Evaluation:
     title: str
     rows: list[Row]
     result: EvaluateResult
+
+    @property
+    def tasks(self) -> TaskTable:
+        return task_table(self.result, [row.model for row in self.rows])
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,37 @@ class CorpusResult(BaseModel):
     tokens_per_byte: float | None = None
 
 
+class MetricResult(BaseModel):
+    """One score of a task."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    metric: str
+    filter: str = "none"
+    value: float | None = None
+    stderr: float | None = None
+    higher_is_better: bool | None = None
+
+
+class TaskResult(BaseModel):
+    """One task of lm-eval, or a group of them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    task: str
+    shots: int | None = None
+    documents: int | None = None
+    metrics: list[MetricResult]
+
+
 class ModelResult(BaseModel):
-    """One model on its corpora."""
+    """One model on its corpora and its tasks."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     model: str
     corpora: list[CorpusResult]
+    tasks: list[TaskResult] = []
 
 
 class EvaluateResult(BaseModel):

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from run_cli import surgeon
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from surgeon.errors import SurgeonError
 from surgeon.operations import operation, perform
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from run_cli import surgeon
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from surgeon.cli.display import Display
-from surgeon.cli.output import Output, QuietProgress, RichProgress, pairs
+from surgeon.cli.output import Output, RichProgress, pairs
+from surgeon.progress import SILENT
 
 LINES = [("loss", "2.0000, mean of 2: 2.5000"), ("[red]\x1b[2J\u202e", "1.0 [bits]")]
 
@@ -37,7 +38,7 @@ def test_lines_stand_under_their_bar_as_text() -> None:
 
 
 def test_nothing_is_drawn_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    for progress in (RichProgress(bars=False), QuietProgress(), Output().progress(), Output(quiet=True).progress()):
+    for progress in (RichProgress(bars=False), SILENT, Output().progress(), Output(quiet=True).progress()):
         with progress.watch("training", 10) as show:
             show(1, LINES, 3.0)
     assert capsys.readouterr() == ("", "")

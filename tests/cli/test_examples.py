@@ -14,6 +14,7 @@ from types import ModuleType
 import multimodal_models
 import pytest
 from run_cli import surgeon
+from story_task import write_task
 
 from surgeon.cli import commands
 from surgeon.cli.verbs import all_verbs
@@ -22,7 +23,7 @@ ORDER = (
     "extract_language_model", "graft_language_model", "expand_layers", "extend_vocab", "extend_context",
     "attach_adapter", "fold_adapter", "cpt", "cpt export", "cpt anneal", "simplify_adapter", "average",
     "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "mix fit", "mix predict",
-    "mix optimum", "mix", "report", "methods", "cache prune", "cache", "apply", "recipes", "run",
+    "mix optimum", "mix", "report", "push", "methods", "cache prune", "cache", "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
 
@@ -59,6 +60,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> Path:
     head(stories.parent / "general.valid.jsonl", folder / "general.jsonl", 20)
     head(stories.parent / "instruct.valid.jsonl", folder / "instruct.jsonl", 40)
     write_tables(folder)
+    write_task(folder / "tasks")
     multimodal_models.build("gemma3", folder / "multimodal", stories)
     return folder
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from in_place_runs import in_place, insertable, is_of, killed, library, same, tensors, tree
+from run_cli import surgeon
 from test_kept_shards import sharded  # noqa: F401 - a fixture
 
 from surgeon.checkpoint.index import Checkpoint
@@ -16,9 +16,6 @@ from surgeon.errors import SurgeonError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.ops.in_place import execute_in_place, request_of
 from surgeon.verify import verify
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from run_cli import surgeon
 
 
 @pytest.fixture

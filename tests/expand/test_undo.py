@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from run_cli import surgeon
 from safetensors.torch import load_file
 from test_identity import expanded, load_model
 from test_kept_shards import files, sharded  # noqa: F401 - a fixture
@@ -25,9 +25,6 @@ from surgeon.merge.plan import MergeSettings, plan_merge
 from surgeon.ops.execute import execute
 from surgeon.ops.result import Result
 from surgeon.verify import verify
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from run_cli import surgeon
 
 Tiny = Callable[..., Path]
 

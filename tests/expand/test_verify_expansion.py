@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from run_cli import surgeon
 from test_identity import expanded
 from tiny import FAMILIES
 
@@ -16,9 +16,6 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.tree_digest import weight_digest
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.verify import verify
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from run_cli import surgeon
 
 Tiny = Callable[..., Path]
 SMALL = 1_000  # bytes: nothing fits

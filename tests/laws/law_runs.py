@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from run_cli import Done, surgeon
 
 from surgeon.laws.kinds.dcpt import NAMES, dcpt
 from surgeon.laws.law import Constants, Points, Runs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from run_cli import Done, surgeon
 
 HEAD = "parameters,tokens,share,general,domain"
 LINE = "1.8B,10B,0.9,2.9,1.7"

@@ -107,7 +107,7 @@ def test_lineage_names_parents_and_files(stories: Path, tmp_path: Path) -> None:
     assert parent.path == "../a" and parent.digest == Checkpoint.open(tmp_path / "a").digest
     assert parent.lineage is not None and parent.lineage.parents[0].digest == Checkpoint.open(stories).digest
     assert parent.lineage.plan == plan.digest
-    written = sorted(p for p in (tmp_path / "b").iterdir() if p.name != "surgeon.json")
+    written = sorted(p for p in (tmp_path / "b").iterdir() if p.name not in ("surgeon.json", "README.md"))
     assert "config.json" in lineage.files and "model.safetensors" in lineage.files
     digests = {p.name: "sha256:" + hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
     digests["model.safetensors"] = plain_tree(tmp_path / "b" / "model.safetensors")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import pytest
 import torch
 from paper_properties import PROPERTIES
 from recipe_run import TEXTS, Ran
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
 from run_cli import surgeon
 
 from surgeon.operations import operation

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "surgeon evaluate base domain --data general=general.jsonl --data domain=domain.jsonl --tokens 2k",
     "surgeon evaluate base --data general.jsonl --tokens 500 --json",
+    "surgeon evaluate base --tasks story_end --task-folder tasks --shots 1 --limit 4",
     "surgeon evaluate base long --data general.jsonl --by-position --positions 16,32,64 --context 128",
 )
 COLUMNS = (
@@ -22,7 +23,10 @@ COLUMNS = (
     ("tokens/word", "tokens_per_word"), ("tokens/byte", "tokens_per_byte"),
 )  # fmt: skip
 
-ABOUT = "Loss of each MODEL on each corpus: nats per token, bits per byte, perplexity, tokens per word and byte."
+ABOUT = (
+    "Loss of each MODEL on each corpus: nats per token, bits per byte, perplexity, tokens per word and byte; --tasks "
+    "asks the questions of lm-eval."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -51,9 +55,21 @@ def run(settings: BaseModel, flags: Flags) -> None:
         for name, m in zip(_names(result), result["models"], strict=True)
         for c in m["corpora"]
     ]
-    flags.output.table(result, "", ("model", "corpus", *(title for title, _ in COLUMNS)), rows)
+    if rows or flags.output.as_json:
+        flags.output.table(result, "", ("model", "corpus", *(title for title, _ in COLUMNS)), rows)
     if not flags.output.as_json:
         _show_positions(result, flags)
+        _show_tasks(result, flags)
+
+
+def _show_tasks(result: dict[str, Any], flags: Flags) -> None:
+    """A table of all scores: a row a metric, a column a model, with standard errors."""
+    from surgeon.report.table import read_evaluation
+    from surgeon.report.tasks import task_table
+
+    found = task_table(read_evaluation(result, "evaluate"), _names(result))
+    if found.rows:
+        flags.output.table(result, "", found.columns, found.rows)
 
 
 def _show_positions(result: dict[str, Any], flags: Flags) -> None:

@@ -70,7 +70,8 @@ def register(app: typer.Typer) -> None:
         result = runner.run(threads, force)
 
         from surgeon.report.html import write_report
-        from surgeon.report.table import evaluation_table, rich_table
+        from surgeon.report.table import evaluation_table, read_evaluation, rich_table
+        from surgeon.report.tasks import task_table
 
         paths = write_report(folder)
         if json:
@@ -78,7 +79,12 @@ def register(app: typer.Typer) -> None:
             return
         for stage in result["stages"]:
             if stage["operation"] == "evaluate":
-                output.print(rich_table(evaluation_table(stage["result"])))
+                models = evaluation_table(stage["result"])
+                if any(model.cells for model in models):
+                    output.print(rich_table(models))
+                asked = task_table(read_evaluation(stage["result"], stage["name"]), [m.model for m in models])
+                if asked.rows:
+                    output.table(None, "", asked.columns, asked.rows)
         output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])
 
 

@@ -212,7 +212,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from surgeon.measure.tasks import Tasks
 
     tasks = Tasks(settings.tasks, settings.task_folder, settings.shots, settings.limit, settings.batch, settings.chat)
-    check_words(settings.models, settings.data, settings.by_position, settings.positions, tasks)
+    check_words(settings.models, settings.data, settings.by_position, settings.positions, tasks, settings.stages)
     _there(settings.data)
 
 

@@ -14,6 +14,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.data.source import Document, parse_corpus
 from surgeon.errors import UsageError
 from surgeon.loading import Device, Dtype
+from surgeon.measure.matrix import check_stages, transfer
 from surgeon.model_ref import resolve
 from surgeon.progress import SILENT, Progress
 
@@ -28,8 +29,8 @@ def evaluate(
     models: Sequence[str], data: Sequence[str] = (), tokens: int | None = None, *, context: int | None = None,
     by_position: bool = False, positions: Sequence[int] | None = None, tasks: Sequence[str] = (),
     task_folder: str | None = None, shots: int | None = None, limit: int | None = None, chat: bool = False,
-    batch: int = 8, device: Device = "auto", dtype: Dtype = "auto", text_field: str = "text", lines: bool = False,
-    trust_remote_code: bool = False, progress: Progress = SILENT,
+    batch: int = 8, stages: Sequence[str] = (), device: Device = "auto", dtype: Dtype = "auto",
+    text_field: str = "text", lines: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:  # fmt: skip
     """Every model on every corpus (`NAME=PATH` or `PATH`); the JSON of the `evaluate` command.
 
@@ -38,6 +39,7 @@ def evaluate(
     (default: the model's, up to 4096). Longer documents are read in windows that overlap by half. by_position: adds
     "by_position" to each corpus, the loss by how many tokens stand before (see surgeon.measure.positions);
     positions: the ends of its buckets. tasks and the rest: adds "tasks" to each model (see surgeon.measure.tasks).
+    stages: adds "stages" (see surgeon.measure.matrix).
     """
     from surgeon.data.items import prepare, take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
@@ -46,7 +48,7 @@ def evaluate(
     from surgeon.train.score import score_documents, window_length
 
     asked = Tasks(tasks, task_folder, shots, limit, batch, chat, context)
-    check_words(models, data, by_position, positions, asked)
+    check_words(models, data, by_position, positions, asked, stages)
     corpora = [parse_corpus(d, text_field=text_field, lines=lines, weighted=False) for d in data]
     place = resolve_device(device)
     refs = [resolve(text) for text in models]  # the last of them is missing before the first one is measured
@@ -82,7 +84,7 @@ def evaluate(
         if questions is not None:
             progress.say(f"asking {ref.name}: {', '.join(tasks)}")
             found[-1]["tasks"] = evaluate_tasks(model, tokenizer, questions, asked, progress)
-    return {"models": found}
+    return {"models": found} | ({"stages": transfer({"models": found}, stages)} if stages else {})
 
 
 def as_json(score: Score) -> dict[str, Any]:
@@ -100,8 +102,9 @@ def as_json(score: Score) -> dict[str, Any]:
 
 
 def check_words(
-    models: Sequence[str], data: Sequence[str], by_position: bool, positions: Sequence[int] | None, tasks: Tasks
-) -> None:
+    models: Sequence[str], data: Sequence[str], by_position: bool, positions: Sequence[int] | None, tasks: Tasks,
+    stages: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Raise what can be said against the words before a model is opened."""
     if positions is not None and not by_position:
         raise UsageError("--positions are of --by-position", "--positions", "add --by-position")
@@ -114,7 +117,9 @@ def check_words(
     from surgeon.measure.tasks import check_tasks
 
     check_tasks(tasks)
-    _distinct([parse_corpus(d, weighted=False).name for d in data])
+    names = [parse_corpus(d, weighted=False).name for d in data]
+    _distinct(names)
+    check_stages(stages, models, names)
 
 
 def _distinct(names: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ class EvaluateSettings(BaseModel):
         None, description="The ends of the buckets of --by-position: 32,64,... [32, 64, 128, ... up to the context]"
     )
     tasks: list[str] = Field(
-        [], description="A task of lm-eval (pip install 'surgeon[tasks]'): hellaswag, arc_easy, mmlu, ...; repeatable."
+        [], description="Tasks of lm-eval (pip install 'surgeon[tasks]'): hellaswag,arc_easy,mmlu,..."
     )
     task_folder: str | None = Field(None, description="A folder with tasks (YAML) of your own, beside lm-eval's.")
     shots: int | None = Field(
@@ -35,11 +35,24 @@ class EvaluateSettings(BaseModel):
     limit: int | None = Field(None, gt=0, description="The first so many questions of each task.")
     chat: bool = Field(False, description="Ask the questions of tasks in the model's chat template.")
     batch: int = Field(8, gt=0, description="Questions of a task at a time.")
+    stages: list[str] = Field(
+        [],
+        description="The corpora that a sequence of trainings learned, in its order (MODELS are the base and the one "
+        "behind each): shows forgetting, backward and forward transfer.",
+    )
     text_field: str = Field("text", description="The field of .jsonl and .parquet records.")
     lines: bool = Field(False, description="A .txt file holds a document a line.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What to compute in.")
     trust_remote_code: bool = Field(False, description="Run code that the model brings along.")
+
+    @field_validator("tasks", "stages", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Also with commas between them."""
+        if isinstance(value, str):
+            return value.split(",")
+        return [name for item in value for name in str(item).split(",")] if isinstance(value, list | tuple) else value
 
     @field_validator("tokens", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from surgeon import words
 from surgeon.checkpoint.commit import write_atomically
 from surgeon.checkpoint.lineage import BlockMap
 from surgeon.errors import SurgeonError
+from surgeon.report import transfer
 from surgeon.report.block_map import strips
 from surgeon.report.curves import Line, Training, curves
 from surgeon.report.deltas import Deltas, heats
@@ -78,7 +79,8 @@ def render(content: Content) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(words=words, strips=strips, change=change, probe_svg=_probe, heat_svgs=_heats)
+    environment.globals.update(words=words, transfer=transfer, strips=strips, change=change)
+    environment.globals.update(probe_svg=_probe, heat_svgs=_heats)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     about = [" ".join(paragraph.split()) for paragraph in content.about.split("\n\n")]
     return template.render(

@@ -68,12 +68,38 @@ class ModelResult(BaseModel):
     tasks: list[TaskResult] = []
 
 
+class StageCorpus(BaseModel):
+    """One corpus over a sequence of trainings; see surgeon.measure.matrix."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    name: str
+    stage: int | None
+    before: float
+    learned: float | None
+    last: float
+    forgetting: float
+
+
+class StagesResult(BaseModel):
+    """What a sequence of trainings kept and gave to each other."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    corpora: list[StageCorpus]
+    learned: float
+    last: float
+    backward_transfer: float
+    forward_transfer: float
+
+
 class EvaluateResult(BaseModel):
     """The JSON of `surgeon evaluate`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     models: list[ModelResult]
+    stages: StagesResult | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "surgeon evaluate base domain --data general=general.jsonl --data domain=domain.jsonl --tokens 2k",
     "surgeon evaluate base --data general.jsonl --tokens 500 --json",
+    "surgeon evaluate base domain merged --data domain.jsonl --data general.jsonl --tokens 500 --stages domain,general",
     "surgeon evaluate base --tasks story_end --task-folder tasks --shots 1 --limit 4",
     "surgeon evaluate base long --data general.jsonl --by-position --positions 16,32,64 --context 128",
 )
@@ -60,6 +61,19 @@ def run(settings: BaseModel, flags: Flags) -> None:
     if not flags.output.as_json:
         _show_positions(result, flags)
         _show_tasks(result, flags)
+        _show_stages(result, flags)
+
+
+def _show_stages(result: dict[str, Any], flags: Flags) -> None:
+    """What a sequence of trainings kept, where it was asked for."""
+    from surgeon.report.table import read_evaluation
+    from surgeon.report.transfer import COLUMNS as TITLES
+    from surgeon.report.transfer import transfer_line, transfer_rows
+
+    found = read_evaluation(result, "evaluate").stages
+    if found is not None:
+        flags.output.table(result, "what the stages kept, in bits a byte", TITLES, transfer_rows(found))
+        flags.output.emit(result, [transfer_line(found)])
 
 
 def _show_tasks(result: dict[str, Any], flags: Flags) -> None:

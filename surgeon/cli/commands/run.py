@@ -72,6 +72,7 @@ def register(app: typer.Typer) -> None:
         from surgeon.report.html import write_report
         from surgeon.report.table import evaluation_table, read_evaluation, rich_table
         from surgeon.report.tasks import task_table
+        from surgeon.report.transfer import transfer_line
 
         paths = write_report(folder)
         if json:
@@ -83,6 +84,9 @@ def register(app: typer.Typer) -> None:
                 if any(model.cells for model in models):
                     output.print(rich_table(models))
                 asked = task_table(read_evaluation(stage["result"], stage["name"]), [m.model for m in models])
+                kept = read_evaluation(stage["result"], stage["name"]).stages
+                if kept is not None:
+                    output.emit(None, [transfer_line(kept)])
                 if asked.rows:
                     output.table(None, "", asked.columns, asked.rows)
         output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])

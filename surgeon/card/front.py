@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from surgeon.checkpoint.lineage import Lineage
+from surgeon.errors import SurgeonError
 
 CARD = "README.md"
 # keys that belong together: a licence of another name is "other" with its name and where to read it
@@ -15,6 +18,7 @@ LICENCE_KEYS = ("license", "license_name", "license_link")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _HEAD = re.compile(rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LONGEST_HEAD = 2**20  # bytes; the longest heads hold the results of hundreds of evaluations
+_UNREADABLE = (OSError, yaml.YAMLError, RecursionError, ValueError)
 _ABSENT = ("", "~", "null")
 _MERGES = ("merge", "merge-task-vectors")
 # parts of config.json of models that see or hear, and what the names of their tasks hold on a hub
@@ -27,21 +31,39 @@ def read_front(folder: Path) -> dict[str, Any]:
     """The YAML at the head of a folder's card, every scalar as the text that stands there; empty where there is no
     card, or no head that is a YAML mapping: a card is a text for people, and a model whose card is damaged is as good
     as one without."""
-    import yaml
+    try:
+        found = _load(folder)
+    except _UNREADABLE:
+        return {}
+    return found if isinstance(found, dict) else {}
 
+
+def check_front(folder: Path) -> None:
+    """Raise SurgeonError where a card has a head that is no YAML mapping: a hub takes none."""
+    try:
+        found = _load(folder)
+        wrong = "" if found is None or isinstance(found, dict) else "it is no mapping"
+    except _UNREADABLE as error:
+        wrong = " ".join(str(error).split()) or type(error).__name__
+    if wrong:
+        raise SurgeonError(
+            f"the head of the card is not YAML of a model card: {wrong}",
+            str(folder / CARD),
+            "mend it, or remove the file: push makes a card anew",
+        )
+
+
+def _load(folder: Path) -> Any:
+    """What the head holds; None where there is none. Raises one of _UNREADABLE."""
     # Scalars stay text. The language `no` is Norwegian and no boolean, as on the hub; and there are none that have the
     # form of a date or a number and are none.
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     path = folder / CARD
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return {}
-        with path.open("rb") as held:
-            head = _HEAD.match(held.read(_LONGEST_HEAD))
-        found = yaml.load(head.group(1).decode("utf-8"), Loader=loader) if head else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    with path.open("rb") as held:
+        head = _HEAD.match(held.read(_LONGEST_HEAD))
+    return yaml.load(head.group(1).decode("utf-8"), Loader=loader) if head else None
 
 
 def licence_of(front: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +99,6 @@ def front_of(
 
 def dump_front(front: Mapping[str, Any]) -> str:
     """The head as text, with its fences."""
-    import yaml
-
     return f"---\n{yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)}---\n"
 
 

@@ -22,7 +22,7 @@ ORDER = (
     "extract_language_model", "graft_language_model", "expand_layers", "extend_vocab", "extend_context",
     "attach_adapter", "fold_adapter", "cpt", "cpt export", "cpt anneal", "simplify_adapter", "average",
     "merge_task_vectors", "merge", "evaluate", "inspect", "verify", "diff", "vectors", "mix fit", "mix predict",
-    "mix optimum", "mix", "report", "methods", "cache prune", "cache", "apply", "recipes", "run",
+    "mix optimum", "mix", "report", "push", "methods", "cache prune", "cache", "apply", "recipes", "run",
 )  # fmt: skip
 CODES = {"surgeon diff base instruct": 3}
 

@@ -77,7 +77,7 @@ def test_an_adapter_names_the_repository_and_the_branch(hub: Hub, deep: Path, tm
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("me/base", "main")
     code, _, err = surgeon(hub, tmp_path / "home", "push", out, "me/adapter")
-    assert code == 0 and "which a hub does not know" not in err
+    assert code == 0, err
     card = hub.repos["me/adapter"].files()["README.md"].decode()
     assert "base_model:\n- me/base\n" in card and "base_model_relation: adapter" in card
 
@@ -104,11 +104,11 @@ def test_what_the_hub_refuses_is_three_lines_and_changes_nothing(hub: Hub, deep:
     assert code == 1 and "is public" in err
     code, _, err = surgeon(hub, tmp_path, "push", str(deep), "me/nobody", token="")
     assert code == 1 and "HF_TOKEN" in err and err.count("\n") == 3
-    hub.broken = True
+    hub.broken = 403
     try:
         code, _, err = surgeon(hub, tmp_path, "push", str(deep), "me/public")
     finally:
-        hub.broken = False
+        hub.broken = 0
     assert code == 1 and "the hub did not take it" in err and err.count("\n") == 3
     assert hub.repos["me/public"].summaries == ["initial"]
 

@@ -19,6 +19,7 @@ from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.hub.upload import prepare, published
 from surgeon.ops.execute import execute
+from surgeon.words import plain, without_folders
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,18 @@ def test_only_what_was_written_goes_out(deep: Path, tmp_path: Path) -> None:
     for name in ("deep", "a/b/c", "me/de ep", ""):
         with pytest.raises(UsageError):
             prepare(deep, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/home/me/texts/", "texts/"), ("../client/x.jsonl", "x.jsonl"), ("n=~/secret/x.jsonl:0.5", "n=x.jsonl:0.5"),
+        ("~me/a/b", "b"), ("./a/b", "b"), ("n=../../a/b", "n=b"), ("org/name", "org/name"), ("/x", "/x"), ("..", ".."),
+        ("a=1/2", "a=1/2"), ("1,attention:0,0.5", "1,attention:0,0.5"),
+    ],
+)  # fmt: skip
+def test_of_a_path_the_last_name_is_kept(text: str, kept: str) -> None:
+    assert without_folders([text]) == [kept] and plain([text]) == kept
 
 
 def test_places_on_this_machine_stay_here(deep: Path) -> None:

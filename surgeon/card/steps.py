@@ -103,6 +103,9 @@ def _other_facts(step: Lineage) -> list[str]:
         facts.append(f"texts of up to {step.context.length:,} tokens")
     if step.adapter is not None and step.operation == "attach-adapter":
         facts += [f"{key} {text}" for key, text in pairs(step.adapter) if key in ("kind", "parameters")]
+    if search := (step.merge or {}).get("search"):  # what it was chosen by is no measure of what was chosen
+        texts = ", ".join(code(str(corpus["name"])) for corpus in search["corpora"])
+        facts.append(f"weights found by {search['objective']} of the losses on {texts}")
     if step.training is not None:
         training = step.training
         facts.append(f"{training['tokens']:,} tokens in {training['steps']:,} steps")

@@ -1,4 +1,4 @@
-"""The head of a card: what the model is for, what it is made from, and heads of parents that are odd YAML."""
+"""A card where parents, names and settings are odd: its head, and what is told below it."""
 
 from __future__ import annotations
 
@@ -103,6 +103,13 @@ def test_texts_are_told_by_name_and_long_lists_of_models_stay_whole() -> None:
     text = card_text(step("merge", *members, settings=settings), LLAMA, TENSORS, [{}] * 20)
     told = next(line for line in text.splitlines() if line.startswith("   Settings: "))
     assert "probe `old's`" in told and told.count("` x 0.05") == 20 and "prefix `step 3 \\n## x`" in told
+
+
+def test_a_search_names_the_texts_that_chose_the_weights() -> None:
+    search = {"objective": "min-max", "corpora": [{"name": "chat"}, {"name": "general"}]}
+    lineage = step("merge-task-vectors", parent("base", "b", "sha256:b"), merge={"search": search})
+    text = card_text(lineage, LLAMA, TENSORS, [{}])
+    assert "from `b`: weights found by min-max of the losses on `chat`, `general`." in text
 
 
 def test_a_title_is_no_markup() -> None:

@@ -17,8 +17,8 @@ _PATTERNS = [
     "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "surgeon/*",
     "README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY.md",
 ]  # fmt: skip
-# a second copy of the weights, in the maker's own format, of as many bytes again
-_SECOND = ["consolidated*.safetensors", "original/*"]
+# a second copy of the weights, in the maker's own format, of as many bytes again; checkpoints on the way to the model
+_SECOND = ["consolidated*.safetensors", "original/*", "checkpoint-*/*"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ def resolve(text: str) -> ModelRef:
 
 
 def name_and_revision(text: str) -> tuple[str, str | None]:
-    """What other libraries are told in two: `org/name` and the revision that was asked for. A folder is itself."""
-    if Path(from_home(text)).exists() or not _HUB.match(text):
-        return text, None
+    """What other libraries are told in two: `org/name` and the revision that was asked for. A folder is itself, and
+    they know no `~`."""
+    place = from_home(text)
+    if Path(place).exists() or not _HUB.match(text):
+        return place, None
     name, _, revision = text.partition("@")
     return name, revision or None
 

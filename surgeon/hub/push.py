@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from surgeon.errors import SurgeonError
@@ -43,7 +43,7 @@ def push(
             )
         if fresh and revision is not None:
             api.create_branch(repo, branch=revision)
-            undo.callback(api.delete_branch, repo, branch=revision)
+            undo.callback(_take_away, api, repo, revision)
         commit = api.create_commit(
             repo,
             [*(CommitOperationDelete(name) for name in removed), *added],
@@ -96,6 +96,14 @@ def _place(
             "choose another name or --revision BRANCH, or --force to replace them in one commit",
         )
     return whole.id, info.sha, held, fresh
+
+
+def _take_away(api: Any, repo: str, branch: str) -> None:
+    """A branch that was made here. Where that fails too, it is the first error that is told."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    with suppress(HfHubHTTPError, HTTPError, OSError):
+        api.delete_branch(repo, branch=branch)
 
 
 @contextmanager

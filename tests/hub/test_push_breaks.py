@@ -15,6 +15,7 @@ from test_push import surgeon
 from surgeon.adapters.attach import AttachSettings, plan_attach
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.hub.upload import prepare
+from surgeon.model_ref import name_and_revision
 from surgeon.ops.execute import execute
 from surgeon.verify import verify
 
@@ -70,6 +71,23 @@ def test_a_download_that_is_cut_is_told_in_three_lines(hub: Hub, deep: Path, tmp
     for name in ("me/de--ep", "me/deep.git", "me/deep@"):
         code, _, err = surgeon(hub, tmp_path, "inspect", name)
         assert code in (1, 2) and "unexpected" not in err, err
+
+
+def test_what_is_fetched_of_a_model(hub: Hub, deep: Path, tmp_path: Path) -> None:
+    files = {p.name: p.read_bytes() for p in deep.iterdir() if p.is_file()}
+    second = ("consolidated.safetensors", "original/a.safetensors", "checkpoint-500/model.safetensors", "x.bin")
+    hub.make("me/deep", files=files | {"surgeon/a.svg": b"a", "NOTICE": b"b"} | dict.fromkeys(second, b"c"))
+    code, _, err = surgeon(hub, tmp_path, "inspect", "me/deep")
+    assert code == 0, err
+    (snapshot,) = tmp_path.glob("hub/models--me--deep/snapshots/*")
+    fetched = {p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()}
+    assert fetched == {*files, "surgeon/a.svg", "NOTICE"}
+
+
+def test_other_libraries_are_told_where_a_home_is(deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(deep.parent))
+    assert name_and_revision("~/deep") == (str(deep), None)
+    assert name_and_revision("org/deep@v1") == ("org/deep", "v1")
 
 
 def test_a_head_that_is_no_yaml_is_told_before_anything_is_sent(deep: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _licences(lineage: Lineage, parents: Sequence[Mapping[str, Any]], front: Map
 
 
 def _named(head: Mapping[str, Any]) -> str:
-    return f"names {code(_licence(head))}" if licence_of(head) else "names none in its card"
+    return f"names {code(_licence(head))}" if licence_of(head) else "names none that was at hand"
 
 
 def _licence(head: Mapping[str, Any]) -> str:

@@ -110,9 +110,12 @@ def _other_facts(step: Lineage) -> list[str]:
         training = step.training
         facts.append(f"{training['tokens']:,} tokens in {training['steps']:,} steps")
         facts.append(f"{training['trainable_parameters']:,} trainable parameters")
-        for corpus in training.get("data", []):
+        data = training.get("data", [])
+        # rows that texts do not fill are counted as if all were filled alike
+        about = "" if sum(corpus.get("trained_tokens", 0) for corpus in data) == training["tokens"] else "about "
+        for corpus in data:
             role = "replay " if corpus.get("replay") else ""
-            facts.append(f"{role}{code(str(corpus['name']))} {corpus.get('trained_tokens', 0):,} tokens")
+            facts.append(f"{role}{code(str(corpus['name']))} {about}{corpus.get('trained_tokens', 0):,} tokens")
     return facts
 
 

@@ -112,6 +112,14 @@ def test_a_search_names_the_texts_that_chose_the_weights() -> None:
     assert "from `b`: weights found by min-max of the losses on `chat`, `general`." in text
 
 
+@pytest.mark.parametrize(("whole", "said"), [(8192, "`a` 4,096 tokens"), (8137, "`a` about 4,096 tokens")])
+def test_parts_that_are_not_the_whole_are_said_to_be_estimates(whole: int, said: str) -> None:
+    data = [{"name": name, "replay": False, "trained_tokens": 4096} for name in ("a", "b")]
+    training = {"tokens": whole, "steps": 2, "trainable_parameters": 7, "data": data}
+    text = card_text(step("cpt", parent("model", "m", "sha256:m"), training=training), LLAMA, TENSORS, [{}])
+    assert f"{whole:,} tokens in 2 steps; 7 trainable parameters; {said}; `b`" in text
+
+
 def test_a_title_is_no_markup() -> None:
     text = card_text(step("op", parent("model", "<b>*a_b*", "sha256:m")), LLAMA, TENSORS, [{}])
     assert "\n# \\<b>\\*a_b\\*, after op\n" in text

@@ -45,10 +45,20 @@ def based(folder: Path, lineage: Lineage, base: str | None) -> dict[str, bytes]:
     }
 
 
-def with_files(lineage: Lineage, files: dict[str, bytes]) -> Lineage:
-    """The lineage of a folder in which these files have another content."""
+def with_base(lineage: Lineage, base: str, files: dict[str, bytes]) -> Lineage:
+    """The lineage of an adapter in which its model is called `base`, and these files have another content."""
     digests = {name: f"sha256:{hashlib.sha256(raw).hexdigest()}" for name, raw in files.items()}
-    return lineage.model_copy(update={"files": lineage.files | digests})
+    return _renamed(lineage, base).model_copy(update={"files": lineage.files | digests})
+
+
+def _renamed(lineage: Lineage, base: str) -> Lineage:
+    parents = []
+    for parent in lineage.parents:
+        if parent.role == "adapter" and parent.lineage is not None:
+            parents.append(parent.model_copy(update={"lineage": _renamed(parent.lineage, base)}))
+        else:
+            parents.append(parent.model_copy(update={"name": base} if parent.role == "model" else {}))
+    return lineage.model_copy(update={"parents": parents})
 
 
 def _of_hub(base: str, lineage: Lineage) -> bool:

@@ -10,7 +10,7 @@ from surgeon.card.write import made_card
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage, read_lineage
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.hub.adapter_base import based, with_files
+from surgeon.hub.adapter_base import based, with_base
 from surgeon.progress import SILENT, Progress
 from surgeon.verify import verify
 from surgeon.words import without_folders
@@ -34,7 +34,7 @@ class Upload:
 def prepare(folder: Path, repo: str, progress: Progress = SILENT, base: str | None = None) -> Upload:
     """What is to be uploaded, after every file was held against the digest in the lineage. Nothing is sent.
 
-    The files that the lineage answers for, the metrics of trainings, the card (as somebody edited it, or made anew),
+    The files that the lineage answers for, the metrics of trainings, the card (as it lies there, or made anew),
     and surgeon.json with the places of parents taken out (see published). base: the name on the hub of what an adapter
     is for (see based). Raises UsageError on a repo that is not ORG/NAME and on an adapter whose base is on no hub,
     SurgeonError on a folder without a lineage or with a file that is another than recorded.
@@ -66,9 +66,11 @@ def prepare(folder: Path, repo: str, progress: Progress = SILENT, base: str | No
     files: dict[str, Path | bytes] = {name: folder / name for name in sorted([*lineage.files, *_metrics(folder)])}
     card = folder / CARD
     check_front(folder)
-    files[CARD] = card if card.is_file() else made_card(folder, folder, lineage).encode("utf-8")
+    sent = lineage if base is None else with_base(lineage, base, renamed)
+    kept = card.is_file() and (sent is lineage or card.read_bytes() != made_card(folder, folder, lineage).encode())
+    files[CARD] = card if kept else made_card(folder, folder, sent).encode("utf-8")
     files |= renamed
-    files[LINEAGE_FILE] = dump_lineage(published(with_files(lineage, renamed))).encode("utf-8")
+    files[LINEAGE_FILE] = dump_lineage(published(sent)).encode("utf-8")
     present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     shown = (path.as_posix() for path in present if not any(part.startswith(".") for part in path.parts))
     return Upload(repo, lineage.operation, files, tuple(sorted(name for name in shown if name not in files)))

@@ -13,6 +13,7 @@ from test_push import deep as deep
 from test_push import surgeon
 
 from surgeon.adapters.attach import AttachSettings, plan_attach
+from surgeon.card.front import read_front
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.hub.upload import prepare
 from surgeon.model_ref import name_and_revision
@@ -126,4 +127,8 @@ def test_an_adapter_of_a_folder_is_given_the_name_of_its_base(
         told = json.loads(config.read_text())
         assert (told["base_model_name_or_path"], told["revision"]) == ("me/deep", "v1")
     assert verify(there)["holds"]
+    assert read_front(there)["base_model"] == ["me/deep"]
+    assert "base_model" not in read_front(out)
+    again = prepare(there, "me/again").files  # its base is one of the hub now
+    assert again["README.md"] == there / "README.md"
     assert not any(deep.parent.name.encode() in path.read_bytes() for path in there.rglob("*") if path.is_file())

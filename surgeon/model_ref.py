@@ -17,8 +17,8 @@ _PATTERNS = [
     "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "surgeon/*",
     "README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY.md",
 ]  # fmt: skip
-# a second copy of the weights, in the maker's own format, of as many bytes again
-_SECOND = ["consolidated*.safetensors", "original/*"]
+# a second copy of the weights, in the maker's own format, of as many bytes again; checkpoints on the way to the model
+_SECOND = ["consolidated*.safetensors", "original/*", "checkpoint-*/*"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ def resolve(text: str) -> ModelRef:
 
 
 def name_and_revision(text: str) -> tuple[str, str | None]:
-    """What other libraries are told in two: `org/name` and the revision that was asked for. A folder is itself."""
-    if Path(from_home(text)).exists() or not _HUB.match(text):
-        return text, None
+    """What other libraries are told in two: `org/name` and the revision that was asked for. A folder is itself, and
+    they know no `~`."""
+    place = from_home(text)
+    if Path(place).exists() or not _HUB.match(text):
+        return place, None
     name, _, revision = text.partition("@")
     return name, revision or None
 
@@ -122,16 +124,26 @@ def _local(text: str) -> ModelRef:
 
 def _download(text: str) -> ModelRef:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     name, _, revision = text.partition("@")
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS, ignore_patterns=_SECOND)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except HFValidationError as error:
         raise SurgeonError(
-            f"there is no folder {text!r}, and the hub does not give such a model: {reason}",
+            f"there is no such folder, and this can be no model of the hub: {_reason(error)}", text, "check the name"
+        ) from error
+    except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:
+        broke_off = isinstance(error, HTTPError | RuntimeError) and not isinstance(error, HfHubHTTPError)
+        raise SurgeonError(
+            f"there is no folder {text!r}, and the hub does not give such a model: {_reason(error)}",
             text,
-            "check the path or the name; set HF_TOKEN for a gated model",
+            "run it again: what arrived is not fetched twice"
+            if broke_off
+            else "check the path or the name; set HF_TOKEN for a gated model",
         ) from error
     return ModelRef(text, Path(path), Path(path).name)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 
 ABSENT = "–"
 LONGEST = 240  # characters of one setting in the HTML; the JSON beside it has the whole
-_FOLDERS = re.compile(r"(^|=)/(?:[^/]+/)+(?=[^/]+$)")
+_FOLDERS = re.compile(r"(^|=)(?:~[^/]*/|\.{1,2}/|/(?=[^/]+/))(?:[^/]+/)*(?=[^/]+/?$)")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -93,7 +93,8 @@ def duration(seconds: float | None) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """A JSON value with the last name of each absolute path in it, also in `NAME=PATH:WEIGHT`."""
+    """A JSON value with the last name of each path in it that begins at a root, a home or the folder of a command
+    (`./x`, `../x`; `a/b` may be a model of a hub), also in `NAME=PATH:WEIGHT`."""
     if isinstance(value, str):
         return _FOLDERS.sub(r"\1", value)
     if isinstance(value, Mapping):
@@ -102,8 +103,8 @@ def without_folders(value: Any) -> Any:
 
 
 def plain(value: Any) -> str:
-    """Any JSON value on one line, cut when long: counts with thousands separated, floats short, of an absolute path
-    (also in `NAME=PATH:WEIGHT`) the last name, the rest as JSON."""
+    """Any JSON value on one line, cut when long: counts with thousands separated, floats short, of a path (see
+    without_folders) the last name, the rest as JSON."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):

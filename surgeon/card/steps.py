@@ -58,14 +58,26 @@ def _item(number: int, step: Lineage, labels: Mapping[str, str]) -> list[str]:
     head = f"{number}. **{step.operation}**" + (f" {joint} {of}" if of else "")
     facts = [*_block_facts(step.blocks), *_row_facts(step.rows), *_other_facts(step)]
     lines = [head + (": " + "; ".join(facts) if facts else "") + "."]
-    told = pairs(_named(dict(step.settings), labels), _NO_MATTER) + ([("seed", str(step.seed))] if step.seed else [])
+    told = [word for key, value in step.settings.items() for word in _setting(key, value, labels)]
+    told += [f"seed {code(str(step.seed))}"] if step.seed else []
     if told:
-        lines += ["", "   Settings: " + ", ".join(f"{key} {_value(text)}" for key, text in told) + "."]
+        lines += ["", f"   Settings: {', '.join(told)}."]
     return [*lines, *_evaluations(step.training), ""]
 
 
-def _value(text: str) -> str:
-    return text if text.startswith("step ") or text.startswith("`") else code(text)
+def _setting(key: str, value: Any, labels: Mapping[str, str]) -> list[str]:
+    """Markdown of a setting: nothing, one word, or several of one that has parts. Models are called what they are
+    called in the list, with their weights."""
+    models = value if isinstance(value, list) else [value]
+    if models and all(isinstance(held, Mapping) and held.get("digest") in labels for held in models):
+        return [f"{visible(key)} {', '.join(_model(held, labels) for held in models)}"]
+    return [f"{visible(name)} {code(text)}" for name, text in pairs({key: _texts(value)}, _NO_MATTER)]
+
+
+def _model(value: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    text = labels[str(value["digest"])]
+    text += f" + {labels.get(str(value['adapter']), 'an adapter')}" if "adapter" in value else ""
+    return f"{text} x {visible(str(value['weight']))}" if "weight" in value else text
 
 
 def _block_facts(blocks: BlockMap | None) -> list[str]:
@@ -91,13 +103,19 @@ def _other_facts(step: Lineage) -> list[str]:
         facts.append(f"texts of up to {step.context.length:,} tokens")
     if step.adapter is not None and step.operation == "attach-adapter":
         facts += [f"{key} {text}" for key, text in pairs(step.adapter) if key in ("kind", "parameters")]
+    if search := (step.merge or {}).get("search"):  # what it was chosen by is no measure of what was chosen
+        texts = ", ".join(code(str(corpus["name"])) for corpus in search["corpora"])
+        facts.append(f"weights found by {search['objective']} of the losses on {texts}")
     if step.training is not None:
         training = step.training
         facts.append(f"{training['tokens']:,} tokens in {training['steps']:,} steps")
         facts.append(f"{training['trainable_parameters']:,} trainable parameters")
-        for corpus in training.get("data", []):
+        data = training.get("data", [])
+        # rows that texts do not fill are counted as if all were filled alike
+        about = "" if sum(corpus.get("trained_tokens", 0) for corpus in data) == training["tokens"] else "about "
+        for corpus in data:
             role = "replay " if corpus.get("replay") else ""
-            facts.append(f"{role}{code(str(corpus['name']))} {corpus.get('trained_tokens', 0):,} tokens")
+            facts.append(f"{role}{code(str(corpus['name']))} {about}{corpus.get('trained_tokens', 0):,} tokens")
     return facts
 
 
@@ -115,14 +133,9 @@ def _evaluations(training: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _named(value: Any, labels: Mapping[str, str]) -> Any:
-    """Settings with what a parent is called in place of its digest, and its weight behind it."""
-    if isinstance(value, Mapping) and "digest" in value:
-        text = labels.get(str(value["digest"]), str(value["digest"])[:19])
-        text += f" + {labels.get(str(value['adapter']), 'an adapter')}" if "adapter" in value else ""
-        return f"{text} x {value['weight']}" if "weight" in value else text
+def _texts(value: Any) -> Any:
+    """Settings in which a text is called by its name; its digest is in the lineage."""
     if isinstance(value, Mapping):
-        return {key: _named(held, labels) for key, held in value.items()}
-    if isinstance(value, list):
-        return [_named(held, labels) for held in value]
-    return value
+        named = value.keys() == {"name", "digest"}
+        return value["name"] if named else {key: _texts(held) for key, held in value.items()}
+    return [_texts(held) for held in value] if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -60,8 +61,13 @@ def card_text(
 
 
 def _title(lineage: Lineage) -> str:
-    first = next((visible(parent.name) for parent in sources(lineage)), "A model")
+    first = next((_escaped(visible(parent.name)) for parent in sources(lineage)), "A model")
     return f"{first}, after {', '.join(dict.fromkeys(step.operation for step in steps(lineage)))}"
+
+
+def _escaped(text: str) -> str:
+    """`text` as it stands, outside of code."""
+    return re.sub(r"([\\`*<\[\]~&])", r"\\\1", text)
 
 
 def _about(config: Mapping[str, Any], tensors: Mapping[str, Shaped], adapter: bool) -> list[str]:
@@ -75,9 +81,14 @@ def _about(config: Mapping[str, Any], tensors: Mapping[str, Shaped], adapter: bo
         rows.append(("architecture", code(str(architectures[0]))))
     rows.append(("stored parameters", stored))
     text = config.get("text_config")
-    told = {**config, **text} if isinstance(text, Mapping) else config
+    told = {**config, **text, **_tie(config)} if isinstance(text, Mapping) else config
     rows += [(key, plain(told[key])) for key in (_ADAPTER if adapter else _CONFIG) if told.get(key) is not None]
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
+
+
+def _tie(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model in parts it is the whole's word that ties the head."""
+    return {key: config[key] for key in ("tie_word_embeddings",) if key in config}
 
 
 def _sources(lineage: Lineage) -> list[str]:
@@ -97,7 +108,7 @@ def _licences(lineage: Lineage, parents: Sequence[Mapping[str, Any]], front: Map
 
 
 def _named(head: Mapping[str, Any]) -> str:
-    return f"names {code(_licence(head))}" if licence_of(head) else "names none in its card"
+    return f"names {code(_licence(head))}" if licence_of(head) else "names none that was at hand"
 
 
 def _licence(head: Mapping[str, Any]) -> str:

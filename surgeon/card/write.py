@@ -38,7 +38,9 @@ def card_in_place(
         own = before.lineage
         if own is None:
             return None
-        if _text(folder) != card_text(own, before.config, before.tensors, [front] * len(own.parents)):
+        # its own head tells what its parents' cards did, but for licences that they do not have in common
+        own_words = card_text(own, before.config, before.tensors, [front] * len(own.parents))
+        if _text(folder) not in (own_words, made_card(folder, folder, own)):
             return None
     return card_text(lineage, config, tensors, [front] * len(lineage.parents))
 

@@ -14,13 +14,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def parent_of(role: str, name: str, path: Path, digest: str, lineage: Lineage | None, out: Path) -> Parent:
-    """The record of an input of the output that is to lie at `out`."""
+    """The record of an input of the output that is to lie at `out`. A folder of the hub's cache, whose own name is a
+    commit, has the name of its model."""
+    name, revision = name or path.absolute().name, hub_revision(path)
+    if revision is not None and name == revision:
+        name = path.absolute().parts[-3].removeprefix("models--").replace("--", "/")
     return Parent(
         role=role,
-        name=name or path.absolute().name,
+        name=name,
         path=os.path.relpath(path.resolve(), out.absolute().resolve()),
         digest=digest,
-        revision=hub_revision(path),
+        revision=revision,
         lineage=lineage,
     )
 

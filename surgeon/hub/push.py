@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from surgeon.errors import SurgeonError
 from surgeon.hub.upload import Upload
 
 _KEPT = ".gitattributes"  # the hub's own: which files it stores as large ones
+_IGNORES, _NOTHING = ".gitignore", "# every file belongs here\n"
 
 
 def push(
@@ -21,30 +22,41 @@ def push(
     One commit: until it is made, readers of the repository see what was there before. A repository that is not there
     is made (private, where that is asked for), and so is a branch; one that holds files is refused unless `force`,
     which leaves nothing of the old content but .gitattributes. Raises SurgeonError where the hub refuses or cannot be
-    reached, and where a repository is public that was to be private.
+    reached, and where a repository is public that was to be private. A branch that was made is taken away again where
+    no commit came of it.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    with _told(upload.repo):
-        head, held = _place(api, upload.repo, private, revision, force)
+    with _told(upload.repo), ExitStack() as undo:
+        repo, head, held, fresh = _place(api, upload.repo, private, revision, force)
         removed = [name for name in held if name not in upload.files]
         added = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in upload.files.items()
         ]
+        if fresh or _IGNORES in held:
+            # Sent before there is a branch, which would hold the files of main if this broke off. A .gitignore that
+            # lies there would have the library leave out files without a word; it is given another one.
+            api.preupload_lfs_files(
+                repo, added, revision=None if fresh else revision, free_memory=False, gitignore_content=_NOTHING
+            )
+        if fresh and revision is not None:
+            api.create_branch(repo, branch=revision)
+            undo.callback(_take_away, api, repo, revision)
         commit = api.create_commit(
-            upload.repo,
+            repo,
             [*(CommitOperationDelete(name) for name in removed), *added],
             commit_message=message or f"surgeon {upload.operation}",
             revision=revision,
             parent_commit=head,
         )
+        undo.pop_all()
     return {
-        "repo": upload.repo,
+        "repo": repo,
         "revision": revision or "main",
         "commit": commit.oid,
-        "url": f"{api.endpoint}/{upload.repo}",
+        "url": f"{api.endpoint}/{repo}",
         "files": len(upload.files),
         "bytes": upload.nbytes,
         "removed": removed,
@@ -52,34 +64,46 @@ def push(
     }
 
 
-def _place(api: Any, repo: str, private: bool, revision: str | None, force: bool) -> tuple[str | None, list[str]]:
-    """The commit to build on, and the files that are there; a repository or a branch that is not there is made."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+def _place(
+    api: Any, name: str, private: bool, revision: str | None, force: bool
+) -> tuple[str, str | None, list[str], bool]:
+    """What the repository is called now, the commit to build on, the files that are there, and whether the branch
+    still is to be made (of main). A repository that is not there is made."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        whole = api.repo_info(repo)
+        whole = api.repo_info(name)
+    except GatedRepoError:  # it is there, and is one "not found" to the library
+        raise
     except RepositoryNotFoundError:
-        api.create_repo(repo, private=private or None)
-        whole = api.repo_info(repo)
+        api.create_repo(name, private=private or None)
+        whole = api.repo_info(name)
     if private and not whole.private:
         raise SurgeonError(
-            "this repository is there, and is public", repo, "make it private first, or leave out --private"
+            "this repository is there, and is public", name, "make it private first, or leave out --private"
         )
     info, fresh = whole, False
     if revision is not None:
         try:
-            info = api.repo_info(repo, revision=revision)
+            info = api.repo_info(name, revision=revision)
         except RevisionNotFoundError:
-            api.create_branch(repo, branch=revision)
-            info, fresh = api.repo_info(repo, revision=revision), True
+            fresh = True
     held = sorted(entry.rfilename for entry in info.siblings or [] if entry.rfilename != _KEPT)
     if held and not fresh and not force:
         raise SurgeonError(
             f"the repository holds {len(held)} files already",
-            f"{repo} at {revision or 'main'}",
+            f"{name} at {revision or 'main'}",
             "choose another name or --revision BRANCH, or --force to replace them in one commit",
         )
-    return info.sha, held
+    return whole.id, info.sha, held, fresh
+
+
+def _take_away(api: Any, repo: str, branch: str) -> None:
+    """A branch that was made here. Where that fails too, it is the first error that is told."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    with suppress(HfHubHTTPError, HTTPError, OSError):
+        api.delete_branch(repo, branch=branch)
 
 
 @contextmanager
@@ -96,9 +120,10 @@ def _told(repo: str) -> Iterator[None]:
     except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = (
-            "set HF_TOKEN to a token that may write there"
-            if status in (401, 403)
-            else "run it again: what arrived is not sent twice"
-        )
+        if status in (401, 403):
+            hint = "set HF_TOKEN to a token that may write there"
+        elif "README.md" in reason:
+            hint = "mend the head of README.md, or remove the file: it is made anew"
+        else:
+            hint = "run it again: what arrived is not sent twice"
         raise SurgeonError(f"the hub did not take it: {reason}", repo, hint) from error

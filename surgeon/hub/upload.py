@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from surgeon.card.front import CARD, is_hub_id
+from surgeon.card.front import CARD, check_front
 from surgeon.card.write import made_card
-from surgeon.checkpoint.config_json import read_json_object
-from surgeon.checkpoint.index import ADAPTER_CONFIG
 from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage, read_lineage
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.hub.adapter_base import based, with_base
 from surgeon.progress import SILENT, Progress
 from surgeon.verify import verify
 from surgeon.words import without_folders
@@ -32,12 +31,13 @@ class Upload:
         return sum(len(held) if isinstance(held, bytes) else held.stat().st_size for held in self.files.values())
 
 
-def prepare(folder: Path, repo: str, progress: Progress = SILENT) -> Upload:
+def prepare(folder: Path, repo: str, progress: Progress = SILENT, base: str | None = None) -> Upload:
     """What is to be uploaded, after every file was held against the digest in the lineage. Nothing is sent.
 
-    The files that the lineage answers for, the metrics of trainings, the card (as somebody edited it, or made anew),
-    and surgeon.json with the places of parents taken out (see published). Raises UsageError on a repo that is not
-    ORG/NAME, SurgeonError on a folder without a lineage or with a file that is another than recorded.
+    The files that the lineage answers for, the metrics of trainings, the card (as it lies there, or made anew),
+    and surgeon.json with the places of parents taken out (see published). base: the name on the hub of what an adapter
+    is for (see based). Raises UsageError on a repo that is not ORG/NAME and on an adapter whose base is on no hub,
+    SurgeonError on a folder without a lineage or with a file that is another than recorded.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -55,6 +55,7 @@ def prepare(folder: Path, repo: str, progress: Progress = SILENT) -> Upload:
             str(folder),
             f"push what surgeon wrote; `hf upload {repo} FOLDER` takes any folder",
         )
+    renamed = based(folder, lineage, base)
     broken = next((check for check in verify(folder, progress=progress)["checks"] if not check["holds"]), None)
     if broken is not None:
         raise SurgeonError(
@@ -64,12 +65,12 @@ def prepare(folder: Path, repo: str, progress: Progress = SILENT) -> Upload:
         )
     files: dict[str, Path | bytes] = {name: folder / name for name in sorted([*lineage.files, *_metrics(folder)])}
     card = folder / CARD
-    files[CARD] = card if card.is_file() else made_card(folder, folder, lineage).encode("utf-8")
-    files[LINEAGE_FILE] = dump_lineage(published(lineage)).encode("utf-8")
-    adapter = read_json_object(folder / ADAPTER_CONFIG) if ADAPTER_CONFIG in files else {}
-    base = adapter.get("base_model_name_or_path")
-    if base is not None and not is_hub_id(str(base)):
-        progress.say(f"{ADAPTER_CONFIG} names its base {base!r}, which a hub does not know: loaders will ask for it")
+    check_front(folder)
+    sent = lineage if base is None else with_base(lineage, base, renamed)
+    kept = card.is_file() and (sent is lineage or card.read_bytes() != made_card(folder, folder, lineage).encode())
+    files[CARD] = card if kept else made_card(folder, folder, sent).encode("utf-8")
+    files |= renamed
+    files[LINEAGE_FILE] = dump_lineage(published(sent)).encode("utf-8")
     present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     shown = (path.as_posix() for path in present if not any(part.startswith(".") for part in path.parts))
     return Upload(repo, lineage.operation, files, tuple(sorted(name for name in shown if name not in files)))

@@ -177,7 +177,7 @@ def _card(plan: Plan, folder: Path, lineage: Lineage, stage: Path, progress: Pro
     """README.md in the stage, unless the one that lies there was written by somebody; gives its name."""
     text = card_in_place(folder, lineage, plan.config, {t.name: t for t in plan.tensors})
     if text is None:
-        progress.say(f"{CARD} was written by somebody, and stays as it is: it is of the model before")
+        progress.say(f"{CARD} is not as it was made here, and stays as it is: it is of the model before")
         return []
     (stage / FILES / CARD).write_text(text, encoding="utf-8")
     return [CARD]

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from surgeon.card.front import read_front
 from surgeon.card.text import card_text
 from surgeon.checkpoint.lineage import BlockMap, Lineage, NewBlock, Parent, read_lineage
-from surgeon.checkpoint.parents import hub_revision
+from surgeon.checkpoint.parents import hub_revision, parent_of
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.ops.execute import execute
 from surgeon.verify import verify
@@ -92,8 +92,8 @@ def test_steps_are_told_once_and_weights_by_name() -> None:
     [
         ({"license": "mit"}, {"license": "mit"}, {"license": "mit"}, "as named there: `mit`"),
         ({"license": "mit"}, {"license": "apache-2.0"}, {}, "`a` names `mit`; `b` names `apache-2.0`"),
-        ({"license": "mit"}, {}, {}, "`a` names `mit`; `b` names none in its card"),
-        ({}, {}, {}, "`a` names none in its card; `b` names none in its card"),
+        ({"license": "mit"}, {}, {}, "`a` names `mit`; `b` names none that was at hand"),
+        ({}, {}, {}, "`a` names none that was at hand; `b` names none that was at hand"),
         (
             {"license": "other", "license_name": "llama3", "license_link": "LICENSE"},
             {"license": "other", "license_name": "llama3", "license_link": "LICENSE"},
@@ -144,6 +144,17 @@ def test_the_commit_of_a_hub_is_found_in_its_cache() -> None:
     assert hub_revision(Path(f"/c/models--org--base/{commit}")) is None
     assert hub_revision(Path(f"/c/models--org--base/snapshots/{commit[:-1]}")) is None
     assert hub_revision(Path("/")) is None
+
+
+def test_a_folder_of_the_cache_has_the_name_that_it_has_on_the_hub(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for folder, name in (("models--org--base", "org/base"), ("models--gpt2", "gpt2")):
+        found = parent_of(
+            "model", commit, tmp_path / folder / "snapshots" / commit, "sha256:b", None, tmp_path / "out"
+        )
+        assert (found.name, found.revision) == (name, commit)
+    found = parent_of("model", "org/base@v1", tmp_path / "models--org--base/snapshots" / commit, "", None, tmp_path)
+    assert found.name == "org/base@v1"
 
 
 def test_a_card_lies_beside_every_output_and_may_be_edited(stories: Path, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import pytest
 from in_place_runs import in_place, insertable
 from test_identity import expanded
 
+from surgeon.merge.models import MergeModelsSettings, plan_merge_models
+from surgeon.ops.execute import execute
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -39,3 +42,14 @@ def test_what_somebody_wrote_stays(
     (model / "README.md").write_text(written)
     in_place(model, at=[0])
     assert (model / "README.md").read_text() == written
+
+
+def test_a_card_that_tells_of_two_licences_is_its_own_too(stories: Path, place: Path) -> None:
+    model = place / "model"
+    for name, licence in (("a", "mit"), ("b", "apache-2.0")):
+        shutil.copytree(stories, place / name)
+        (place / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    settings = MergeModelsSettings(method="linear", models=[str(place / "a"), str(place / "b")], out=model)
+    execute(plan_merge_models(settings), model)
+    in_place(model, at=[1])
+    assert "2. **expand-layers** of step 1" in (model / "README.md").read_text()

@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".model")
+PREFIX = "mirror"  # a hub may lie below a path
 
 
 @dataclass
@@ -38,13 +40,18 @@ class Repo:
 
 @dataclass
 class Hub:
-    """url: what HF_ENDPOINT is to be. sent: large contents by digest. broken: answers 500 to commits."""
+    """url: what HF_ENDPOINT is to be. sent: large contents by digest. broken: what is answered to commits, in place of
+    taking them. moved: old name -> new name. gated: names that are there and not for everybody. cut: of files, whose
+    answers end in their middle."""
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
     sent: dict[str, bytes] = field(default_factory=dict)
     puts: int = 0
-    broken: bool = False
+    broken: int = 0
+    moved: dict[str, str] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
 
     def make(self, name: str, private: bool = False, files: dict[str, bytes] | None = None) -> Repo:
         repo = self.repos[name] = Repo(private)
@@ -94,11 +101,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._answer(self._put)
 
+    def do_DELETE(self) -> None:
+        self._answer(self._delete)
+
     def _answer(self, act: Any) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self._chunks()
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        parts = parts[1:] if parts[0] == PREFIX else parts
         headers: dict[str, str] = {}
+        for old, new in self.hub.moved.items():
+            if f"/{old}/" in self.path + "/":
+                place = self.path.replace(f"/{old}", f"/{new}", 1)
+                self.send_response(307)
+                self.send_header("Location", place)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
         try:
             found = act(parts, body, headers)
             code, raw = 200, found if isinstance(found, bytes) else json.dumps(found).encode()
@@ -109,7 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers | {"Content-Length": str(len(raw))}).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and parts[-1] in self.hub.cut:
+            self.wfile.write(raw[: len(raw) // 2])
+            self.close_connection = True
+        elif self.command != "HEAD":
             self.wfile.write(raw)
 
     def _chunks(self) -> bytes:
@@ -123,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         return found
 
     def _repo(self, name: str) -> Repo:
+        if name in self.hub.gated:
+            raise _RefusedError(403, "GatedRepo")
         if name not in self.hub.repos:
             raise _RefusedError(404, "RepoNotFound")
         return self.hub.repos[name]
@@ -170,10 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
             repo.branches[parts[5]] = repo.branches["main"]
             return {}
         if parts[4] == "preupload":
-            return {"files": [_mode(entry["path"]) for entry in json.loads(body)["files"]]}
+            asked = json.loads(body)
+            ignores = asked.get("gitIgnore") or repo.files(parts[5]).get(".gitignore", b"").decode()
+            return {"files": [_mode(entry["path"], ignores) for entry in asked["files"]]}
         assert parts[4] == "commit"
         if self.hub.broken:
-            raise _RefusedError(403)
+            raise _RefusedError(self.hub.broken)
         commit = self._commit(repo, parts[5], [json.loads(line) for line in body.splitlines()])
         return {"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
 
@@ -197,6 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
         return repo.commit(branch, files, header["summary"])
 
+    def _delete(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
+        del self._repo("/".join(parts[2:4])).branches[parts[5]]
+        return {}
+
     def _put(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
         assert hashlib.sha256(body).hexdigest() == parts[1]
         self.hub.sent[parts[1]] = body
@@ -204,8 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {}
 
 
-def _mode(path: str) -> dict[str, Any]:
-    return {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": False}
+def _mode(path: str, ignores: str) -> dict[str, Any]:
+    ignored = any(fnmatch(path, line) for line in ignores.split())
+    return {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": ignored}
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:

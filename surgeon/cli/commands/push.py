@@ -10,7 +10,10 @@ from surgeon.cli.options import Debug, Json, Quiet
 from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
 
-EXAMPLES = ("surgeon push deep my-org/deep --private --dry-run",)
+EXAMPLES = (
+    "surgeon push deep my-org/deep --private --dry-run",
+    "surgeon push adapter my-org/adapter --base my-org/deep --dry-run",
+)
 ABOUT = (
     "Upload what surgeon wrote to the Hugging Face hub, in one commit, after its bytes were checked against its "
     "lineage: weights, tokenizer, model card (README.md, as you edited it), and surgeon.json without the places of its "
@@ -34,6 +37,15 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--message", metavar="TEXT", help="Of the commit.", show_default="the operation's name"),
         ] = None,
+        base: Annotated[
+            str | None,
+            typer.Option(
+                "--base",
+                metavar="ORG/NAME",
+                help="Of an adapter: its model on the hub, named in place of the folder.",
+                show_default=False,
+            ),
+        ] = None,
         force: Annotated[
             bool, typer.Option("--force", help="Replace what the repository holds, as a whole, in the same commit.")
         ] = False,
@@ -49,7 +61,7 @@ def register(app: typer.Typer) -> None:
         from surgeon.model_ref import resolve_plain
 
         output = Output(json, quiet)
-        upload = prepare(resolve_plain(model, "an upload").path, repo, output.progress())
+        upload = prepare(resolve_plain(model, "an upload").path, repo, output.progress(), base)
         if dry_run:
             sizes = {name: len(held) if isinstance(held, bytes) else held.stat().st_size
                      for name, held in upload.files.items()}  # fmt: skip

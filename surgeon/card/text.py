@@ -13,7 +13,10 @@ from surgeon.checkpoint.lineage import Lineage, Parent
 from surgeon.words import plain, visible
 
 # as config.json spells them; models of other families say the rest in their own words
-_CONFIG = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings", "tie_word_embeddings")
+_CONFIG = (
+    "num_hidden_layers", "n_layer", "hidden_size", "n_embd", "vocab_size", "max_position_embeddings", "n_positions",
+    "tie_word_embeddings",
+)  # fmt: skip
 _ADAPTER = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
 
 

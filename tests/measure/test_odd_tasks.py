@@ -16,6 +16,8 @@ from surgeon.measure.perplexity import evaluate
 from surgeon.measure.settings import EvaluateSettings
 from surgeon.measure.tasks import Tasks, _order, check_tokenizer, evaluate_tasks, known_tasks, load_tasks
 from surgeon.progress import SILENT
+from surgeon.report.table import read_evaluation
+from surgeon.report.tasks import task_table
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 FUNCTIONS = """import numpy, torch
@@ -162,6 +164,13 @@ def test_tasks_that_are_refused(stories: Path, folder: Path) -> None:
     with pytest.raises(SurgeonError, match="a task cannot be read") as broken:
         known_tasks(asked(folder, "broken"))
     assert broken.value.where.endswith("broken.yaml")
+
+
+def test_names_that_would_steer_a_terminal_are_spelt_out() -> None:
+    metrics = [{"metric": "a\x1b[2J", "filter": "f\n", "value": 1.0}]
+    models = [{"model": "m", "corpora": [], "tasks": [{"task": "t\x1b[31m", "metrics": metrics}]}]
+    (row,) = task_table(read_evaluation({"models": models}, "here"), ["m"]).rows
+    assert "".join(row).isprintable() and row[0].endswith("[31m") and len(row[0]) > len("t[31m")
 
 
 def test_names_with_blanks_between_them() -> None:

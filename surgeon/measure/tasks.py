@@ -105,6 +105,10 @@ def load_tasks(asked: Tasks, progress: Progress = SILENT) -> Any:
         own = task.get_config("num_fewshot")
         if asked.shots and (own == 0 or task.get_config("output_type") == "loglikelihood_rolling"):
             raise SurgeonError(f"the task {name} says that it has no worked examples", "--shots", "leave it out there")
+        examples = getattr(getattr(task, "sampler", None), "df", None)
+        if asked.shots and examples is not None and asked.shots > len(examples):
+            there = f"give at most {len(examples)}"
+            raise UsageError(f"the task {name} has {len(examples)} worked examples", f"--shots {asked.shots}", there)
         task.set_config(key="num_fewshot", value=(own or 0) if asked.shots is None else asked.shots)
     return loaded
 

@@ -157,6 +157,9 @@ def test_tasks_that_are_refused(stories: Path, folder: Path) -> None:
     )
     with pytest.raises(SurgeonError, match="has no worked examples"):
         load_tasks(asked(folder, "text", shots=2))
+    with pytest.raises(UsageError, match="has 5 worked examples"):
+        load_tasks(asked(folder, "story_end", shots=6))
+    assert load_tasks(asked(folder, "story_end", shots=4))
     with pytest.raises(UsageError, match="there is no task") as refusal:
         known_tasks(Tasks(["nothing like it at all"], str(folder)))
     assert len(refusal.value.hint) < 100

@@ -209,11 +209,13 @@ def cpt_anneal(settings: AnnealSettings) -> None:
 
 def evaluate(settings: EvaluateSettings) -> None:
     from surgeon.measure.perplexity import check_words
-    from surgeon.measure.tasks import Tasks
+    from surgeon.measure.tasks import Tasks, known_tasks
 
     tasks = Tasks(settings.tasks, settings.task_folder, settings.shots, settings.limit, settings.batch, settings.chat)
     check_words(settings.models, settings.data, settings.by_position, settings.positions, tasks, settings.stages)
     _there(settings.data)
+    if settings.tasks:
+        known_tasks(tasks)
 
 
 def _there(corpora: Iterable[str | None], weighted: bool = False) -> None:

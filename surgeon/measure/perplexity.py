@@ -44,7 +44,7 @@ def evaluate(
     from surgeon.data.items import prepare, take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
     from surgeon.measure.positions import measure_positions
-    from surgeon.measure.tasks import Tasks, evaluate_tasks, load_tasks
+    from surgeon.measure.tasks import Tasks, check_tokenizer, evaluate_tasks, load_tasks
     from surgeon.train.score import score_documents, window_length
 
     asked = Tasks(tasks, task_folder, shots, limit, batch, chat, context)
@@ -56,6 +56,8 @@ def evaluate(
         Checkpoint.open_model(ref.path)
     questions = load_tasks(asked, progress) if tasks else None
     tokenizers = [load_tokenizer(ref.path, trust_remote_code) for ref in refs]
+    for tokenizer in tokenizers if tasks else ():
+        check_tokenizer(asked, tokenizer)
     found: list[dict[str, Any]] = []
     chosen: list[list[Document]] = []
     for text, ref, tokenizer in zip(models, refs, tokenizers, strict=True):
@@ -66,6 +68,7 @@ def evaluate(
             dtype=resolve_dtype(dtype, place),
             trust_remote_code=trust_remote_code,
         )
+        window_length(model, context)  # tasks alone would take any
         if ref.adapter is not None:
             from surgeon.adapters.load import put_on
 

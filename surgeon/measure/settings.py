@@ -51,8 +51,10 @@ class EvaluateSettings(BaseModel):
     def _names(cls, value: Any) -> Any:
         """Also with commas between them."""
         if isinstance(value, str):
-            return value.split(",")
-        return [name for item in value for name in str(item).split(",")] if isinstance(value, list | tuple) else value
+            value = [value]
+        if not isinstance(value, list | tuple):
+            return value
+        return [name.strip() for item in value for name in str(item).split(",")]
 
     @field_validator("tokens", mode="before")
     @classmethod

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
+from surgeon.loading import context_length
 from surgeon.progress import SILENT, Progress, Silent
+from surgeon.settings import from_home
 
 SEED = 1234  # of lm-eval's own command for numpy, torch and the worked examples; 0 for Python's
 BOOTSTRAP = 100_000  # resamples of standard errors that have no formula, as there
+UNTOLD = 10**9  # what tokenizers say that know no longest text (1e30) is above it
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def check_tasks(asked: Tasks) -> None:
     for name in asked.names:
         if list(asked.names).count(name) > 1:
             raise UsageError(f"the task {name} is asked for twice", "--tasks", "name it once")
-    if asked.folder is not None and not Path(asked.folder).is_dir():
+    if asked.folder is not None and not Path(from_home(asked.folder)).is_dir():
         raise SurgeonError("there is no such folder", asked.folder, "give a folder with YAML files of tasks")
     check_installed()
 
@@ -60,27 +63,70 @@ def check_installed() -> None:
         raise SurgeonError("tasks need lm-eval, which is not installed", "--tasks", "pip install 'surgeon[tasks]'")
 
 
+def known_tasks(asked: Tasks) -> Any:
+    """lm-eval's list of tasks. Raises UsageError on a name that nothing has, SurgeonError on a file of the folder that
+    is no YAML, which lm-eval leaves out without a word."""
+    import yaml
+    from lm_eval.tasks import TaskManager
+
+    folder = None if asked.folder is None else Path(from_home(asked.folder))
+    for path in sorted(folder.rglob("*.yaml")) if folder is not None else []:
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise SurgeonError(f"a task cannot be read: {reason[:200]}", str(path), "mend or remove it") from error
+    manager = TaskManager(include_path=None if folder is None else str(folder), include_defaults=asked.defaults)
+    for name in asked.names:
+        if name not in manager.all_tasks:
+            hint = did_you_mean(name, manager.all_tasks)
+            if len(hint) > 300:  # there are thousands
+                hint = "`lm-eval ls tasks` lists what it has; tasks of your own: --task-folder"
+            raise UsageError(f"there is no task {name!r}", "--tasks", hint)
+    return manager
+
+
 def load_tasks(asked: Tasks, progress: Progress = SILENT) -> Any:
     """lm-eval's tasks with their questions, ready for any number of models; reading them may download their data.
 
-    Raises UsageError on a name that nothing has, SurgeonError where lm-eval is not there, where data cannot be had,
-    and on --shots for a task that says itself that it has none.
+    Raises UsageError on a name that nothing has, SurgeonError where data cannot be had, on tasks that no text model is
+    asked or whose answers are run as programs, and on --shots for a task that has none.
     """
-    from lm_eval.tasks import TaskManager
-
-    silent = isinstance(progress, Silent)
-    manager = TaskManager(include_path=asked.folder, include_defaults=asked.defaults)
-    for name in asked.names:
-        if name not in manager.all_tasks:
-            raise UsageError(f"there is no task {name!r}", "--tasks", did_you_mean(name, manager.all_tasks))
-    with _quiet(silent), _told(", ".join(asked.names), "it needs the hub the first time"):
-        loaded = manager.load(list(asked.names))
+    hint = "look at the task; its data come from the hub the first time"
+    with _quiet(isinstance(progress, Silent)), _untouched():
+        manager = known_tasks(asked)
+        with _told(", ".join(asked.names), hint):
+            loaded = manager.load(list(asked.names))
     for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False):
+            raise SurgeonError(f"the task {name} runs programs that the model writes", "--tasks", "leave it out")
+        if getattr(task, "MULTIMODAL", False):
+            raise SurgeonError(f"the task {name} asks about pictures or sounds", "--tasks", "leave it out")
         own = task.get_config("num_fewshot")
-        if asked.shots is not None and own == 0 != asked.shots:
+        if asked.shots and (own == 0 or task.get_config("output_type") == "loglikelihood_rolling"):
             raise SurgeonError(f"the task {name} says that it has no worked examples", "--shots", "leave it out there")
+        examples = getattr(getattr(task, "sampler", None), "df", None)
+        if asked.shots and examples is not None and asked.shots > len(examples):
+            there = f"give at most {len(examples)}"
+            raise UsageError(f"the task {name} has {len(examples)} worked examples", f"--shots {asked.shots}", there)
         task.set_config(key="num_fewshot", value=(own or 0) if asked.shots is None else asked.shots)
     return loaded
+
+
+def check_tokenizer(asked: Tasks, tokenizer: Any) -> None:
+    """Raise SurgeonError where a tokenizer lacks what questions need, before any model is asked."""
+    where = str(tokenizer.name_or_path)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise SurgeonError(
+            "lm-eval puts the first or the last token of a text before questions, and the tokenizer has neither",
+            where,
+            "name a bos_token or an eos_token in tokenizer_config.json",
+        )
+    if asked.chat:
+        try:
+            tokenizer.get_chat_template()
+        except ValueError as error:
+            raise SurgeonError("the tokenizer has no chat template", where, "leave --chat out") from error
 
 
 def evaluate_tasks(
@@ -89,8 +135,9 @@ def evaluate_tasks(
     """[{"task", "version", "shots", "documents", "metrics": [{"metric", "filter", "value", "stderr",
     "higher_is_better"}]}], groups before their tasks, of a causal model; with the seeds of lm-eval's own command.
 
-    Scores are those of lm-eval (its chat template, its tokenisation of context and answer, its metrics). What it
-    writes to stdout goes to stderr, and nowhere where `progress` is silent. Raises SurgeonError where it fails.
+    Scores are those of lm-eval (its chat template, its tokenisation of context and answer, its metrics); one that is
+    no number is None, and told. What it writes to stdout goes to stderr, and nowhere where `progress` is silent.
+    Raises SurgeonError where it fails.
     """
     import numpy as np
     import torch
@@ -98,8 +145,15 @@ def evaluate_tasks(
     from lm_eval.models.huggingface import HFLM
 
     with _quiet(isinstance(progress, Silent)), _told(", ".join(loaded["tasks"]), "look at the task and at the model"):
-        with _no_warnings("lm_eval.models.huggingface"):  # that the model is loaded already, in many words
-            wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=asked.batch, max_length=asked.context)
+        length = asked.context
+        if length is None and context_length(model) is None:  # lm-eval's rule, which our loading of tokenizers hides
+            told = tokenizer.init_kwargs.get("model_max_length")
+            length = int(told) if told and told < UNTOLD else HFLM._DEFAULT_MAX_LENGTH
+        # that the model is loaded already is warned of in many words
+        with _no_warnings("lm_eval.models.huggingface"), _as_tied(model):
+            wrapped = HFLM(
+                pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=asked.batch, max_length=length
+            )
         random.seed(0)
         np.random.seed(SEED)
         torch.manual_seed(SEED)
@@ -110,16 +164,34 @@ def evaluate_tasks(
             apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat,
         )  # fmt: skip
     assert found is not None  # of the first process alone, and this is one
-    return [_result(name, values, found) for name, values in found["results"].items()]
+    return [_result(name, found["results"][name], found, progress) for name in _order(asked, loaded)]
 
 
-def _result(name: str, values: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _order(asked: Tasks, loaded: Any) -> list[str]:
+    """Tasks and groups as they were asked for, a group before what is in it."""
+    inside: Mapping[str, Sequence[str]] = loaded["group_map"]
+    order: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        order[name] = None
+        for child in inside.get(name, ()):
+            add(child)
+
+    for name in (*asked.names, *loaded["tasks"]):  # a tag is none of them; its tasks are
+        if name in inside or name in loaded["tasks"]:
+            add(name)
+    return list(order)
+
+
+def _result(name: str, values: Mapping[str, Any], found: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """One task of lm-eval's results, whose keys are `METRIC,FILTER` and `METRIC_stderr,FILTER`."""
     better = found["higher_is_better"].get(name, {})
     metrics = []
     for key, value in values.items():
         metric, comma, kept = key.partition(",")
         if comma and not metric.endswith("_stderr"):
+            if value != "N/A" and _number(value) is None:
+                progress.say(f"{name}: {metric} is no number but of {type(value).__name__}, and left empty")
             error = values.get(f"{metric}_stderr,{kept}")
             metrics.append(
                 {"metric": metric, "filter": kept, "value": _number(value), "stderr": _number(error),
@@ -131,8 +203,9 @@ def _result(name: str, values: Mapping[str, Any], found: Mapping[str, Any]) -> d
 
 
 def _number(value: Any) -> float | None:
-    """None where lm-eval writes "N/A"."""
-    return float(value) if isinstance(value, int | float) else None
+    """None where lm-eval writes "N/A", and of what is no number; numpy's and torch's are some."""
+    held = value.item() if getattr(value, "shape", None) == () else value
+    return float(held) if isinstance(held, int | float) else None
 
 
 @contextlib.contextmanager
@@ -143,7 +216,30 @@ def _told(tasks: str, hint: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("Duplicate task"):
+            hint = "ask for the group or for the task, not for both"
         raise SurgeonError(f"lm-eval fails: {reason[:300]}", f"--tasks {tasks}", hint) from error
+
+
+@contextlib.contextmanager
+def _as_tied(model: Any) -> Iterator[None]:
+    """Without lm-eval's tying of weights, which a loaded model has behind it, and which fails or undoes what an
+    adapter put in the place of one of the two matrices."""
+    model.tie_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
+
+
+@contextlib.contextmanager
+def _untouched() -> Iterator[None]:
+    """Python writes no __pycache__ beside the functions of a task: its folder is an input."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from surgeon.report.table import EvaluateResult, MetricResult, TaskResult
-from surgeon.words import ABSENT, plain
+from surgeon.words import ABSENT, plain, visible
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ def task_table(result: EvaluateResult, names: Sequence[str]) -> TaskTable:
         arrow = {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
         kept = "" if metric.filter == "none" else f" ({metric.filter})"
         cells = [_cell(found[key][1]) if key in found else ABSENT for found in held]
-        rows.append((task.task, f"{metric.metric}{kept}{arrow}", plain(task.shots), plain(task.documents), *cells))
+        words = visible(task.task), visible(f"{metric.metric}{kept}{arrow}")
+        rows.append((*words, plain(task.shots), plain(task.documents), *cells))
     return TaskTable(("task", "metric", "shots", "questions", *names), tuple(rows))
 
 

@@ -43,8 +43,9 @@ def evaluate(
     """
     from surgeon.data.items import prepare, take
     from surgeon.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
+    from surgeon.measure.asking import evaluate_tasks
     from surgeon.measure.positions import measure_positions
-    from surgeon.measure.tasks import Tasks, check_tokenizer, evaluate_tasks, load_tasks
+    from surgeon.measure.tasks import Tasks, check_tokenizer, load_tasks
     from surgeon.train.score import score_documents, window_length
 
     asked = Tasks(tasks, task_folder, shots, limit, batch, chat, context)

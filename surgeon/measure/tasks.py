@@ -1,26 +1,17 @@
-"""Questions with answers: tasks of lm-eval (hellaswag, arc_easy, mmlu, ..., one's own) on a model that is loaded."""
+"""Questions with answers: the tasks of lm-eval (hellaswag, arc_easy, mmlu, ...) and one's own, read and checked."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
-import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgeon.errors import SurgeonError, UsageError, did_you_mean
-from surgeon.loading import context_length
+from surgeon.measure.lm_eval_calls import quiet, told, untouched
 from surgeon.progress import SILENT, Progress, Silent
 from surgeon.settings import from_home
-
-SEED = 1234  # of lm-eval's own command for numpy, torch and the worked examples; 0 for Python's
-BOOTSTRAP = 100_000  # resamples of standard errors that have no formula, as there
-UNTOLD = 10**9  # what tokenizers say that know no longest text (1e30) is above it
 
 
 @dataclass(frozen=True)
@@ -93,9 +84,9 @@ def load_tasks(asked: Tasks, progress: Progress = SILENT) -> Any:
     asked or whose answers are run as programs, and on --shots for a task that has none.
     """
     hint = "look at the task; its data come from the hub the first time"
-    with _quiet(isinstance(progress, Silent)), _untouched():
+    with quiet(isinstance(progress, Silent)), untouched():
         manager = known_tasks(asked)
-        with _told(", ".join(asked.names), hint):
+        with told(", ".join(asked.names), hint):
             loaded = manager.load(list(asked.names))
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
@@ -127,138 +118,3 @@ def check_tokenizer(asked: Tasks, tokenizer: Any) -> None:
             tokenizer.get_chat_template()
         except ValueError as error:
             raise SurgeonError("the tokenizer has no chat template", where, "leave --chat out") from error
-
-
-def evaluate_tasks(
-    model: Any, tokenizer: Any, loaded: Any, asked: Tasks, progress: Progress = SILENT
-) -> list[dict[str, Any]]:
-    """[{"task", "version", "shots", "documents", "metrics": [{"metric", "filter", "value", "stderr",
-    "higher_is_better"}]}], groups before their tasks, of a causal model; with the seeds of lm-eval's own command.
-
-    Scores are those of lm-eval (its chat template, its tokenisation of context and answer, its metrics); one that is
-    no number is None, and told. What it writes to stdout goes to stderr, and nowhere where `progress` is silent.
-    Raises SurgeonError where it fails.
-    """
-    import numpy as np
-    import torch
-    from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
-
-    with _quiet(isinstance(progress, Silent)), _told(", ".join(loaded["tasks"]), "look at the task and at the model"):
-        length = asked.context
-        if length is None and context_length(model) is None:  # lm-eval's rule, which our loading of tokenizers hides
-            told = tokenizer.init_kwargs.get("model_max_length")
-            length = int(told) if told and told < UNTOLD else HFLM._DEFAULT_MAX_LENGTH
-        # that the model is loaded already is warned of in many words
-        with _no_warnings("lm_eval.models.huggingface"), _as_tied(model):
-            wrapped = HFLM(
-                pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=asked.batch, max_length=length
-            )
-        random.seed(0)
-        np.random.seed(SEED)
-        torch.manual_seed(SEED)
-        for task in loaded["tasks"].values():
-            task.set_fewshot_seed(seed=SEED)
-        found = evaluate(
-            lm=wrapped, task_dict=loaded, limit=asked.limit, bootstrap_iters=BOOTSTRAP, log_samples=False,
-            apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat,
-        )  # fmt: skip
-    assert found is not None  # of the first process alone, and this is one
-    return [_result(name, found["results"][name], found, progress) for name in _order(asked, loaded)]
-
-
-def _order(asked: Tasks, loaded: Any) -> list[str]:
-    """Tasks and groups as they were asked for, a group before what is in it."""
-    inside: Mapping[str, Sequence[str]] = loaded["group_map"]
-    order: dict[str, None] = {}
-
-    def add(name: str) -> None:
-        order[name] = None
-        for child in inside.get(name, ()):
-            add(child)
-
-    for name in (*asked.names, *loaded["tasks"]):  # a tag is none of them; its tasks are
-        if name in inside or name in loaded["tasks"]:
-            add(name)
-    return list(order)
-
-
-def _result(name: str, values: Mapping[str, Any], found: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """One task of lm-eval's results, whose keys are `METRIC,FILTER` and `METRIC_stderr,FILTER`."""
-    better = found["higher_is_better"].get(name, {})
-    metrics = []
-    for key, value in values.items():
-        metric, comma, kept = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
-            if value != "N/A" and _number(value) is None:
-                progress.say(f"{name}: {metric} is no number but of {type(value).__name__}, and left empty")
-            error = values.get(f"{metric}_stderr,{kept}")
-            metrics.append(
-                {"metric": metric, "filter": kept, "value": _number(value), "stderr": _number(error),
-                 "higher_is_better": better.get(metric)}
-            )  # fmt: skip
-    count = found["n-samples"].get(name, {}).get("effective")
-    return {"task": name, "version": found["versions"].get(name), "shots": found["n-shot"].get(name),
-            "documents": count, "metrics": metrics}  # fmt: skip
-
-
-def _number(value: Any) -> float | None:
-    """None where lm-eval writes "N/A", and of what is no number; numpy's and torch's are some."""
-    held = value.item() if getattr(value, "shape", None) == () else value
-    return float(held) if isinstance(held, int | float) else None
-
-
-@contextlib.contextmanager
-def _told(tasks: str, hint: str) -> Iterator[None]:
-    try:
-        yield
-    except SurgeonError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if reason.startswith("Duplicate task"):
-            hint = "ask for the group or for the task, not for both"
-        raise SurgeonError(f"lm-eval fails: {reason[:300]}", f"--tasks {tasks}", hint) from error
-
-
-@contextlib.contextmanager
-def _as_tied(model: Any) -> Iterator[None]:
-    """Without lm-eval's tying of weights, which a loaded model has behind it, and which fails or undoes what an
-    adapter put in the place of one of the two matrices."""
-    model.tie_weights = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        del model.tie_weights
-
-
-@contextlib.contextmanager
-def _untouched() -> Iterator[None]:
-    """Python writes no __pycache__ beside the functions of a task: its folder is an input."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-@contextlib.contextmanager
-def _no_warnings(logger: str) -> Iterator[None]:
-    held = logging.getLogger(logger)
-    before = held.level
-    held.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        held.setLevel(before)
-
-
-@contextlib.contextmanager
-def _quiet(silent: bool) -> Iterator[None]:
-    """lm-eval draws bars and prints, whoever calls it."""
-    with contextlib.redirect_stdout(io.StringIO() if silent else sys.stderr):
-        if not silent:
-            yield
-            return
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield

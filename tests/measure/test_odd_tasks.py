@@ -12,9 +12,10 @@ import torch
 from story_task import TASK, write_task
 
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.measure.asking import _order, evaluate_tasks
 from surgeon.measure.perplexity import evaluate
 from surgeon.measure.settings import EvaluateSettings
-from surgeon.measure.tasks import Tasks, _order, check_tokenizer, evaluate_tasks, known_tasks, load_tasks
+from surgeon.measure.tasks import Tasks, check_tokenizer, known_tasks, load_tasks
 from surgeon.progress import SILENT
 from surgeon.report.table import read_evaluation
 from surgeon.report.tasks import task_table
@@ -119,7 +120,7 @@ def test_a_model_that_promises_no_length_is_asked_as_lm_eval_asks_it(
     seen: list[int] = []
     real = HFLM.loglikelihood
     monkeypatch.setattr(HFLM, "loglikelihood", lambda lm, given: seen.append(lm.max_length) or real(lm, given))
-    monkeypatch.setattr("surgeon.measure.tasks.context_length", lambda model: None)
+    monkeypatch.setattr("surgeon.measure.asking.context_length", lambda model: None)
     model, tokenizer = loaded_model
     wanted = asked(folder, "story_end", limit=1)
     for told in (512, 10**30):

@@ -15,6 +15,7 @@ from surgeon.cli.launched import launched
 from surgeon.cli.streams import takes_any_text
 from surgeon.errors import SurgeonError
 from surgeon.progress import SILENT, Advance, Progress, Show
+from surgeon.words import visible
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Output:
 
     def table(self, data: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """The result as a table, or as JSON. Columns after the first are right-aligned. Texts may hold square brackets
-        (shapes, names of files, tokens): they are shown, not obeyed as markup."""
+        (shapes, names of files, tokens) and what a terminal obeys: they are shown, and obeyed by nobody."""
         if self.as_json:
             self.emit(data)
             return
@@ -49,7 +50,7 @@ class Output:
         for i, column in enumerate(columns):
             table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text("\n".join(map(visible, cell.split("\n")))) for cell in row))
         self.print(table)
 
     def print(self, renderable: Any) -> None:

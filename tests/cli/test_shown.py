@@ -78,6 +78,13 @@ def test_a_name_in_a_table_is_shown_not_obeyed(here: Path) -> None:
     assert done.code == 0 and "text[red]" in done.out
 
 
+def test_what_a_terminal_obeys_is_spelt_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table({}, "", ("corpus", "x"), [("a\x1b[31mb", "one\ntwo\u202e")])
+    shown = capsys.readouterr().out
+    assert "a\\x1b[31mb" in shown and "\x1b[31m" not in shown and "\u202e" not in shown
+    assert "one" in shown and "two\\u202e" in shown and "one\\ntwo" not in shown
+
+
 def test_a_token_in_a_check_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
     Output().table({}, "[/a]", ("check [/b]", ""), [("1 moved, such as '[/INST]'", "BROKEN")])
     shown = capsys.readouterr().out

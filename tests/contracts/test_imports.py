@@ -72,7 +72,7 @@ def test_training_runs_where_surgery_only_libraries_are_absent(stories: Path, tm
     (tmp_path / "text.jsonl").write_text('{"text": "Once upon a time there was a little dog."}\n' * 40)
     script = f"""
 import sys
-for name in ("mergekit", "scipy", "matplotlib", "jinja2", "sentencepiece", "pandas"):
+for name in ("mergekit", "scipy", "sklearn", "matplotlib", "jinja2", "sentencepiece", "pandas"):
     sys.modules[name] = None
 from surgeon.cli.app import main
 main(["cpt", {str(stories)!r}, {str(tmp_path / "out")!r}, "--data", {str(tmp_path / "text.jsonl")!r},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
@@ -113,6 +114,10 @@ def test_a_step_is_the_same_for_any_micro_batch(
     family: str, tiny: Callable[..., Path], settings: dict[str, Any]
 ) -> None:
     """And its routers move otherwise than without."""
+    if family == "granitemoe" and transformers.__version__.startswith("5.17."):  # it has no such loss there
+        with pytest.raises(UsageError, match="no loss that balances routers"):
+            Loop(prepare(CptSettings(model=str(tiny(family)), **settings)))
+        return
     found = []
     for micro, coefficient in ((1, 0.5), (4, 0.5), (4, 0.0)):
         given = settings | {"micro_batch": micro, "option": {"coefficient": coefficient}}

@@ -114,9 +114,9 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        text = ", ".join(_FOLDERS.sub(r"\1", v) if isinstance(v, str) else plain(v) for v in value)
+        text = ", ".join(without_folders(v) if isinstance(v, str) else plain(v) for v in value)
     elif isinstance(value, str):
-        text = _FOLDERS.sub(r"\1", value)
+        text = without_folders(value)
     else:
         text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"

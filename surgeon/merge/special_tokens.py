@@ -35,16 +35,16 @@ class Special:
 
     def lines(self) -> list[str]:
         """What a person is told: a line a token, or one for all of a model where these are many."""
-        groups: dict[str, list[str]] = {}
+        groups: dict[tuple[str, str], list[str]] = {}
         for content, name in self.names.items():
             how = "added, as" if content in self.added else "taken as"
-            groups.setdefault(f"{how} %s in {name}", []).append(content)
+            groups.setdefault((how, name), []).append(content)
         lines: list[str] = []
-        for how, held in groups.items():
+        for (how, name), held in groups.items():
             if len(held) <= _TOLD:
-                lines += [f"the token {content} is {how % 'it is'}" for content in held]
+                lines += [f"the token {content} is {how} it is in {name}" for content in held]
             else:
-                lines.append(f"{len(held):,} tokens, {held[0]} to {held[-1]}, are {how % 'they are'}")
+                lines.append(f"{len(held):,} tokens, {held[0]} to {held[-1]}, are {how} they are in {name}")
         return lines
 
 

@@ -241,11 +241,11 @@ def test_a_token_that_both_learned_keeps_one_row_and_that_is_said(stories: Path,
 
 
 def test_many_tokens_of_one_model_are_told_in_one_line() -> None:
-    few = {f"<u{i}>": "chat" for i in range(2)}
+    few = {f"<u{i}>": "50%-chat" for i in range(2)}
     many = {f"<v{i}>": "legal" for i in range(6_000)}
     lines = Special(names=few | many).lines()
     assert lines == [
-        "the token <u0> is taken as it is in chat",
-        "the token <u1> is taken as it is in chat",
+        "the token <u0> is taken as it is in 50%-chat",
+        "the token <u1> is taken as it is in 50%-chat",
         "6,000 tokens, <v0> to <v5999>, are taken as they are in legal",
     ]

@@ -83,10 +83,10 @@ def register(app: typer.Typer) -> None:
                 models = evaluation_table(stage["result"])
                 if any(model.cells for model in models):
                     output.print(rich_table(models))
-                asked = task_table(read_evaluation(stage["result"], stage["name"]), [m.model for m in models])
-                kept = read_evaluation(stage["result"], stage["name"]).stages
-                if kept is not None:
-                    output.emit(None, [transfer_line(kept)])
+                evaluation = read_evaluation(stage["result"], stage["name"])
+                asked = task_table(evaluation, [m.model for m in models])
+                if evaluation.stages is not None:
+                    output.emit(None, [transfer_line(evaluation.stages)])
                 if asked.rows:
                     output.table(None, "", asked.columns, asked.rows)
         output.emit(None, [f"report: {paths.html}", f"numbers: {paths.json}"])

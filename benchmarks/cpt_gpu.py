@@ -17,9 +17,11 @@ in them).
 
 surgeon: its defaults on a GPU (blocks compiled, documents kept apart, which saves attention; flash-attention 3 where
 flash_attn_interface is installed and the GPU is of its kind). FA2: with torch's own kernel. concat: attention through
-whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile: torch_compile;
-liger: use_liger_kernel, where liger-kernel is installed. llama-3.2-1b-20-blocks: the 1B deepened to 20 blocks, of
-which all, 4 spread evenly (4, 9, 14, 19) or the upper 4 are trained; embeddings stand still in the latter.
+whole rows: the work of Trainer. eager: --no-compile. Trainer: sdpa, its defaults otherwise; compile: torch_compile of
+the whole model; regional: torch_compile with accelerate's regional compilation, block by block, as surgeon does it;
+liger: use_liger_kernel, where liger-kernel is installed; parts: of Liger all but its loss. llama-3.2-1b-20-blocks: the
+1B deepened to 20 blocks, of which all, 4 spread evenly (4, 9, 14, 19) or the upper 4 are trained; embeddings stand
+still in the latter.
 
 MFU: by surgeon.train.flops (attention without the causal half, as in PaLM, and through whole rows for every way) over
 --peak (989 TFLOP/s, dense bfloat16 of an H100 and H200). Of a part that is trained, only what it needs counts.
@@ -51,35 +53,12 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cpt_gpu_models import DEEP, MODELS, TINY
+from cpt_gpu_models import MODELS, TINY
 from cpt_gpu_programs import FLOPS, MAKE, TRAINER, WITHOUT
+from cpt_gpu_ways import ways
 from expand import machine
 
 MORE = 3  # steps behind those that are read
-# (words of the way, what surgeon trains); a regular expression of blocks is what `new-blocks` comes to
-PARTS = {
-    "surgeon all": "full",
-    "surgeon 4 spread": r"layers\.(4|9|14|19)\.",
-    "surgeon upper 4": r"layers\.(16|17|18|19)\.",
-}
-
-
-def ways(name: str) -> dict[str, dict[str, Any]]:
-    """What is compared on a model: by name, the flags of surgeon or the settings of Trainer."""
-    if name == DEEP:
-        return {way: {"train": train} for way, train in PARTS.items()}
-    found: dict[str, dict[str, Any]] = {
-        "surgeon": {},
-        "surgeon FA2": {"without": "flash_attn_interface"},
-        "surgeon concat": {"flags": ["--packing", "concat"]},
-        "surgeon eager": {"flags": ["--no-compile"]},
-        "Trainer": {"compile": False, "liger": False},
-        "Trainer compile": {"compile": True, "liger": False},
-    }
-    if importlib.util.find_spec("liger_kernel"):
-        found["Trainer liger"] = {"compile": False, "liger": True}
-        found["Trainer compile liger"] = {"compile": True, "liger": True}
-    return found
 
 
 def needs_compiler(way: dict[str, Any]) -> bool:

@@ -59,12 +59,14 @@ print(json.dumps({part: flops_per_token(model, select(model, part, None), int(sy
 """
 
 TRAINER = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 import numpy as np, torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 given = json.loads(sys.argv[1])
 S, rows, micro, steps, warm, cuda = (given[k] for k in ("seq_len", "rows", "micro", "steps", "warm", "cuda"))
+if given["compile"] == "regional":  # read by accelerate
+    os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "1"
 stream = np.load(given["ids"])
 held = torch.from_numpy(stream[: steps * rows * S].reshape(-1, S))
 marks = []
@@ -77,8 +79,8 @@ class Marks(TrainerCallback):
 arguments = TrainingArguments(
     given["out"], per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, max_steps=steps,
     learning_rate=1e-4, optim="adamw_torch_fused", adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, bf16=cuda,
-    save_strategy="no", report_to="none", use_cpu=not cuda, disable_tqdm=True, torch_compile=given["compile"],
-    use_liger_kernel=given["liger"])
+    save_strategy="no", report_to="none", use_cpu=not cuda, disable_tqdm=True, torch_compile=bool(given["compile"]),
+    use_liger_kernel=given["liger"], liger_kernel_config=given.get("liger_parts"))
 model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32, attn_implementation="sdpa")
 data = [{"input_ids": row, "labels": row} for row in held]
 Trainer(model, arguments, train_dataset=data, data_collator=default_data_collator, callbacks=[Marks()]).train()

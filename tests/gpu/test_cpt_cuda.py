@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from surgeon.data.pack import IGNORED, Window
 from surgeon.loading import load_model
-from surgeon.train import attention, linear_loss, segments
+from surgeon.train import attention, flash, linear_loss, segments
 from surgeon.train.batch import Batch, collate
 from surgeon.train.blocks import blocks_of
 from surgeon.train.job import Job, prepare
@@ -147,13 +148,17 @@ def test_the_loss_in_the_head_is_that_of_the_logits(
 
 PROGRAM = """
 import json, sys, torch
+settings, stop, kernel = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if kernel == "None":
+    sys.modules["flash_attn_interface"] = None  # as if it were not installed
 torch.use_deterministic_algorithms(True)
+from surgeon.train import flash
 from surgeon.train.loop import Loop
 from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
-settings, stop = json.loads(sys.argv[1]), int(sys.argv[2])
 step = Loop._step
 def broken(self, number, windows):
+    assert str(flash.chosen()) == kernel
     if number == stop:
         raise KeyboardInterrupt
     return step(self, number, windows)
@@ -165,13 +170,17 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_run_that_went_on_ends_with_the_same_bytes(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["None", flash.KERNEL])
+def test_a_run_that_went_on_ends_with_the_same_bytes(settings: dict[str, Any], kernel: str, tmp_path: Path) -> None:
+    """With torch's own kernel, and with flash-attention 3 where it is installed."""
+    if kernel == flash.KERNEL and importlib.util.find_spec(flash.PACKAGE) is None:
+        pytest.skip(f"{flash.PACKAGE} is not installed")
     env = dict(os.environ) | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     digests = []
     for name, stops in (("whole", (0,)), ("broken", (6, 0))):
         given = settings | {"out": str(tmp_path / name), "save_every": 2, "resume": True}
         for stop in stops:
-            words = [sys.executable, "-c", PROGRAM, json.dumps(given), str(stop)]
+            words = [sys.executable, "-c", PROGRAM, json.dumps(given), str(stop), kernel]
             run = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
             assert run.returncode == (9 if stop else 0), run.stderr
         digests.append(hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest())

@@ -21,6 +21,7 @@ from surgeon.train.trainable import select
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 SCRIPT = FOLDER / "cpt_gpu.py"
+DEEP = "llama-3.2-1b-20-blocks"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ def test_shapes_are_those_of_the_models(script: Any, name: str, parameters: int,
     assert flops_per_token(model, select(model, "full", None), 4096) == pytest.approx(flops, rel=1e-3)
 
 
-MEASURED = [json.loads((FOLDER / "results" / name).read_text()) for name in ("cpt_gpu.json", "cpt_gpu-fa2.json")]
+RESULTS = ("cpt_gpu.json", "cpt_gpu-fa2.json", "cpt_gpu-compiled.json")
+MEASURED = [json.loads((FOLDER / "results" / name).read_text()) for name in RESULTS]
 MEMORY = [
     (name, way, result["sizes"], values["memory_bytes"])
     for result in MEASURED
@@ -76,7 +78,7 @@ def test_the_estimate_of_memory_is_what_a_gpu_took(
     """Within 10 %, by the results of the benchmark; a run of which some blocks between frozen ones are trained holds
     less of those than is estimated, up to a quarter."""
     model = meta_model(script, name)
-    trainable = select(model, script.PARTS.get(way, "full"), None)
+    trainable = select(model, script.ways(name)[way].get("train", "full"), None)
     shape = SimpleNamespace(micro_batch=sizes["micro"], seq_len=sizes["seq_len"])
     chosen = {"objective": [(get("objective", "next_token"), {})], "optimizer": [(get("optimizer", "adamw"), {})]}
     job = SimpleNamespace(
@@ -89,8 +91,8 @@ def test_the_estimate_of_memory_is_what_a_gpu_took(
 
 def test_new_blocks_are_four_of_twenty(script: Any) -> None:
     for way, blocks in (("surgeon 4 spread", {4, 9, 14, 19}), ("surgeon upper 4", {16, 17, 18, 19})):
-        model = meta_model(script, script.DEEP)
-        chosen = select(model, script.PARTS[way], None)
+        model = meta_model(script, DEEP)
+        chosen = select(model, script.ways(DEEP)[way]["train"], None)
         assert {int(n.split(".")[2]) for n in chosen.parameters} == blocks
         assert chosen.lowest_block == min(blocks)
 
@@ -125,7 +127,7 @@ def test_a_process_that_takes_too_long_is_ended(script: Any) -> None:
     ("model", "ways"),
     [
         ("qwen2.5-0.5b", {"surgeon", "surgeon FA2", "surgeon concat", "surgeon eager", "Trainer"}),
-        ("llama-3.2-1b-20-blocks", {"surgeon all", "surgeon 4 spread", "surgeon upper 4"}),
+        (DEEP, {"surgeon all", "surgeon 4 spread", "surgeon upper 4"}),
     ],
 )
 def test_it_runs_with_tiny_shapes(model: str, ways: set[str], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "init": "surgeon.vocab.inits",
     "adapter": "surgeon.adapters.kinds",
     "merge": "surgeon.merge.methods",
+    "sampling": "surgeon.data.samplings",
     "schedule": "surgeon.train.schedules",
     "objective": "surgeon.train.objectives",
     "regularizer": "surgeon.train.regularizers",

@@ -12,7 +12,7 @@ from surgeon.errors import UsageError
 
 
 def shares(
-    sizes: Sequence[int], weights: Sequence[float | None], replay: Sequence[bool], replay_ratio: float
+    sizes: Sequence[float], weights: Sequence[float | None], replay: Sequence[bool], replay_ratio: float
 ) -> list[float]:
     """The share of tokens of each corpus; they sum to 1.
 

@@ -99,6 +99,7 @@ def forked_settings(settings: AnnealSettings) -> tuple[Fork, CptSettings]:
         )
     before = _before(fork, settings)
     odd = [name for name in ("batch_ramp", "mixture", "lengths") if getattr(before, name)]
+    odd += ["sampling"] if "budget" in methods(before)["sampling"][0][0].supplied else []
     odd += ["replay_mode"] if before.replay_mode == "additive" else []
     if odd:
         flag = f"--{odd[0].replace('_', '-')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from surgeon.data.token_cache import read_tokens
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.progress import SILENT, Progress
 from surgeon.train.lengths import FLAG
-from surgeon.train.settings import CptSettings
+from surgeon.train.settings import CptSettings, methods
 from surgeon.train.shape import Shape
+
+DEFAULT_SAMPLING = "proportional"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def read(
     named = corpora(settings)
     check_replay(settings)
     stages = mixture_stages(settings, named)
+    check_sampling(settings, named)
     order = parse_order(settings.order)
     try:
         found = [read_tokens(corpus, tokenizer, settings.loss_on, progress) for corpus, _ in named]
@@ -102,7 +106,8 @@ def read(
             raise SurgeonError("the corpus has nothing to learn", str(corpus.path), "look at its answers")
     weights, replay = [c.weight for c, _ in named], [r for _, r in named]
     if not stages:
-        stages = [(1.0, shares([t.num_tokens for t in tokens], weights, replay, settings.replay_share))]
+        sizes = _sizes(settings, named, [t.num_tokens for t in tokens], shape.tokens)
+        stages = [(1.0, shares(sizes, weights, replay, settings.replay_share))]
     starts = first_windows(stages, windows)
     packs = []
     for stream, ((corpus, is_replay), held) in enumerate(zip(named, tokens, strict=True)):
@@ -160,6 +165,38 @@ def mixture_stages(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> l
             f"the corpus {weighted.name!r} has a weight beside those of the stages", "--mixture", "leave it out"
         )
     return parse_stages(settings.mixture, [corpus.name for corpus, _ in named])
+
+
+def check_sampling(settings: CptSettings, named: list[tuple[Corpus, bool]]) -> None:
+    """Refuse a sampling beside shares that are written out: one of the two would be silently left out."""
+    method = methods(settings)["sampling"][0][0]
+    if method.name == DEFAULT_SAMPLING:
+        return
+    weighted = next((c for c, is_replay in named if c.weight is not None and not is_replay), None)
+    if settings.mixture or weighted is not None:
+        given = "stages" if weighted is None else f"a weight for {weighted.name!r}"
+        raise UsageError(
+            f"a sampling gives the corpora their shares, and so does {given}", f"--sampling {settings.sampling}",
+            "leave one of the two out",
+        )  # fmt: skip
+
+
+def _sizes(settings: CptSettings, named: list[tuple[Corpus, bool]], sizes: list[int], budget: int) -> list[float]:
+    """What the shares of corpora without a weight go by, in tokens: of those of --data the parts that the sampling
+    gives them, of replay the sizes. budget: tokens of the run, replay included."""
+    method, options = methods(settings)["sampling"][0]
+    own = [number for number, (_, is_replay) in enumerate(named) if not is_replay]
+    supplied = {"sizes": [sizes[number] for number in own], "budget": budget * (1 - settings.replay_share)}
+    found = [float(size) for size in sizes]
+    parts = method.call(supplied, options)
+    if len(parts) != len(own) or not all(0 < part < math.inf for part in parts):
+        raise UsageError(
+            f"it gave {', '.join(map(str, parts))} for {len(own)} corpora", f"--sampling {settings.sampling}",
+            "let it give each a finite number above zero",
+        )  # fmt: skip
+    for number, part in zip(own, parts, strict=True):
+        found[number] = float(part)
+    return found
 
 
 def _turns(weights: list[float], packs: list[Packed]) -> list[float]:

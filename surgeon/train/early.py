@@ -39,6 +39,7 @@ def check_words(settings: CptSettings) -> None:
     corpora.check_replay(settings)
     if not corpora.mixture_stages(settings, named):
         check_weights([corpus.weight for corpus, _ in named], [replay for _, replay in named])
+    corpora.check_sampling(settings, named)
     _check_together(settings)  # methods read the mixture too, and what is wrong in it is not theirs
     for corpus in [*(corpus for corpus, _ in named), *evals(settings)]:
         if corpus.hub is None:

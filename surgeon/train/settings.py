@@ -52,6 +52,12 @@ class CptSettings(BaseModel):
         description="A stage of the run with shares of its own, END:NAME=WEIGHT,...: up to END, a fraction of the "
         "run, tokens of the corpora by these weights; repeatable, the last to 1 [the same shares all the time].",
     )
+    sampling: str = Field(
+        "proportional",
+        description="How much of each --data corpus is read where none has a weight: by its size, temperature:alpha=X "
+        "(sizes to that power) or unimax:max_epochs=N (as even as can be, none more than N times); `surgeon methods "
+        "sampling`.",
+    )
     order: str = Field(
         "shuffled",
         description="Of the documents in a corpus: shuffled anew in every epoch, sequential, or ascending:FIELD or "
@@ -206,6 +212,7 @@ def methods(settings: CptSettings) -> dict[str, list[tuple[Method, dict[str, Any
     """The chosen methods by kind, each with its options: those behind its name (NAME:OPTION=VALUE,...), and those of
     `option`; one that no method takes is refused."""
     words = {
+        "sampling": [settings.sampling],
         "schedule": [settings.schedule],
         "objective": [settings.objective],
         "optimizer": [settings.optimizer],

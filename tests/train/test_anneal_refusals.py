@@ -91,6 +91,13 @@ def test_a_rate_that_still_rises_is_refused(options: dict[str, Any], tmp_path: P
         forked(options, tmp_path / "run", "new", at=2)
 
 
+def test_shares_that_hang_on_the_length_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    settings = options | {"tokens": 6 * 64, "schedule": "constant", "sampling": "unimax:max_epochs=100"}
+    run_cpt(CptSettings(**settings, out=str(tmp_path / "run"), save_every=2, keep_checkpoints=9))
+    with pytest.raises(UsageError, match="the data of a run with --sampling depend on how long it is"):
+        forked(options, tmp_path / "run", "new", at=2)
+
+
 def test_a_state_alone_needs_the_model(options: dict[str, Any], constant: Path, tmp_path: Path) -> None:
     """A run that was broken off, without a checkpoint: settings and a state."""
     shutil.rmtree(constant)

@@ -135,6 +135,20 @@ def test_axolotl_learns_answers_only(tiny: Tiny, questions: Path) -> None:
     )
 
 
+def test_a_sampling_is_in_the_shares(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:
+    """The same tokens of both corpora, of which one is the larger by far."""
+    texts = tmp_path / "long.txt"
+    texts.write_text("The sun is hot and the sea is deep. " * 30, encoding="utf-8")
+    data = [str(corpus), f"other={texts}"]
+    config, result = written(
+        settings(tiny("llama"), corpus, "llamafactory", data=data, sampling="temperature:alpha=0")
+    )
+    drawn = [float(p) for p in config["interleave_probs"].split(",")]
+    tokens = [p * d["tokens"] / d["documents"] for p, d in zip(drawn, result["data"], strict=True)]
+    assert tokens[1] / sum(tokens) == pytest.approx(0.5, abs=1e-6)
+    assert result["data"][0]["tokens"] != result["data"][1]["tokens"]
+
+
 def test_llamafactory_draws_documents_by_tokens(tiny: Tiny, corpus: Path, tmp_path: Path) -> None:
     texts = tmp_path / "long.txt"
     texts.write_text("The sun is hot and the sea is deep. " * 30, encoding="utf-8")

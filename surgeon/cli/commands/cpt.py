@@ -10,6 +10,7 @@ EXAMPLES = (
     "surgeon cpt base instruct --data instruct.jsonl --tokens 20k --seq-len 128 --batch-tokens 2048 --lr 1e-3",
     "surgeon cpt deep+adapter adapter-trained --data domain.jsonl --tokens 4k --seq-len 128 --batch-tokens 1024 --train adapter",
     "surgeon cpt base staged --data domain.jsonl --replay general.jsonl --mixture 0.5:domain=1,general=3 1:domain=3,general=1 --packing concat --tokens 4k --seq-len 128 --batch-tokens 1024",
+    "surgeon cpt base evened --data domain.jsonl --data general.jsonl --sampling unimax:max_epochs=3 --tokens 4k --seq-len 128 --batch-tokens 1024",
     "surgeon cpt base lengthened --data domain.jsonl --lengths 64:0.4,256:0.6 --tokens 6k --batch-tokens 1024",
     "surgeon cpt base described --data domain.jsonl --tokens 1M --dry-run",
 )  # fmt: skip

@@ -14,9 +14,10 @@ from surgeon.train.trainer_schedule import TrainerSchedule, trainer_schedule
 CARRIED = frozenset(
     {
         "model", "out", "data", "tokens", "replay", "replay_ratio", "train", "seq_len", "batch_tokens",
-        "micro_batch", "lr", "weight_decay", "betas", "clip", "schedule", "objective", "optimizer", "regularize",
-        "option", "eval", "eval_every", "eval_tokens", "save_every", "keep_checkpoints", "resume", "keep_state",
-        "device", "dtype", "seed", "loss_on", "packing", "format", "text_field", "lines", "trust_remote_code",
+        "sampling", "micro_batch", "lr", "weight_decay", "betas", "clip", "schedule", "objective", "optimizer",
+        "regularize", "option", "eval", "eval_every", "eval_tokens", "save_every", "keep_checkpoints", "resume",
+        "keep_state", "device", "dtype", "seed", "loss_on", "packing", "format", "text_field", "lines",
+        "trust_remote_code",
     }
 )  # fmt: skip
 

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from surgeon.adapters.load import put_on_skeleton
 from surgeon.checkpoint.lineage import Lineage
-from surgeon.loading import load_skeleton
+from surgeon.loading import context_length, load_skeleton
 from surgeon.train import blocks
+from surgeon.train.longrope import check_frequencies
 from surgeon.train.settings import CptSettings
+from surgeon.train.shape import Shape, resolve_shape
 from surgeon.train.trainable import Trainable, check_trained_adapter, select
 
 
@@ -35,3 +39,11 @@ def select_by_shapes(settings: CptSettings, folder: Path, adapter: Path | None, 
     if settings.checkpointing == "blocks":
         blocks.check_checkpointing(skeleton, settings.checkpointing)
     return ByShapes(skeleton, model, chosen)
+
+
+def rows_by_shapes(settings: CptSettings, skeleton: Any, device: torch.device) -> Shape:
+    """The rows and steps of the run. Raises what a model's context or its rotary frequencies do not take."""
+    shape = resolve_shape(settings, context_length(skeleton), device)
+    if settings.packing != "concat":
+        check_frequencies(skeleton, shape.seq_len, "--lengths" if shape.stages else "--seq-len")
+    return shape

@@ -19,7 +19,6 @@ from surgeon.data.items import prepare as score_items
 from surgeon.data.tokens import Tokens
 from surgeon.errors import SurgeonError
 from surgeon.loading import (
-    context_length,
     is_encoder,
     load_model,
     load_skeleton,
@@ -32,19 +31,18 @@ from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
-from surgeon.train.by_shapes import select_by_shapes
+from surgeon.train.by_shapes import rows_by_shapes, select_by_shapes
 from surgeon.train.early import check_words, evals
 from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.experts import under_autocast
 from surgeon.train.footprint import memory_bytes
-from surgeon.train.longrope import check_frequencies
 from surgeon.train.naming import named
 from surgeon.train.other_teacher import OtherModel, check_logits, load_teacher, named_teacher
 from surgeon.train.outline import Outline, check_fits
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
-from surgeon.train.shape import Shape, resolve_shape
+from surgeon.train.shape import Shape
 from surgeon.train.teacher import Teacher
 from surgeon.train.trainable import Trainable, check_trained_adapter, select
 
@@ -132,9 +130,7 @@ def prepare(
     taught = load_skeleton(other.ref.path, code) if other else None
     if other is not None:
         check_logits(other, taught, outline)
-    shape = resolve_shape(settings, context_length(outline), device)
-    if settings.packing != "concat":
-        check_frequencies(outline, shape.seq_len, "--lengths" if shape.stages else "--seq-len")
+    shape = rows_by_shapes(settings, outline, device)
     schedule, given = chosen["schedule"][0]
     schedule.call({"step": shape.steps, "total": shape.steps}, given)  # one that does not fit the run
     vocab = outline.get_input_embeddings().weight.shape[0]

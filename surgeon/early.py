@@ -7,12 +7,14 @@ stands there as its path, the output of a stage as the name of that stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from surgeon import registry
 from surgeon.data.source import files, parse_corpus
 from surgeon.errors import SurgeonError, UsageError
+from surgeon.loading import resolve_device
 from surgeon.model_ref import check_named
 from surgeon.operations import operation
 from surgeon.ops.output_dtype import dtype_code
@@ -51,8 +53,15 @@ def check_stages(loaded: Loaded) -> None:
 
 
 def _named(where: str, check: Callable[[Any], None], value: Any) -> None:
-    try:
+    with says_where(where):
         check(value)
+
+
+@contextmanager
+def says_where(where: str) -> Iterator[None]:
+    """What is refused inside is of this input or stage."""
+    try:
+        yield
     except SurgeonError as error:
         raise type(error)(error.problem, f"{where}, {error.where}", error.hint) from error
 
@@ -96,6 +105,8 @@ def expand_layers(settings: ExpandSettings) -> None:
             )
     registry.get("fill", settings.fill).bind(settings.option_fill)
     _there([settings.probe])
+    if "probe" in selector.supplied and "device" in options:
+        resolve_device(selector.bind(options)["device"])
 
 
 def extend_vocab(settings: ExtendVocabSettings) -> None:
@@ -128,8 +139,10 @@ def attach_adapter(settings: AttachSettings) -> None:
     from surgeon.adapters.attach import chosen_kind
 
     settings = settings.with_preset()
-    chosen_kind(settings)
+    kind = chosen_kind(settings)
     _there([settings.probe])
+    if not kind.planned:  # it runs the model
+        resolve_device(settings.device)
 
 
 def fold_adapter(settings: FoldSettings) -> None:
@@ -181,6 +194,11 @@ def average(settings: AverageSettings) -> None:
 
 
 def cpt(settings: CptSettings) -> None:
+    _training(settings)
+    resolve_device(settings.device)
+
+
+def _training(settings: CptSettings) -> None:
     import torch
 
     from surgeon.train.early import check_words
@@ -196,7 +214,7 @@ def cpt(settings: CptSettings) -> None:
 
 def cpt_export(settings: ExportSettings) -> None:
     registry.get("exporter", settings.to).bind(settings.option_to)
-    cpt(settings)
+    _training(settings)  # to be done elsewhere: the device is not asked for
 
 
 def cpt_anneal(settings: AnnealSettings) -> None:
@@ -205,6 +223,8 @@ def cpt_anneal(settings: AnnealSettings) -> None:
     _there([*settings.data, *settings.replay], weighted=True)
     named_apart(settings.eval)
     _there([*settings.eval, *settings.probe])
+    if settings.device is not None:
+        resolve_device(settings.device)
 
 
 def evaluate(settings: EvaluateSettings) -> None:
@@ -216,6 +236,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     _there(settings.data)
     if settings.tasks:
         known_tasks(tasks)
+    resolve_device(settings.device)
 
 
 def _there(corpora: Iterable[str | None], weighted: bool = False) -> None:

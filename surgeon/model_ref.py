@@ -71,6 +71,15 @@ def check_named(text: str) -> None:
         raise _absent(text)
 
 
+def is_local(text: str) -> bool:
+    """Whether a reference is of folders that are there, so that `resolve` asks nobody."""
+    text = from_home(text)
+    if text and Path(text).exists():
+        return True
+    halves = _halves(text)
+    return halves is not None and all(map(is_local, halves))
+
+
 def _absent(text: str) -> SurgeonError:
     return SurgeonError(
         "there is no such folder", text or "an empty name", "give a local folder, or org/name[@revision] of the hub"

@@ -23,6 +23,7 @@ from surgeon.checkpoint.config_json import dump_json, read_json_object
 from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.checkpoint.lineage import read_lineage
 from surgeon.early import check_stages
+from surgeon.early_models import check_models
 from surgeon.errors import SurgeonError
 from surgeon.operations import operation, perform
 from surgeon.progress import SILENT, Progress
@@ -56,7 +57,7 @@ class Runner:
 
     def plan(self) -> list[dict[str, Any]]:
         """The stages with their settings and their state: done, begun (a training to resume), or to do."""
-        check_stages(self.loaded)
+        self._check()
         return [
             {
                 "name": name,
@@ -71,7 +72,7 @@ class Runner:
     def run(self, threads: int | None = None, force: bool = False) -> dict[str, Any]:
         """Do what is left to do (force: everything, anew); gives the content of run.json."""
         self._check_apart()
-        check_stages(self.loaded)
+        self._check()
         (self.folder / "stages").mkdir(parents=True, exist_ok=True)
         (self.folder / "results").mkdir(exist_ok=True)
         with _locked(self.folder):
@@ -82,6 +83,11 @@ class Runner:
                     self._write(records)
                     advance(1)
             return self._write(records)
+
+    def _check(self) -> None:
+        """Refuse what can be said before the first stage: the last may be days away."""
+        check_stages(self.loaded)
+        check_models(self.loaded, self._out)
 
     def _check_apart(self) -> None:
         """Refuse a folder inside an input: not even a folder of ours is made there."""

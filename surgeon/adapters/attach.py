@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,22 +71,12 @@ def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:
     to get wrong.
     """
     settings = settings.with_preset()
-    reference = model_ref.resolve(settings.model)
-    if reference.adapter is not None:
-        raise UsageError(
-            "the model has an adapter already", settings.model, "fold it first: surgeon fold-adapter MODEL+ADAPTER OUT"
-        )
-    checkpoint = Checkpoint.open(reference.path)
-    family = family_of(checkpoint)
-    blocks = chosen_blocks(settings.blocks, family.depth, checkpoint.lineage, str(checkpoint.path))
-    chosen = chosen_targets(checkpoint, family, settings.targets, blocks)
-    kind = chosen_kind(settings)
-    rows = row_indices(checkpoint, family) if settings.new_rows else {}
-    config = _peft_config(settings, kind, family, chosen, rows)
-    check_choice(config, kind, family, chosen, str(checkpoint.path))
+    fitted = fit(settings)
+    reference, checkpoint, family = fitted.reference, fitted.checkpoint, fitted.family
+    kind, blocks, chosen, rows = fitted.kind, fitted.blocks, fitted.chosen, fitted.rows
     if has_experts(family) and not chosen.experts:
         progress.say("experts get no adapter: write --targets all-linear,experts to have one on them")
-    tensors, config, attachments = _start(settings, checkpoint, family, kind, chosen, config, rows, progress)
+    tensors, config, attachments = _start(settings, checkpoint, family, kind, chosen, fitted.config, rows, progress)
     plain = _plain(settings)
     described: dict[str, Any] = {"kind": settings.kind, "blocks": blocks, "roles": chosen.roles}
     described |= {"modules": chosen.modules, "parameters": sum(t.nbytes // 4 for t in tensors)}
@@ -93,7 +84,7 @@ def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:
         operation="attach-adapter",
         settings=plain,
         seed=settings.seed,
-        inputs=(Input("model", reference.path, checkpoint.digest, reference.name),),
+        inputs=(Input("model", reference.path, lambda: checkpoint.digest, reference.name),),
         tensors=tuple(sorted(tensors, key=lambda t: t.name)),
         config=config,
         lineage=Lineage(
@@ -107,6 +98,39 @@ def plan_attach(settings: AttachSettings, progress: Progress = SILENT) -> Plan:
         attachments=attachments,
         kind="adapter",
     )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is to be attached to which model. rows: module -> ids that are trained. config: PEFT's."""
+
+    reference: model_ref.ModelRef
+    checkpoint: Checkpoint
+    family: Family
+    kind: Kind
+    blocks: list[int]
+    chosen: Chosen
+    rows: Mapping[str, list[int]]
+    config: Any
+
+
+def fit(settings: AttachSettings) -> Fitted:
+    """The choices on a model, of whose weights nothing is read. Raises what plan_attach raises of them."""
+    settings = settings.with_preset()
+    reference = model_ref.resolve(settings.model)
+    if reference.adapter is not None:
+        raise UsageError(
+            "the model has an adapter already", settings.model, "fold it first: surgeon fold-adapter MODEL+ADAPTER OUT"
+        )
+    checkpoint = Checkpoint.open(reference.path)
+    family = family_of(checkpoint)
+    blocks = chosen_blocks(settings.blocks, family.depth, checkpoint.lineage, str(checkpoint.path))
+    chosen = chosen_targets(checkpoint, family, settings.targets, blocks)
+    kind = chosen_kind(settings)
+    rows = row_indices(checkpoint, family) if settings.new_rows else {}
+    config = _peft_config(settings, kind, family, chosen, rows)
+    check_choice(config, kind, family, chosen, str(checkpoint.path))
+    return Fitted(reference, checkpoint, family, kind, blocks, chosen, rows, config)
 
 
 def chosen_kind(settings: AttachSettings) -> Kind:

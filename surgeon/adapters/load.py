@@ -22,24 +22,49 @@ def put_on(model: Any, base: Path, folder: Path, *, trainable: bool = False) -> 
     Kinds that take their first update out of the weights (pissa, olora, corda) are rebuilt from the start kept beside
     the adapter: PEFT would decompose the weights once more, and cannot for corda.
     """
-    from peft import PeftConfig, PeftModel
-
-    adapter = open_adapter(folder)
-    check_adapter(adapter.config, str(folder / ADAPTER_CONFIG))
+    adapter = _opened(folder)
     check_base(folder, Checkpoint.open(base))
     start = start_of(adapter)
-    with quiet():
-        try:
-            config = PeftConfig.from_pretrained(str(folder))
-            if start is not None:
-                config.init_lora_weights = True
-            wrapped = PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=trainable)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
-            raise SurgeonError(f"peft cannot load the adapter: {reason}", str(folder), "check the folder") from error
+    wrapped = _wrapped(model, folder, start is not None, is_trainable=trainable)
     if start is not None:
         _take_out(wrapped, start, set(adapter.tensors))
     return wrapped.eval()
+
+
+def put_on_skeleton(skeleton: Any, folder: Path) -> Any | None:
+    """The PEFT model of a model on the meta device (which it changes), trainable: names and shapes, without values.
+
+    Raises what put_on raises of the adapter's folder and of names and shapes that do not fit the model; not what is
+    known by the model's bytes (check_base). None for a kind that looks into values as soon as it is put on.
+    """
+    adapter = _opened(folder)
+    try:
+        return _wrapped(skeleton, folder, start_of(adapter) is not None, is_trainable=True, low_cpu_mem_usage=True)
+    except SurgeonError as error:
+        if isinstance(error.__cause__, NotImplementedError):  # torch has no such function without values
+            return None
+        raise
+
+
+def _opened(folder: Path) -> Checkpoint:
+    adapter = open_adapter(folder)
+    check_adapter(adapter.config, str(folder / ADAPTER_CONFIG))
+    return adapter
+
+
+def _wrapped(model: Any, folder: Path, started: bool, **how: bool) -> Any:
+    """started: its start lies beside it, so PEFT is to make none."""
+    from peft import PeftConfig, PeftModel
+
+    with quiet():
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            if started:
+                config.init_lora_weights = True
+            return PeftModel.from_pretrained(model, str(folder), config=config, **how)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
+            raise SurgeonError(f"peft cannot load the adapter: {reason}", str(folder), "check the folder") from error
 
 
 def _take_out(wrapped: Any, start: Path, names: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -76,17 +76,33 @@ def read_history(path: str, energy: float) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(place)
     except (OSError, SafetensorError) as error:
-        raise SurgeonError(
-            f"the history cannot be read: {error}", path, "give a file of `write_history`, or a folder OUT.run"
-        ) from error
+        raise _unread(path, error) from error
     return found
+
+
+def history_shapes(path: str) -> dict[str, list[int]]:
+    """The shapes of what `read_history` gives of a file, without its values. Of a run, what is in its state needs all
+    of it: there is a state, or SurgeonError, and the shapes are left out."""
+    place = Path(path)
+    if place.is_dir():
+        _newest(place)
+        return {}
+    try:
+        with safe_open(place, framework="pt") as held:
+            return {name: held.get_slice(name).get_shape() for name in held.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise _unread(path, error) from error
+
+
+def _unread(path: str, error: Exception) -> SurgeonError:
+    return SurgeonError(
+        f"the history cannot be read: {error}", path, "give a file of `write_history`, or a folder OUT.run"
+    )
 
 
 def history_of(run_dir: Path, energy: float = 0.98) -> dict[str, Tensor]:
     """What a run of the optimizer coso protects from the next one: its own history, and its sketches."""
-    newest = state.latest(run_dir)
-    if newest is None:
-        raise SurgeonError("there is no state of a run", str(run_dir), "run it with --keep-state")
+    newest = _newest(run_dir)
     held = state.load(newest).optimizer
     found: dict[str, Tensor] | None = held["param_groups"][0].get("past")
     if found is None:
@@ -97,6 +113,13 @@ def history_of(run_dir: Path, energy: float = 0.98) -> dict[str, Tensor]:
         if "sketch" in kept:
             basis = extended(found.get(names[number]), kept["sketch"].cpu(), energy)
             found |= {} if basis is None else {names[number]: basis}
+    return found
+
+
+def _newest(run_dir: Path) -> Path:
+    found = state.latest(run_dir)
+    if found is None:
+        raise SurgeonError("there is no state of a run", str(run_dir), "run it with --keep-state")
     return found
 
 

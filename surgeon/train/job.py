@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from surgeon.adapters.base_check import check_base
 from surgeon.adapters.load import put_on
 from surgeon.checkpoint.digest import json_digest
 from surgeon.checkpoint.index import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint
@@ -18,7 +19,6 @@ from surgeon.data.items import prepare as score_items
 from surgeon.data.tokens import Tokens
 from surgeon.errors import SurgeonError
 from surgeon.loading import (
-    context_length,
     is_encoder,
     load_model,
     load_skeleton,
@@ -31,18 +31,18 @@ from surgeon.progress import SILENT, Progress
 from surgeon.registry import Method
 from surgeon.train import attention, blocks, corpora
 from surgeon.train.block_cosine import block_cosines
+from surgeon.train.by_shapes import rows_by_shapes, select_by_shapes
 from surgeon.train.early import check_words, evals
 from surgeon.train.encoders import check_encoder, check_encoder_data
 from surgeon.train.experts import under_autocast
 from surgeon.train.footprint import memory_bytes
-from surgeon.train.longrope import check_frequencies
 from surgeon.train.naming import named
 from surgeon.train.other_teacher import OtherModel, check_logits, load_teacher, named_teacher
 from surgeon.train.outline import Outline, check_fits
 from surgeon.train.parallel import SOLO, World
 from surgeon.train.probes import by_digest, probes
 from surgeon.train.settings import CptSettings, methods
-from surgeon.train.shape import Shape, resolve_shape
+from surgeon.train.shape import Shape
 from surgeon.train.teacher import Teacher
 from surgeon.train.trainable import Trainable, check_trained_adapter, select
 
@@ -123,18 +123,14 @@ def prepare(
     check_encoder(settings, chosen, encoder)
     tokenizer = load_tokenizer(ref.path, settings.trust_remote_code)
     code = settings.trust_remote_code
-    outline = load_skeleton(ref.path, code)
     # what is refused without the weights is refused before they are read: of a large model that takes minutes
-    by_shapes = None if adapter else select(outline, settings.train, checkpoint.lineage, settings.group)
-    if settings.checkpointing == "blocks":
-        blocks.check_checkpointing(outline, settings.checkpointing)
+    by_shapes = select_by_shapes(settings, ref.path, adapter, checkpoint.lineage)
+    outline = by_shapes.skeleton
     other = named_teacher(settings, chosen["objective"][0][0], tokenizer)
     taught = load_skeleton(other.ref.path, code) if other else None
     if other is not None:
         check_logits(other, taught, outline)
-    shape = resolve_shape(settings, context_length(outline), device)
-    if settings.packing != "concat":
-        check_frequencies(outline, shape.seq_len, "--lengths" if shape.stages else "--seq-len")
+    shape = rows_by_shapes(settings, outline, device)
     schedule, given = chosen["schedule"][0]
     schedule.call({"step": shape.steps, "total": shape.steps}, given)  # one that does not fit the run
     vocab = outline.get_input_embeddings().weight.shape[0]
@@ -151,19 +147,21 @@ def prepare(
     def check(model: Any, trainable: Trainable) -> None:
         known = Outline(
             settings, model, trainable, tokenizer, shape.steps, shape.seq_len, shape.micro_batch, data.mixture.batch,
-            data.replays, taught, texts,
+            data.replays, taught, adapter, texts,
         )  # fmt: skip
         check_fits(known, chosen)
 
-    if by_shapes is not None:
-        check(outline, by_shapes)
+    if by_shapes.trainable is not None:
+        check(by_shapes.model, by_shapes.trainable)
+    if adapter is not None:
+        check_base(adapter, checkpoint)
     # what is divided among processes goes to their devices in parts
     whole = torch.device("cpu") if dry or world.size > 1 else device
     model = load_model(ref.path, device=whole, dtype=torch.float32, trust_remote_code=code, encoders=True)
     if adapter is not None:
         model = put_on(model, ref.path, adapter, trainable=True)
     trainable = select(model, settings.train, checkpoint.lineage, settings.group)
-    if adapter is not None:  # it is put on a whole model
+    if by_shapes.trainable is None:  # of a kind that is put on a whole model only
         check(model, trainable)
     dtype = resolve_dtype(settings.dtype, device)
     record = by_digest(_record(settings, shape, checkpoint, adapter, data), probes(chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ from surgeon.train.trainable import Trainable
 class Outline:
     """What is known then, by the names that it has in a Run (see surgeon.train.hook).
 
-    model: on the meta device; with an adapter the loaded one, since that is put on a whole model. trainable: of that
-    model. total, seq_len, micro_batch, windows, replays: as in a Run. other: the model of --teacher on the meta
-    device. texts: the tokens of corpora that methods read by themselves, by the words in which they were given; the
-    run reads none of them again.
+    model: on the meta device, with the adapter if there is one; the loaded one where the adapter's kind can only be
+    put on that. trainable: of that model. total, seq_len, micro_batch, windows, replays: as in a Run. other: the model
+    of --teacher on the meta device. adapter: its folder, for what depends on its values. texts: the tokens of corpora
+    that methods read by themselves, by the words in which they were given; the run reads none of them again.
     """
 
     settings: CptSettings
@@ -36,6 +37,7 @@ class Outline:
     windows: Callable[[int], list[Window]]
     replays: bool
     other: Any = None
+    adapter: Path | None = None
     texts: dict[str, Tokens] = field(default_factory=dict)
 
     @property

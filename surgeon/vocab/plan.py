@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,23 +40,10 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
     multiple of `pad_to_multiple_of`; it never shrinks.
     """
     check_settings(settings)
-    reference = model_ref.resolve(settings.model)
-    if reference.adapter is not None:
-        raise UsageError(
-            "a model with an adapter cannot be extended", settings.model, "fold it first: surgeon fold-adapter"
-        )
-    checkpoint = Checkpoint.open(reference.path)
-    family = family_of(checkpoint)
+    opened = open_model(settings)  # what is refused is refused before hours of learning
+    reference, checkpoint, family = opened.reference, opened.checkpoint, opened.family
+    old, old_rows, config, first = opened.tokenizer, opened.rows, opened.checkpoint.config, opened.first
     check_apart(settings.out, [reference.path])
-    old = TokenizerFile.open(reference.path)
-    old_rows = _num_rows(checkpoint, family, old)
-    config = _config(checkpoint, old_rows)
-    check_baked(old)
-    if isinstance(old, BPEFile):
-        old.check_bytes()
-    first = old.next_id if settings.use_padding else old_rows
-    check_named(reference.path, old, first, settings.add or 0)
-    is_tied(family, settings)  # what is refused is refused before hours of learning
     for names in (settings.corpus, settings.keep_corpus, settings.probe):
         Texts(names or [], settings).check()
     check_inputs_apart(settings)
@@ -115,6 +103,39 @@ def plan_extend_vocab(settings: ExtendVocabSettings, progress: Progress = SILENT
         attachments=rows.attachments,
         shard_bytes=settings.shard_bytes or DEFAULT_SHARD_BYTES,
     )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that takes new tokens: rows of its matrices, and the first id of a new token."""
+
+    reference: model_ref.ModelRef
+    checkpoint: Checkpoint
+    family: Family
+    tokenizer: TokenizerFile
+    rows: int
+    first: int
+
+
+def open_model(settings: ExtendVocabSettings) -> Opened:
+    """Raises what plan_extend_vocab refuses of a model and its tokenizer, without its weights and the corpora."""
+    reference = model_ref.resolve(settings.model)
+    if reference.adapter is not None:
+        raise UsageError(
+            "a model with an adapter cannot be extended", settings.model, "fold it first: surgeon fold-adapter"
+        )
+    checkpoint = Checkpoint.open(reference.path)
+    family = family_of(checkpoint)
+    old = TokenizerFile.open(reference.path)
+    rows = _num_rows(checkpoint, family, old)
+    _check_size(checkpoint, rows)
+    check_baked(old)
+    if isinstance(old, BPEFile):
+        old.check_bytes()
+    first = old.next_id if settings.use_padding else rows
+    check_named(reference.path, old, first, settings.add or 0)
+    is_tied(family, settings)
+    return Opened(reference, checkpoint, family, old, rows, first)
 
 
 def _learned(settings: ExtendVocabSettings, old: TokenizerFile, progress: Progress) -> Learned:
@@ -222,7 +243,7 @@ def _tensor(checkpoint: Checkpoint, name: str, sources: dict[str, Source], num_r
     return OutTensor(name, stored.dtype, (num_rows, *stored.shape[1:]), sources[name])
 
 
-def _config(checkpoint: Checkpoint, old_rows: int) -> dict[str, Any]:
+def _check_size(checkpoint: Checkpoint, old_rows: int) -> None:
     config = checkpoint.config
     if config.get("vocab_size") != old_rows:
         raise SurgeonError(
@@ -230,4 +251,3 @@ def _config(checkpoint: Checkpoint, old_rows: int) -> dict[str, Any]:
             str(checkpoint.path / "config.json"),
             "restore config.json and the weights from one revision",
         )
-    return config

@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from surgeon.checkpoint.index import ADAPTER_WEIGHTS
 from surgeon.errors import UsageError
 from surgeon.train.hook import Hook, Run
 from surgeon.train.outline import Outline
 from surgeon.train.strength import Epsilon, Strength
 
 NEUTRAL, LAST, REMEMBERS = {"kappa": 0.0}, True, True
-_FACTOR = re.compile(r".*\.lora_B\.\w+\.weight")
+_FACTOR, _STORED = re.compile(r".*\.lora_B\.\w+\.weight"), re.compile(r".*\.lora_B\.weight")  # in memory, in a file
 
 
 def codyra(
@@ -46,15 +48,23 @@ def codyra(
     """
     factors = _factors(run.parameters)
     if start == "normal" and run.world.any(any(bool(run.world.local(p.detach()).any()) for p in factors.values())):
-        raise UsageError(
-            "gates that are drawn would change what this adapter computes already", "codyra:start", "use ones"
-        )
+        raise _computes_already()
     return _Codyra(run, factors, (kappa, dense, rate, eps), start) if kappa else Hook()
 
 
 def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
-    """Refuse a run without LoRA."""
+    """Refuse a run without LoRA, and drawn gates of one that was trained."""
     _factors(outline.parameters)
+    if options["start"] == "normal" and outline.adapter is not None:
+        with safe_open(outline.adapter / ADAPTER_WEIGHTS, framework="pt") as held:
+            if any(bool(held.get_tensor(name).any()) for name in held.keys() if _STORED.fullmatch(name)):  # noqa: SIM118
+                raise _computes_already()
+
+
+def _computes_already() -> UsageError:
+    return UsageError(
+        "gates that are drawn would change what this adapter computes already", "codyra:start", "use ones"
+    )
 
 
 def _factors(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.train.block_matrices import along, block_matrices, hold_left, needed
-from surgeon.train.directions import largest, read_history, sketched
+from surgeon.train.directions import history_shapes, largest, read_history, sketched
 from surgeon.train.outline import Outline
 from surgeon.train.parallel import SOLO
 from surgeon.train.settings import CptSettings
@@ -57,13 +57,7 @@ def coso(
     _check_sketch(rank, sketch)
     numbers, shapes = _matrices(groups, model)
     past = read_history(history, energy) if history is not None else {}
-    for name, basis in past.items():
-        if name in shapes and (basis.ndim != 2 or basis.shape[0] != shapes[name][0]):
-            raise SurgeonError(
-                f"the history's {name} is of {list(basis.shape)}, the matrix of {list(shapes[name])}",
-                str(history),
-                "give the history of this model",
-            )
+    _check_history({name: basis.shape for name, basis in past.items()}, shapes, history)
     return Coso(groups, betas, eps, set(numbers), past, (rank, sketch, every))
 
 
@@ -73,8 +67,21 @@ def CHECK(settings: CptSettings, options: Mapping[str, Any]) -> None:  # noqa: N
 
 
 def FITS(outline: Outline, options: Mapping[str, Any]) -> None:  # noqa: N802 - a trait that depends on the run
-    """Refuse adapters and fused experts. (A history may be as large as a state: it is read once, by the run.)"""
-    _matrices(outline.groups, outline.model)
+    """Refuse adapters, fused experts and the history of another model, by its shapes: it may be as large as a state,
+    and its values are read once, by the run."""
+    _, shapes = _matrices(outline.groups, outline.model)
+    if options["history"] is not None:
+        _check_history(history_shapes(options["history"]), shapes, options["history"])
+
+
+def _check_history(past: Mapping[str, Sequence[int]], shapes: Mapping[str, torch.Size], history: str | None) -> None:
+    for name, basis in past.items():
+        if name in shapes and (len(basis) != 2 or basis[0] != shapes[name][0]):
+            raise SurgeonError(
+                f"the history's {name} is of {list(basis)}, the matrix of {list(shapes[name])}",
+                str(history),
+                "give the history of this model",
+            )
 
 
 def _matrices(groups: list[dict[str, Any]], model: Any) -> tuple[dict[str, int], dict[str, torch.Size]]:

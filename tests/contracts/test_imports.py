@@ -17,7 +17,8 @@ RANKS = {
     "expand": 5, "vocab": 5, "multimodal": 5.2, "context": 5.3, "adapters": 5, "laws": 5,
     "merge": 5.5, "train": 6, "measure": 7, "search": 7.5, "inspect_model": 8, "report": 8,
     "operations": 9, "saved_plan": 10, "replan": 10, "recipe": 10, "verify_expansion": 10, "verify_undo": 10,
-    "early": 10.5, "verify": 11, "hub": 11.5, "run": 11, "cli": 12, "__main__": 13,
+    "early": 10.5, "foreseen": 10.5, "foresee": 10.7, "early_models": 10.9,
+    "verify": 11, "hub": 11.5, "run": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,22 +47,32 @@ def test_at_the_scale_tiny(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert {s["state"] for s in again["stages"]} == {"done"}
 
 
-def given(path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with the context of a large one: rows of the papers' lengths are none for the one that ships."""
+    folder = tmp_path_factory.mktemp("roomy") / "model"
+    shutil.copytree(TEXTS / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 17}))
+    return folder
+
+
+def given(path: Path, model: Path) -> list[str]:
     """`--set` of everything that a recipe leaves to a person: a number where the name says tokens of epochs, a model
     where it says so, else a corpus."""
     import yaml
 
     unset = [k for k, v in yaml.safe_load(path.read_text())["vars"].items() if v is None]
     kinds = [k if "epoch" in k or k == "model" else "corpus" for k in unset]
-    values = {"model": TEXTS / "model", "corpus": TEXTS / "general.valid.jsonl"}
+    values = {"model": model, "corpus": TEXTS / "general.valid.jsonl"}
     return [f"vars.{k}={values.get(kind, '1B')}" for k, kind in zip(unset, kinds, strict=True)]
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_at_the_scale_of_the_paper(name: str) -> None:
+def test_at_the_scale_of_the_paper(name: str, roomy: Path) -> None:
     path = recipes_dir() / f"{name}.yaml"
     bare = surgeon("run", name, "--dry-run")
-    sets = given(path)
+    sets = given(path, roomy)
     assert bare.code == 2 and all(f"--set {s.partition('=')[0]}=" in bare.err for s in sets) and sets
     done = surgeon("run", name, "--dry-run", "--json", *(word for s in sets for word in ("--set", s)))
     assert done.code == 0, done.err
@@ -73,11 +84,11 @@ def test_at_the_scale_of_the_paper(name: str) -> None:
         assert operation(stage.run).name == stage.run
 
 
-def test_the_length_curriculum_that_long_context_names() -> None:
+def test_the_length_curriculum_that_long_context_names(roomy: Path) -> None:
     """Of 95,368 steps the first 40 % have rows of 4,096 tokens; a step has as many tokens as before."""
     path = recipes_dir() / "long-context.yaml"
-    change = load(path, given(path)).recipe.about.partition("--set ")[2].split()[0]
-    stage = load(path, [*given(path), change]).recipe.stages["long"]
+    change = load(path, given(path, roomy)).recipe.about.partition("--set ")[2].split()[0]
+    stage = load(path, [*given(path, roomy), change]).recipe.stages["long"]
     settings = CptSettings(**stage_settings(stage, lambda used: used), out="long")
     shape = resolve_shape(settings, 32768, torch.device("cpu"))
     assert shape.steps == math.ceil(400e9 / 4194304) == 95368
@@ -107,4 +118,4 @@ def test_the_file_says_what_it_is(name: str) -> None:
     said = " ".join(line.lstrip("# ") for line in head)
     assert "arXiv" in said and "Needs: " in said and "ours" in said
     assert f"surgeon run {name} --set scale=tiny" in said
-    assert all(s.partition("=")[0] in said for s in given(recipes_dir() / f"{name}.yaml"))
+    assert all(s.partition("=")[0] in said for s in given(recipes_dir() / f"{name}.yaml", TEXTS / "model"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_values_of_later_stages_are_refused_before_the_first(path: Path) -> None
 
 def test_a_dry_run_prints_the_stages_as_they_will_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    (path.parent / "model").mkdir()
+    shutil.copytree(recipes_dir() / "quickstart" / "model", path.parent / "model")
     (path.parent / "a.jsonl").write_text('{"text": "a"}\n')
     done = surgeon("run", str(path), "--set", "scale=tiny", "--dry-run")
     assert done.code == 0, done.err

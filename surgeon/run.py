@@ -7,6 +7,7 @@ report.json. KEY is the digest of a stage's operation, settings, input files and
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import os
 import re
 import time
@@ -186,6 +187,8 @@ class Runner:
             "used": used_keys,
             "surgeon": __version__,
         }
+        if stage.run == "evaluate" and stage.settings.get("tasks"):  # its questions and scores are lm-eval's
+            value["lm_eval"] = _version("lm_eval")
         return json_digest(value).removeprefix("sha256:")
 
 
@@ -214,6 +217,13 @@ def fingerprint(value: Any) -> Any:
         options = (part.partition("=") for part in method["options"].split(","))
         return method["name"] + ",".join(name + is_given + fingerprint(of) for name, is_given, of in options)
     return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # told when the stage is checked
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

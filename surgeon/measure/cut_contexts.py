@@ -42,8 +42,8 @@ def counted(wrapped: Any) -> Iterator[Cut]:
         return by_tokens(requests, *rest, **more)
 
     def encoded(strings: Sequence[str], *rest: Any, left_truncate_len: int | None = None, **more: Any) -> Any:
-        for text in strings if left_truncate_len else ():
-            if len(wrapped.tok_encode(text)) > left_truncate_len:
+        for text in strings:
+            if left_truncate_len and len(wrapped.tok_encode(text)) > left_truncate_len:
                 note(text)
         return encode(strings, *rest, left_truncate_len=left_truncate_len, **more)
 

@@ -25,6 +25,7 @@ from surgeon.checkpoint.digest import file_digest, json_digest
 from surgeon.checkpoint.lineage import read_lineage
 from surgeon.early import check_stages
 from surgeon.errors import SurgeonError
+from surgeon.model_ref import halves
 from surgeon.operations import operation, perform
 from surgeon.progress import SILENT, Progress
 from surgeon.recipe import Loaded, Stage, stage_settings, used
@@ -88,7 +89,7 @@ class Runner:
         """Refuse a folder inside an input: not even a folder of ours is made there."""
         place = self.folder.resolve()
         for text in self.loaded.recipe.inputs.values():
-            for path in filter(_is_there, {text, *text.split("+")}):
+            for path in filter(_is_there, {text, *(halves(text) or ())}):
                 if place.is_relative_to(Path(path).resolve()):
                     raise SurgeonError(
                         "the run's folder lies inside an input, which is never changed",
@@ -203,7 +204,7 @@ def fingerprint(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     for match in filter(None, (re.fullmatch(pattern, value) for pattern in _PATHS)):
-        for parts in ([match["path"]], match["path"].split("+")):
+        for parts in ((match["path"],), halves(match["path"]) or (match["path"],)):
             # relative paths too: the stage will read them from the same folder
             if all(map(_is_there, parts)):
                 digests = "+".join(_path_digest(Path(from_home(part))) for part in parts)

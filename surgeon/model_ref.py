@@ -39,9 +39,9 @@ def resolve(text: str) -> ModelRef:
     text = from_home(text)
     if text and Path(text).exists():  # an empty path is the current folder to pathlib
         return _local(text)
-    halves = _halves(text)
-    if halves is not None:
-        model, adapter = halves
+    pair = halves(text)
+    if pair is not None:
+        model, adapter = pair
         found = resolve(model)
         return ModelRef(found.name, found.path, found.revision, resolve(adapter))
     if _HUB.match(text):
@@ -64,8 +64,8 @@ def check_named(text: str) -> None:
     text = from_home(text)
     if text and Path(text).exists():
         _local(text)
-    elif (halves := _halves(text)) is not None:
-        for half in halves:
+    elif (pair := halves(text)) is not None:
+        for half in pair:
             check_named(half)
     elif not _HUB.match(text):
         raise _absent(text)
@@ -99,12 +99,19 @@ def resolve_plain(text: str, what: str) -> ModelRef:
     return found
 
 
-def _halves(text: str) -> tuple[str, str] | None:
+def halves(text: str) -> tuple[str, str] | None:
     """MODEL and ADAPTER of `MODEL+ADAPTER`: at the last `+`, unless folders whose names hold one say it is another."""
     found = [(text[: m.start()], text[m.end() :]) for m in re.finditer(r"\+", text)]
     found = [(from_home(model), from_home(adapter)) for model, adapter in found if model and adapter]
-    there = [pair for pair in found if all(Path(half).is_dir() for half in pair)]
+    there = [pair for pair in found if all(map(_is_folder, pair))]
     return there[-1] if there else found[-1] if found else None
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # a text that is longer than any name
+        return False
 
 
 def _is_text(path: str) -> bool:

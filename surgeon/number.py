@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from fractions import Fraction
@@ -28,6 +29,20 @@ def fraction(text: str) -> Fraction:
 def is_written(text: str) -> bool:
     """Whether a person may have written a number so; it need not be one."""
     return text.isascii() and "_" not in text
+
+
+def whole(text: str) -> int:
+    """int(text), refused as by `number`."""
+    if not is_written(text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether no number in a value (a number, or a list of them) is infinite or none at all."""
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def misread(annotation: Any, value: Any) -> str | None:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from surgeon.errors import UsageError, did_you_mean
-from surgeon.number import misread
+from surgeon.number import is_finite, misread
 
 # kind -> the package whose files are its methods
 KINDS: dict[str, str] = {
@@ -207,7 +207,10 @@ def _coerce(method: Method, option: Option, value: Any) -> Any:
     try:
         if (word := misread(annotation, value)) is not None:
             raise ValueError(f"{word!r} is not a number")
-        return pydantic.TypeAdapter(annotation).validate_python(value)
+        found = pydantic.TypeAdapter(annotation).validate_python(value)
+        if method.kind != "kernel" and not is_finite(found):  # what a kernel is given was computed
+            raise ValueError("it is not finite")
+        return found
     except ValueError as error:
         reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
         raise UsageError(

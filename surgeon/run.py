@@ -7,6 +7,7 @@ report.json. KEY is the digest of a stage's operation, settings, input files and
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import os
 import re
 import time
@@ -25,6 +26,7 @@ from surgeon.checkpoint.lineage import read_lineage
 from surgeon.early import check_stages
 from surgeon.early_models import check_models
 from surgeon.errors import SurgeonError
+from surgeon.model_ref import halves
 from surgeon.operations import operation, perform
 from surgeon.progress import SILENT, Progress
 from surgeon.recipe import Loaded, Stage, stage_settings, used
@@ -93,7 +95,7 @@ class Runner:
         """Refuse a folder inside an input: not even a folder of ours is made there."""
         place = self.folder.resolve()
         for text in self.loaded.recipe.inputs.values():
-            for path in filter(_is_there, {text, *text.split("+")}):
+            for path in filter(_is_there, {text, *(halves(text) or ())}):
                 if place.is_relative_to(Path(path).resolve()):
                     raise SurgeonError(
                         "the run's folder lies inside an input, which is never changed",
@@ -192,6 +194,8 @@ class Runner:
             "used": used_keys,
             "surgeon": __version__,
         }
+        if stage.run == "evaluate" and stage.settings.get("tasks"):  # its questions and scores are lm-eval's
+            value["lm_eval"] = _version("lm_eval")
         return json_digest(value).removeprefix("sha256:")
 
 
@@ -206,7 +210,7 @@ def fingerprint(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     for match in filter(None, (re.fullmatch(pattern, value) for pattern in _PATHS)):
-        for parts in ([match["path"]], match["path"].split("+")):
+        for parts in ((match["path"],), halves(match["path"]) or (match["path"],)):
             # relative paths too: the stage will read them from the same folder
             if all(map(_is_there, parts)):
                 digests = "+".join(_path_digest(Path(from_home(part))) for part in parts)
@@ -220,6 +224,13 @@ def fingerprint(value: Any) -> Any:
         options = (part.partition("=") for part in method["options"].split(","))
         return method["name"] + ",".join(name + is_given + fingerprint(of) for name, is_given, of in options)
     return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # told when the stage is checked
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,12 @@ from typing import Any
 ABSENT = "–"
 LONGEST = 240  # characters of one setting in the HTML; the JSON beside it has the whole
 _FOLDERS = re.compile(r"(^|=)(?:~[^/]*/|\.{1,2}/|/(?=[^/]+/))(?:[^/]+/)*(?=[^/]+/?$)")
+# `a/b` may be a model of a hub, `a/b.jsonl` is a file; behind it may stand a weight
+_FILES = re.compile(
+    r"(^|=)(?!hf:)(?:[^/=]+/)+(?=[^/]+\.(?:jsonl|txt|parquet|json|yaml|yml|csv|tsv|vec|npz|npy|model|safetensors|pt|jinja)"
+    r"(?:\.(?:gz|bz2|xz|zst))?(?::[0-9.eE+-]+)?$)",
+    re.IGNORECASE,
+)
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -94,9 +100,10 @@ def duration(seconds: float | None) -> str:
 
 def without_folders(value: Any) -> Any:
     """A JSON value with the last name of each path in it that begins at a root, a home or the folder of a command
-    (`./x`, `../x`; `a/b` may be a model of a hub), also in `NAME=PATH:WEIGHT`."""
+    (`./x`, `../x`; `a/b` may be a model of a hub), or ends as a file of data does (`a/x.jsonl`), also in
+    `NAME=PATH:WEIGHT`."""
     if isinstance(value, str):
-        return _FOLDERS.sub(r"\1", value)
+        return _FILES.sub(r"\1", _FOLDERS.sub(r"\1", value))
     if isinstance(value, Mapping):
         return {key: without_folders(held) for key, held in value.items()}
     return [without_folders(held) for held in value] if isinstance(value, list) else value

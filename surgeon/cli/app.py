@@ -19,7 +19,7 @@ from surgeon.cli import commands
 from surgeon.cli.help_tables import cut_nothing
 from surgeon.cli.launched import launched
 from surgeon.cli.several import lost, say
-from surgeon.cli.streams import make_ready
+from surgeon.cli.streams import make_ready, silence
 from surgeon.cli.verbs import all_verbs, joined
 from surgeon.cli.words import spread
 from surgeon.errors import INTERRUPTED, REFUSED, USAGE, SurgeonError, UsageError
@@ -91,6 +91,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _guarded(words: list[str]) -> int:
     debug = "--debug" in words
+    silence(words)
     words = joined(words)
     if not words or {"-h", "--help"} & {*words}:
         cut_nothing()

@@ -9,8 +9,21 @@ import typer
 
 from surgeon.data.numbers import parse_bytes
 from surgeon.errors import UsageError
+from surgeon.number import whole
 
 _MACHINE, _OUTPUT = "Machine", "Output"
+
+
+def _threads(text: str) -> int:
+    """A whole number above 0, as a person writes it: Python's int takes 1_0 for ten."""
+    try:
+        count = whole(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a whole number", "--threads", "write it in digits, as 4") from error
+    if count < 1:
+        raise UsageError(f"--threads is {text}", "--threads", "give a number above 0")
+    return count
+
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)]
@@ -30,7 +43,13 @@ Force = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Worker threads; the bytes do not depend on it.", rich_help_panel=_MACHINE),
+    typer.Option(
+        "--threads",
+        parser=_threads,
+        metavar="N",
+        help="Worker threads; the bytes do not depend on it.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 Memory = Annotated[
     str | None,

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -19,6 +20,15 @@ def make_ready() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def silence(words: Collection[str]) -> None:
+    """The hub's library, which is not loaded yet, draws bars of its own: none with --json and --quiet, and with the
+    latter no warnings of what it tries again. What a person has set stands."""
+    if "--json" in words or "--quiet" in words:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--quiet" in words:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 def takes_any_text() -> bool:

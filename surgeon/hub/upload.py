@@ -11,6 +11,7 @@ from surgeon.checkpoint.lineage import LINEAGE_FILE, Lineage, dump_lineage, read
 from surgeon.checkpoint.sidecars import METRICS_PREFIX, SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.hub.adapter_base import based, with_base
+from surgeon.hub.places import without_places
 from surgeon.progress import SILENT, Progress
 from surgeon.verify import verify
 from surgeon.words import without_folders
@@ -66,8 +67,8 @@ def prepare(folder: Path, repo: str, progress: Progress = SILENT, base: str | No
     files: dict[str, Path | bytes] = {name: folder / name for name in sorted([*lineage.files, *_metrics(folder)])}
     card = folder / CARD
     check_front(folder)
-    sent = lineage if base is None else with_base(lineage, base, renamed)
-    kept = card.is_file() and (sent is lineage or card.read_bytes() != made_card(folder, folder, lineage).encode())
+    sent = without_places(lineage if base is None else with_base(lineage, base, renamed))
+    kept = card.is_file() and (sent == lineage or card.read_bytes() != made_card(folder, folder, lineage).encode())
     files[CARD] = card if kept else made_card(folder, folder, sent).encode("utf-8")
     files |= renamed
     files[LINEAGE_FILE] = dump_lineage(published(sent)).encode("utf-8")
@@ -79,16 +80,20 @@ def prepare(folder: Path, repo: str, progress: Progress = SILENT, base: str | No
 def published(lineage: Lineage) -> Lineage:
     """The lineage with each parent as a folder of its name beside this one, and of paths in settings the last name:
     where things lay on this machine helps nobody elsewhere, and tells the names of folders."""
-    parents = [
-        parent.model_copy(
-            update={
-                "path": f"../{PurePosixPath(parent.name.partition('@')[0]).name}",
-                "lineage": published(parent.lineage) if parent.lineage is not None else None,
-            }
-        )
-        for parent in lineage.parents
-    ]
-    return lineage.model_copy(update={"parents": parents, "settings": without_folders(lineage.settings)})
+
+    def beside(held: Lineage) -> Lineage:
+        parents = [
+            parent.model_copy(
+                update={
+                    "path": f"../{PurePosixPath(parent.name.partition('@')[0]).name}",
+                    "lineage": beside(parent.lineage) if parent.lineage is not None else None,
+                }
+            )
+            for parent in held.parents
+        ]
+        return held.model_copy(update={"parents": parents, "settings": without_folders(held.settings)})
+
+    return beside(without_places(lineage))
 
 
 def _metrics(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from surgeon.loading import context_length
+from surgeon.measure.cut_contexts import Cut, counted
 from surgeon.measure.lm_eval_calls import no_warnings, quiet, told
 from surgeon.measure.tasks import Tasks
 from surgeon.progress import SILENT, Progress, Silent
@@ -21,7 +22,8 @@ def evaluate_tasks(
     model: Any, tokenizer: Any, loaded: Any, asked: Tasks, progress: Progress = SILENT
 ) -> list[dict[str, Any]]:
     """[{"task", "version", "shots", "documents", "metrics": [{"metric", "filter", "value", "stderr",
-    "higher_is_better"}]}], groups before their tasks, of a causal model; with the seeds of lm-eval's own command.
+    "higher_is_better"}], "cut"}], groups before their tasks, of a causal model; with the seeds of lm-eval's own
+    command. cut: how many of its questions were longer than the context, and lost their beginning; told, too.
 
     Scores are those of lm-eval (its chat template, its tokenisation of context and answer, its metrics); one that is
     no number is None, and told. What it writes to stdout goes to stderr, and nowhere where `progress` is silent.
@@ -47,12 +49,25 @@ def evaluate_tasks(
         torch.manual_seed(SEED)
         for task in loaded["tasks"].values():
             task.set_fewshot_seed(seed=SEED)
-        found = evaluate(
-            lm=wrapped, task_dict=loaded, limit=asked.limit, bootstrap_iters=BOOTSTRAP, log_samples=False,
-            apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat,
-        )  # fmt: skip
+        with counted(wrapped) as cut:
+            found = evaluate(
+                lm=wrapped, task_dict=loaded, limit=asked.limit, bootstrap_iters=BOOTSTRAP, log_samples=False,
+                apply_chat_template=asked.chat, fewshot_as_multiturn=asked.chat,
+            )  # fmt: skip
     assert found is not None  # of the first process alone, and this is one
-    return [_result(name, found["results"][name], found, progress) for name in _order(asked, loaded)]
+    for name, questions in cut.items():
+        longest = f"more than the {wrapped.max_length:,} tokens of the context"
+        progress.say(f"{name}: {len(questions):,} questions are {longest}, and were cut from the left")
+    inside = loaded["group_map"]
+    return [
+        _result(name, found["results"][name], found, progress) | {"cut": _num_cut(name, inside, cut)}
+        for name in _order(asked, loaded)
+    ]
+
+
+def _num_cut(name: str, inside: Mapping[str, Sequence[str]], cut: Cut) -> int:
+    """Of a task, or of all that are in a group."""
+    return len(cut.get(name, ())) + sum(_num_cut(child, inside, cut) for child in inside.get(name, ()))
 
 
 def _order(asked: Tasks, loaded: Any) -> list[str]:

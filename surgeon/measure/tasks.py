@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,6 @@ def known_tasks(asked: Tasks) -> Any:
     """lm-eval's list of tasks. Raises UsageError on a name that nothing has, SurgeonError on a file of the folder that
     is no YAML, which lm-eval leaves out without a word."""
     import yaml
-    from lm_eval.tasks import TaskManager
 
     folder = None if asked.folder is None else Path(from_home(asked.folder))
     for path in sorted(folder.rglob("*.yaml")) if folder is not None else []:
@@ -67,7 +67,7 @@ def known_tasks(asked: Tasks) -> Any:
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise SurgeonError(f"a task cannot be read: {reason[:200]}", str(path), "mend or remove it") from error
-    manager = TaskManager(include_path=None if folder is None else str(folder), include_defaults=asked.defaults)
+    manager = _manager(None if folder is None else str(folder.absolute()), _state(folder), asked.defaults)
     for name in asked.names:
         if name not in manager.all_tasks:
             hint = did_you_mean(name, manager.all_tasks)
@@ -75,6 +75,20 @@ def known_tasks(asked: Tasks) -> Any:
                 hint = "`lm-eval ls tasks` lists what it has; tasks of your own: --task-folder"
             raise UsageError(f"there is no task {name!r}", "--tasks", hint)
     return manager
+
+
+def _state(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """What tells the folder from itself after a file of it has changed."""
+    found = [] if folder is None else [(str(path), path.stat()) for path in sorted(folder.rglob("*.yaml"))]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
+
+@lru_cache(maxsize=2)
+def _manager(folder: str | None, state: tuple[tuple[str, int, int], ...], defaults: bool) -> Any:
+    """lm-eval's list, which takes seconds to read: once in a process, for all stages of a recipe."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder, include_defaults=defaults)
 
 
 def load_tasks(asked: Tasks, progress: Progress = SILENT) -> Any:

@@ -38,8 +38,11 @@ def added_rows(alignment: Alignment, special: Special, names: Mapping[str, str])
     file = TokenizerFile.open(target.checkpoint.path)
     entries = [*file.added]
     decoder: dict[str, Any] = {}
+    described: dict[str, dict[str, dict[str, Any]]] = {}
     for content, (i, member) in sorted(special.added.items(), key=lambda item: item[1][0]):
-        entry = _entry(member, content)
+        if member.digest not in described:
+            described[member.digest] = _entries(member)
+        entry = described[member.digest][content]
         entries.append(entry | {"id": i})
         decoder[str(i)] = {k: v for k, v in entry.items() if k != "id"}
     out.files[TOKENIZER_JSON] = at_their_ids(replace(file, data=file.data | {"added_tokens": entries})).text()
@@ -58,10 +61,10 @@ def added_rows(alignment: Alignment, special: Special, names: Mapping[str, str])
     return out
 
 
-def _entry(member: Member, content: str) -> dict[str, Any]:
-    """The token as the tokenizer.json of its model describes it."""
-    found = next(t for t in TokenizerFile.open(member.checkpoint.path).added if t["content"] == content)
-    return dict(found)
+def _entries(member: Member) -> dict[str, dict[str, Any]]:
+    """The added tokens as the tokenizer.json of their model describes them, by their contents."""
+    added = TokenizerFile.open(member.checkpoint.path).added
+    return {token["content"]: dict(token) for token in reversed(added)}  # of two alike the first
 
 
 def _with_rows(out: AddedRows, alignment: Alignment, special: Special, rows: int) -> None:

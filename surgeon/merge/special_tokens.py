@@ -70,9 +70,9 @@ def special_tokens(
         own = known if same_files(member.checkpoint.path, target.checkpoint.path) else vocabulary_of(member.checkpoint)
         if own is None:
             continue
-        chat = _chat_tokens(member, own)
+        chat, refined = _chat_tokens(member, own), known.refined_by(own)  # the latter looks at the whole vocabulary
         for i, content in sorted(chat.items()):
-            at = i if known.refined_by(own) else known.ids.get(own.keys[i])
+            at = i if refined else known.ids.get(own.keys[i])
             if content in used:
                 continue
             if at is None:

@@ -58,6 +58,8 @@ def _line(raw: bytes, width: int, where: str) -> tuple[str, NDArray[np.float32]]
         raise SurgeonError("the file ends before the last word that its first line counts", where, _HINT)
     parts = raw.rstrip(b" \r\n").rsplit(b" ", width)  # the word itself may hold spaces
     try:
+        if any(b"_" in part for part in parts[1:]):  # float takes 1_0 for ten
+            raise ValueError
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
             values = np.asarray([float(part) for part in parts[1:]], dtype=np.float32)
         word = parts[0].decode("utf-8")

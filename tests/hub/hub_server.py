@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,7 +43,9 @@ class Repo:
 class Hub:
     """url: what HF_ENDPOINT is to be. sent: large contents by digest. broken: what is answered to commits, in place of
     taking them. moved: old name -> new name. gated: names that are there and not for everybody. cut: of files, whose
-    answers end in their middle."""
+    answers end in their middle. lost: how many commits are taken whose answers never arrive. busy: how many requests
+    of a kind (commit, put) are answered 429, with `wait` as Retry-After. slow: seconds before a commit is taken;
+    stuck: a large file never arrives, and `begun` is set once a byte of it has."""
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -52,6 +55,12 @@ class Hub:
     moved: dict[str, str] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
+    lost: int = 0
+    busy: dict[str, int] = field(default_factory=dict)
+    wait: str = "0"
+    slow: float = 0
+    stuck: bool = False
+    begun: threading.Event = field(default_factory=threading.Event)
 
     def make(self, name: str, private: bool = False, files: dict[str, bytes] | None = None) -> Repo:
         repo = self.repos[name] = Repo(private)
@@ -78,8 +87,12 @@ def serving() -> Iterator[Hub]:
 
 
 class _RefusedError(Exception):
-    def __init__(self, code: int, kind: str = "") -> None:
-        self.code, self.kind = code, kind
+    def __init__(self, code: int, kind: str = "", **headers: str) -> None:
+        self.code, self.kind, self.headers = code, kind, headers
+
+
+class _LostError(Exception):
+    """The connection ends in place of an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -106,6 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, act: Any) -> None:
         length = int(self.headers.get("Content-Length") or 0)
+        if self.hub.stuck and self.command == "PUT":
+            self.rfile.read(1)
+            self.hub.begun.set()
+            self.close_connection = not self.rfile.read(length)  # until the other side has gone
+            return
         body = self.rfile.read(length) if length else self._chunks()
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         parts = parts[1:] if parts[0] == PREFIX else parts
@@ -123,7 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
             code, raw = 200, found if isinstance(found, bytes) else json.dumps(found).encode()
         except _RefusedError as refused:
             code, raw = refused.code, b"{}"
-            headers = {"X-Error-Code": refused.kind, "X-Error-Message": refused.kind}
+            headers = {"X-Error-Code": refused.kind, "X-Error-Message": refused.kind, **refused.headers}
+        except _LostError:
+            self.close_connection = True
+            return
         self.send_response(code)
         for name, value in (headers | {"Content-Length": str(len(raw))}).items():
             self.send_header(name, value)
@@ -200,7 +221,12 @@ class _Handler(BaseHTTPRequestHandler):
         assert parts[4] == "commit"
         if self.hub.broken:
             raise _RefusedError(self.hub.broken)
+        self._busy("commit")
+        time.sleep(self.hub.slow)
         commit = self._commit(repo, parts[5], [json.loads(line) for line in body.splitlines()])
+        if self.hub.lost:
+            self.hub.lost -= 1
+            raise _LostError
         return {"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
 
     def _batch(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -223,11 +249,17 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
         return repo.commit(branch, files, header["summary"])
 
+    def _busy(self, kind: str) -> None:
+        if self.hub.busy.get(kind):
+            self.hub.busy[kind] -= 1
+            raise _RefusedError(429, **{"Retry-After": self.hub.wait})
+
     def _delete(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
         del self._repo("/".join(parts[2:4])).branches[parts[5]]
         return {}
 
     def _put(self, parts: list[str], body: bytes, headers: dict[str, str]) -> Any:
+        self._busy("put")
         assert hashlib.sha256(body).hexdigest() == parts[1]
         self.hub.sent[parts[1]] = body
         self.hub.puts += 1
@@ -240,6 +272,10 @@ def _mode(path: str, ignores: str) -> dict[str, Any]:
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
-    digest = hashlib.sha256(content).hexdigest()
-    large = {"lfs": {"oid": digest, "size": len(content), "pointerSize": 130}} if path.endswith(LARGE) else {}
-    return {"type": "file", "path": path, "size": len(content), "oid": digest[:40], **large}
+    stored, large = content, {}
+    if path.endswith(LARGE):
+        digest = hashlib.sha256(content).hexdigest()
+        stored = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
+        large = {"lfs": {"oid": digest, "size": len(content), "pointerSize": len(stored)}}
+    name = hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
+    return {"type": "file", "path": path, "size": len(content), "oid": name, **large}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hub_server import Hub, serving
 
-from surgeon.checkpoint.lineage import read_lineage
+from surgeon.card.write import made_card
+from surgeon.checkpoint.lineage import dump_lineage, read_lineage
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.expand.plan import ExpandSettings, plan_expand
 from surgeon.hub.upload import prepare, published
@@ -141,11 +142,39 @@ def test_only_what_was_written_goes_out(deep: Path, tmp_path: Path) -> None:
     [
         ("/home/me/texts/", "texts/"), ("../client/x.jsonl", "x.jsonl"), ("n=~/secret/x.jsonl:0.5", "n=x.jsonl:0.5"),
         ("~me/a/b", "b"), ("./a/b", "b"), ("n=../../a/b", "n=b"), ("org/name", "org/name"), ("/x", "/x"), ("..", ".."),
+        ("clients/x.jsonl", "x.jsonl"), ("n=clients/a b/x.txt.gz:0.5", "n=x.txt.gz:0.5"),
+        ("hf:org/x.json", "hf:org/x.json"),
+        ("https://x.org/a.txt", "https://x.org/a.txt"), ("org/name.v2", "org/name.v2"),
         ("a=1/2", "a=1/2"), ("1,attention:0,0.5", "1,attention:0,0.5"),
     ],
 )  # fmt: skip
 def test_of_a_path_the_last_name_is_kept(text: str, kept: str) -> None:
     assert without_folders([text]) == [kept] and plain([text]) == kept
+
+
+def test_what_lies_here_is_a_path_and_no_name_of_a_hub(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("clients/texts", "org/base", "org/tuned"):
+        (tmp_path / place).mkdir(parents=True)
+    folder = tmp_path / "deep"
+    shutil.copytree(deep, folder)
+    lineage = read_lineage(folder)
+    assert lineage is not None
+    of_hub = lineage.parents[0].model_copy(update={"name": "org/base@v1", "revision": "0" * 40, "lineage": lineage})
+    settings = {
+        "data": ["clients/texts", "n=clients/texts:0.5", "org/gone"],
+        "on": {"a": "org/base", "b": "org/tuned"},
+    }
+    placed = lineage.model_copy(update={"settings": settings, "parents": [of_hub]})
+    hidden = {"data": ["texts", "n=texts:0.5", "org/gone"], "on": {"a": "org/base", "b": "tuned"}}
+    assert published(placed).settings == hidden
+    (folder / "surgeon.json").write_text(dump_lineage(placed))
+    (folder / "README.md").write_text(made_card(folder, folder, placed))
+    files = prepare(folder, "me/deep").files
+    card = files["README.md"]
+    assert isinstance(card, bytes) and b"clients" not in card and b"texts" in card
 
 
 def test_places_on_this_machine_stay_here(deep: Path) -> None:

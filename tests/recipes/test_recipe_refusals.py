@@ -239,6 +239,17 @@ def test_keys_follow_what_options_and_weights_that_vary_name(tmp_path: Path, mon
     assert fingerprint(plain) == plain
 
 
+def test_a_plus_in_the_name_of_an_adapter_is_no_second_one(tmp_path: Path) -> None:
+    seen = []
+    for name in ("base", "a+b"):
+        (tmp_path / name).mkdir()
+    for content in ("one", "two"):
+        (tmp_path / "a+b" / "weights").write_text(content)
+        whole = f"{tmp_path / 'base'}+{tmp_path / 'a+b'}"
+        seen.append(fingerprint([whole, f"{whole}=0.5"]))
+    assert all(before != after for before, after in zip(*seen, strict=True)), seen
+
+
 @pytest.mark.parametrize(
     "stage",
     [

@@ -84,6 +84,13 @@ def _show_tasks(result: dict[str, Any], flags: Flags) -> None:
     found = task_table(read_evaluation(result, "evaluate"), _names(result))
     if found.rows:
         flags.output.table(result, "", found.columns, found.rows)
+        cut = [
+            f"{name}: {task['cut']:,} questions of {task['task']} are longer than the context, and were cut from the left"
+            for name, model in zip(_names(result), result["models"], strict=True)
+            for task in model.get("tasks", [])
+            if task["cut"]
+        ]
+        flags.output.emit(result, cut)
 
 
 def _show_positions(result: dict[str, Any], flags: Flags) -> None:

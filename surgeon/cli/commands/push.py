@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from surgeon.cli.interrupted import ends_within
 from surgeon.cli.options import Debug, Json, Quiet
 from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
@@ -14,10 +15,12 @@ EXAMPLES = (
     "surgeon push deep my-org/deep --private --dry-run",
     "surgeon push adapter my-org/adapter --base my-org/deep --dry-run",
 )
+PATIENCE = 3.0  # seconds for taking a branch away again after a Ctrl-C
 ABOUT = (
     "Upload what surgeon wrote to the Hugging Face hub, in one commit, after its bytes were checked against its "
     "lineage: weights, tokenizer, model card (README.md, as you edited it), and surgeon.json without the places of its "
-    "parents on this machine. A repository that is not there is made. --dry-run checks and lists, and sends nothing."
+    "parents on this machine. A repository that is not there is made; one that holds these very "
+    "files is left as it is. --dry-run checks and lists, and sends nothing."
 )
 
 
@@ -54,8 +57,6 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         debug: Debug = False,
     ) -> None:
-        from huggingface_hub.utils import disable_progress_bars
-
         from surgeon.hub.push import push as send
         from surgeon.hub.upload import prepare
         from surgeon.model_ref import resolve_plain
@@ -69,6 +70,8 @@ def register(app: typer.Typer) -> None:
                      "left": list(upload.left)}  # fmt: skip
             output.emit(found)
             return
-        if json or quiet:
-            disable_progress_bars()
-        output.emit(send(upload, private=private, revision=revision, message=message, force=force))
+        with ends_within(PATIENCE):
+            found = send(upload, private=private, revision=revision, message=message, force=force)
+        if not found["sent"]:
+            output.progress().say(f"{repo} holds these files already: nothing was sent")
+        output.emit(found)

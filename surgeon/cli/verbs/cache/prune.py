@@ -12,6 +12,7 @@ from surgeon.cli.options import Debug, DryRun, Json, Quiet
 from surgeon.cli.output import Output
 from surgeon.cli.words import example_text
 from surgeon.errors import UsageError
+from surgeon.number import number
 
 EXAMPLES = (
     "surgeon cache prune --older-than 30 --dry-run",
@@ -24,12 +25,25 @@ ABOUT = (
 _DAY_NS = 86_400 * 10**9
 
 
+def _days(text: str) -> float:
+    try:
+        return number(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a number", "--older-than", "give days, such as 30 or 0.5") from error
+
+
 def register(app: typer.Typer) -> None:
     @app.command("cache prune", help=ABOUT, epilog=example_text(EXAMPLES))
     def prune(
         older_than: Annotated[
             float | None,
-            typer.Option("--older-than", metavar="DAYS", help="What was last used so long ago.", show_default=False),
+            typer.Option(
+                "--older-than",
+                parser=_days,
+                metavar="DAYS",
+                help="What was last used so long ago.",
+                show_default=False,
+            ),
         ] = None,
         keep: Annotated[
             str | None,

@@ -153,7 +153,7 @@ def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] 
         member = replace(
             member, steps=steps, tables=how.lineage.parent / SURGEON_DIR, context=context_since(given, base)
         )
-        check_fits(member, how.lineage)
+        check_fits(member, base, how.lineage)
     elif how.blocks is not None and member.family.depth != base.family.depth:
         step = assumed_blocks(how.blocks, base.checkpoint)
         assert step.blocks is not None
@@ -211,9 +211,10 @@ def _rows(member: Member) -> int:
 
 
 def _met(member: Member, base: Member, target: Member) -> Member:
-    """A model without lineage whose tokens stand elsewhere than the base's, with where they stand."""
+    """A model without lineage whose tokens stand elsewhere than the base's, with where they stand. What is told of
+    blocks alone says nothing of rows."""
     one, other = base.checkpoint, member.checkpoint
-    if member.steps or one.digest == other.digest:
+    if (member.steps and not _told_of_blocks(member)) or one.digest == other.digest:
         return member
     if _rows(base) == _rows(member) and same_files(one.path, other.path):
         return member
@@ -234,6 +235,17 @@ def _met(member: Member, base: Member, target: Member) -> Member:
     return member if met.same and _rows(base) == _rows(member) else replace(member, met=met)
 
 
+def _told_of_blocks(member: Member) -> bool:
+    """Whether all that is known of how the model came from the base are the blocks that a person named."""
+    lineage = member.checkpoint.lineage
+    return (
+        len(member.steps) == 1
+        and "assumed" in member.steps[0].settings
+        and member.steps[0].blocks is not None
+        and (lineage is None or member.steps[0] not in list(lineage.chain()))
+    )
+
+
 def _with_own_rows(target: Member, base: Member) -> Member:
     """A target whose rows are not the base's, and no lineage says why: the rows that meet are the base's, the others
     its own."""
@@ -242,7 +254,7 @@ def _with_own_rows(target: Member, base: Member) -> Member:
     here, there = vocabulary_of(base.checkpoint), vocabulary_of(target.checkpoint)
     assert here is not None and there is not None
     step = assumed_rows(target.family, meet(there, here))
-    return replace(target, met=None, steps=(step,))
+    return replace(target, met=None, steps=(*target.steps, step))
 
 
 def _with_roles(base: Member, target: Member, added: Sequence[Weighted]) -> Members:

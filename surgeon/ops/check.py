@@ -83,6 +83,8 @@ def _check_source(
                 raise SurgeonError(f"{out.name!r} is copied from other rows as a whole", tensor, "report this")
             if exact and (stored.dtype != out.dtype or stored.shape != out.shape):
                 raise _mismatch(out, stored)
+            if whole and not exact and stored.shape[:1] != out.shape[:1]:  # rows behind its end are another tensor's
+                raise _mismatch(out, stored)
         case Zeros():
             pass
         case Rows(pieces):
@@ -112,12 +114,12 @@ def _check_source(
             if is_plain(out):
                 return
             from surgeon import registry
-            from surgeon.ops.rowwise import rowwise
+            from surgeon.ops.rowwise import kind_and_name, rowwise, takes_rows
 
-            kind, _, name = method.partition(":")
-            registry.get(kind, name)
-            for inner in sources:
-                _check_source(inner, out, inputs, exact=False, whole=whole and rowwise(source))
+            found = registry.get(*kind_and_name(method))
+            whole = whole and rowwise(source)
+            for inner, at in zip(sources, takes_rows(found, len(sources)), strict=True):
+                _check_source(inner, out, inputs, exact=False, whole=whole and at)
 
 
 def _stored(inputs: Mapping[str, Checkpoint], model: str, tensor: str) -> StoredTensor:

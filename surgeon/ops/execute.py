@@ -73,7 +73,8 @@ def execute(
         digests = output_digests(folder, threads, {name: w.digest for name, w in weights.items()})
         lineage = lineage_of(plan, out, inputs, digests)
         (folder / LINEAGE_FILE).write_text(dump_lineage(lineage), encoding="utf-8")
-        if not plan.restores:  # what was there before is no new model, and the card of that one is not at hand
+        original = bool(plan.restores) and Checkpoint.open(folder).digest == plan.restores
+        if not original:  # what was there before is no new model, and the card of that one is not at hand
             write_card(folder, out, lineage)
         verified = _verify(plan, folder)
         if plan.link:
@@ -81,7 +82,7 @@ def execute(
             progress.say(f"{len(writer.linked)} of {len(weights)} shards are second names of the input's files")
         keep(folder, weights, writer.linked)
         if plan.restores:
-            verified["original"] = Checkpoint.open(folder).digest == plan.restores
+            verified["original"] = original
         linked = writer.layout.data_bytes(writer.linked)
     return Result(
         out=str(out),

@@ -91,6 +91,14 @@ def test_trained_new_blocks_go_without_a_trace(stories: Path, tmp_path: Path) ->
     assert verify(out, function=True)["holds"]
 
 
+def test_what_is_no_model_from_before_has_a_card(tiny: Tiny, tmp_path: Path) -> None:
+    """Old blocks that were trained too: what is left is a model of its own."""
+    deep = expanded(tiny("llama"), tmp_path / "deep", at=[1, 3])
+    change(deep, ("layers.0.",))
+    assert undone(deep, tmp_path / "out").verified["original"] is False
+    assert "2. **expand-layers** of step 1: 4 blocks are left" in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("kind", ["sharded", "deep"])
 def test_files_come_back_from_weights_that_were_written_anew(
     stories: Path,

@@ -25,6 +25,7 @@ from surgeon.ops.execute import execute
 from surgeon.ops.plan import Apply, Copy, Input, OutTensor, Piece, Plan, Rows, Zeros, dump_plan, from_json, runs
 
 EMBED = "model.embed_tokens.weight"
+NARROW = "model.layers.0.self_attn.q_proj.weight"
 
 
 def plan_of(model: Path, **changes: OutTensor) -> Plan:
@@ -155,6 +156,7 @@ def test_what_does_not_fit_is_refused_before_writing(stories: Path, tmp_path: Pa
         changed(norm, Copy("model", "absent")),
         changed(norm, Copy("other", norm.name)),
         changed(norm, Apply("kernel:absent", (Copy("model", norm.name),))),
+        changed(stored[EMBED], Apply("kernel:subtract", (Copy("model", EMBED), Copy("model", NARROW)))),  # 64 rows
         changed(stored[EMBED], Rows((Piece(((0, 500),), Copy("model", EMBED)),))),
         changed(stored[EMBED], Rows((Piece(((0, 512),), Zeros()), Piece(((7, 8),), Zeros())))),
     ]

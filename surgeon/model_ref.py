@@ -76,8 +76,8 @@ def is_local(text: str) -> bool:
     text = from_home(text)
     if text and Path(text).exists():
         return True
-    halves = _halves(text)
-    return halves is not None and all(map(is_local, halves))
+    pair = halves(text)
+    return pair is not None and all(map(is_local, pair))
 
 
 def _absent(text: str) -> SurgeonError:

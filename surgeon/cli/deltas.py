@@ -12,9 +12,11 @@ def lines(vectors: Mapping[str, Any]) -> list[str]:
     """The whole model, and the units that are unlike the same part of other blocks; of all units: --json."""
     total, near = vectors["total"], vectors.get("kinship", {})
     found = []
-    for name, relative in zip(vectors["models"], total["relative"], strict=True):
+    copied = vectors.get("copied", [0] * len(vectors["models"]))
+    for name, relative, count in zip(vectors["models"], total["relative"], copied, strict=True):
         own = f", cosine of the weights with the base's {near[name]['cosine']:.4f}" if name in near else ""
-        found.append(f"{name}: |delta|/|base| {number(relative)}{own}")
+        without = f" without {count:,} tensors that are copied from it, unmeasured" if count else ""
+        found.append(f"{name}: |delta|/|base| {number(relative)}{without}{own}")
     found += [
         f"{pair['a']} and {pair['b']}: " + ", ".join(f"{w} {number(pair[w])}" for w in _OF_A_PAIR)
         for pair in total["pairs"]

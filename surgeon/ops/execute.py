@@ -31,7 +31,7 @@ from surgeon.ops.jobs import Job, Jobs, computed
 from surgeon.ops.known import digests_of_shards, keep, known_tensors
 from surgeon.ops.layout import layout_of
 from surgeon.ops.memory import peak_rss_bytes
-from surgeon.ops.plan import Plan
+from surgeon.ops.plan import Plan, leaves
 from surgeon.ops.result import Result
 from surgeon.ops.resume import Progressed, still_there
 from surgeon.ops.survival import survival
@@ -115,7 +115,8 @@ class Written:
         return computed_digests(self.done, {t.name: t.nbytes for t in plan.tensors})
 
     def measured(self, plan: Plan) -> dict[str, Any]:
-        """What was measured of changes: {"rounding": ..., "vectors": ...}, empty where nothing was changed."""
+        """What was measured of changes: {"rounding": ..., "vectors": ...}, empty where nothing was changed.
+        vectors, copied: by model the tensors that hold its own values, combined with none: no delta was measured."""
         tensors = by_tensor(self.done)
         found: dict[str, Any] = {}
         rounding = survival({name: sums for name, (sums, _) in tensors.items()})
@@ -131,6 +132,9 @@ class Written:
             for name, (sums, models) in compared.items():
                 diagnosis.add(name, sums, models)
             found["vectors"] = diagnosis.report({i.role: i.name or i.role for i in plan.inputs})
+            combined = {t.name for t in computed(plan)}
+            whole = [{leaf.model for leaf in leaves(t.source)} for t in plan.tensors if t.name not in combined]
+            found["vectors"]["copied"] = [sum(role in held for held in whole) for role in roles]
         return found
 
 

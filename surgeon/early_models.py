@@ -7,6 +7,8 @@ is known without their work. Where it is not, a stage that depends on it says wh
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,9 @@ FORESEE: dict[str, Callable[[Any, Path], None]] = {
     "cpt export": foresee.cpt_export,
 }
 
+# a stand-in is as long as a model, if it holds nothing: some places take no such file, and stages write elsewhere
+_NOT_WRITTEN = {errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
 
 def check_models(loaded: Loaded, out: Callable[[str], Path]) -> None:
     """Raises SurgeonError that names the stage. out: where the output of a stage is, or will be."""
@@ -50,9 +55,18 @@ def check_models(loaded: Loaded, out: Callable[[str], Path]) -> None:
             settings = checked_settings(name, stage, loaded.recipe.inputs | models)
             place = folder / "foreseen" / out(name).name
             with says_where(f"{loaded.source}: stage {name}"), _called({models[n]: n for n in stages}, folder):
-                FORESEE[stage.run](settings, place)
+                _foresee(stage.run, settings, place)
             if place.is_dir():
                 models[name] = str(place)
+
+
+def _foresee(run: str, settings: Any, place: Path) -> None:
+    try:
+        FORESEE[run](settings, place)
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        shutil.rmtree(place, ignore_errors=True)  # what is not written is not known
 
 
 @contextmanager

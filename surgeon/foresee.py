@@ -100,6 +100,8 @@ def fold_adapter(settings: FoldSettings, out: Path) -> None:
     if reference.adapter is None:
         return
     checkpoint = Checkpoint.open(reference.path)
+    if _has_rows_of_its_own(reference.adapter.path, checkpoint, out):
+        return
     family = family_of(checkpoint)
     held = applied(checkpoint, family, reference.adapter.path)
     outside = {module_name(family, family.embedding), family.declaration.head}
@@ -121,12 +123,14 @@ def merge_task_vectors(settings: MergeSettings, out: Path) -> None:
         return
     _, options = chosen_method(settings)
     opened = [_model(text) for text in models]
-    target = opened[1] if settings.onto is not None else max(opened, key=_operations)
+    target = opened[1] if settings.onto is not None else max(opened, key=_reach)
     roles = _roles(target)
     options.check(roles)
     for name, weight in entries:
         weight.check(roles, f"--add {resolve(name).name}")
-    if not settings.untie:
+    # what the lineages do not tell (blocks that a person names, an expansion that was undone) decides, too
+    outgrown = settings.onto is None and any(_exceeds(model, target) for model in opened)
+    if not settings.untie and not outgrown:
         trained(target, out)
 
 
@@ -160,13 +164,35 @@ def of_a_run(settings: AverageSettings | AnnealSettings, out: Path) -> None:
     trained(model, out)
 
 
+def _has_rows_of_its_own(adapter: Path, checkpoint: Checkpoint, out: Path) -> bool:
+    """Whether the adapter is there and the vocabulary of its model is not: it may hold as many rows as that will have,
+    which the stand-in's number is not."""
+    return extended(checkpoint) and adapter.parent != out.parent
+
+
 def _model(text: str) -> Checkpoint:
     return Checkpoint.open(resolve(text).path)
 
 
-def _operations(checkpoint: Checkpoint) -> int:
-    """How many operations led to it: a merge is aligned onto the model with most of them."""
-    return sum(step.moves for step in checkpoint.lineage.chain()) if checkpoint.lineage is not None else 0
+def _reach(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """A merge is aligned onto the model to which most operations led, then onto one whose context was extended, or
+    that has rows of its own."""
+    steps = [] if checkpoint.lineage is None else list(checkpoint.lineage.chain())
+    return sum(s.moves for s in steps), sum(s.context is not None for s in steps), _size(checkpoint)[1]
+
+
+def _exceeds(checkpoint: Checkpoint, target: Checkpoint) -> bool:
+    """Whether it has more of something than the target, and so may be the target itself."""
+    mine, its = (*_size(checkpoint), _reach(checkpoint)[1]), (*_size(target), _reach(target)[1])
+    return any(one > other for one, other in zip(mine, its, strict=True))
+
+
+def _size(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Its blocks and rows."""
+    from surgeon.arch.family import family_of
+
+    family = family_of(checkpoint)
+    return family.depth, checkpoint.tensor(family.embedding).shape[0]
 
 
 def _roles(checkpoint: Checkpoint) -> set[str]:
@@ -188,6 +214,8 @@ def cpt(settings: CptSettings, out: Path) -> None:
     reference = resolve(settings.model)
     checkpoint = Checkpoint.open_model(reference.path)
     adapter = None if reference.adapter is None else reference.adapter.path
+    if adapter is not None and _has_rows_of_its_own(adapter, checkpoint, out):
+        return
     check_encoder(settings, methods(settings), is_encoder(reference.path))
     chosen = select_by_shapes(settings, reference.path, adapter, checkpoint.lineage)
     rows_by_shapes(settings, chosen.skeleton, resolve_device(settings.device))

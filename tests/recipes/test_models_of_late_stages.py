@@ -3,6 +3,7 @@ roles, names, contexts and devices, of models that no stage has made yet."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from surgeon import early_models
+from surgeon import early_models, foreseen
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
@@ -32,9 +33,10 @@ FIRST: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(folder: Path, stages: dict[str, Any], stories: Path, base: str | None = None) -> Loaded:
+def recipe(folder: Path, stages: dict[str, Any], stories: Path, base: str | None = None, **more: Path) -> Loaded:
     (folder / "tokens.txt").write_text("patient\ndiagnosis\n")
-    text = yaml.safe_dump({"title": "a", "inputs": {"base": base or str(stories)}, "stages": stages}, sort_keys=False)
+    inputs = {"base": base or str(stories)} | {name: str(path) for name, path in more.items()}
+    text = yaml.safe_dump({"title": "a", "inputs": inputs, "stages": stages}, sort_keys=False)
     text = text.replace("CORPUS", str(stories.parent / "domain.valid.jsonl"))
     (folder / "recipe.yaml").write_text(text.replace("TOKENS", str(folder / "tokens.txt")))
     return load(folder / "recipe.yaml")
@@ -144,6 +146,60 @@ def test_what_is_not_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     probed = deeper("taught", add=1, select="importance", probe="CORPUS")
     Runner(recipe(tmp_path, FIRST | {"tuned_elsewhere": probed, "late": stage}, stories), tmp_path / "run").plan()
+
+
+def test_a_merge_is_as_long_as_the_model_whose_context_was_extended(tmp_path: Path, stories: Path) -> None:
+    stages = {
+        "long": {"run": "extend-context", "uses": {"model": "base"}, "with": {"max-length": "2k", "rope-base": "40k"}},
+        "tuned": trained("long"),
+        "merged": {"run": "merge-task-vectors", "uses": {"base": "base", "add": ["tuned"]}},
+        "late": trained("merged", **{"seq-len": 1024}),
+    }
+    Runner(recipe(tmp_path, stages, stories), tmp_path / "run").plan()
+    stages["late"] = trained("merged", **{"seq-len": 4096})
+    with pytest.raises(SurgeonError, match="longer than the model's context of 2000"):
+        Runner(recipe(tmp_path, stages, stories), tmp_path / "run").plan()
+
+
+def test_a_merge_may_be_as_deep_as_a_model_without_lineage(tmp_path: Path, stories: Path) -> None:
+    """Whose blocks a person names."""
+    first = Runner(recipe(tmp_path, {"deep": FIRST["deep"]}, stories), tmp_path / "first").run()
+    shutil.move(tmp_path / "first" / first["stages"][0]["out"], tmp_path / "deep")
+    (tmp_path / "deep" / "surgeon.json").unlink()
+    merged = {"run": "merge-task-vectors", "uses": {"base": "base", "add": ["other"]}, "with": {"blocks": "0-4,1,3"}}
+    stages = {"merged": merged, "late": deeper("merged", at=[6])}
+    Runner(recipe(tmp_path, stages, stories, other=tmp_path / "deep"), tmp_path / "run").plan()
+
+
+def test_an_adapter_may_hold_the_rows_of_a_vocabulary_to_come(tmp_path: Path, stories: Path) -> None:
+    """How many there will be is not known before, and the adapter of an earlier run has them."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    wide = FIRST["wide"] | {"uses": {"model": "base"}}
+    made = Runner(recipe(tmp_path, {"wide": wide}, stories), tmp_path / "first").run()["stages"][0]["out"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "first" / made)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    stages = {
+        "wide": wide,
+        "tuned": trained("wide+adapter", train="adapter"),
+        "more": trained("wide+tuned", train="adapter"),
+        "folded": {"run": "fold-adapter", "uses": {"model": "wide+adapter"}},
+    }
+    Runner(recipe(tmp_path, stages, stories, adapter=tmp_path / "adapter"), tmp_path / "run").plan()
+
+
+def test_where_no_stand_in_can_be_written_nothing_is_said(
+    tmp_path: Path, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `ulimit -f`: the stages write smaller files."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(foreseen, "_put_lineage", full)
+    Runner(recipe(tmp_path, FIRST | {"late": deeper("deep", at=[99])}, stories), tmp_path / "run").plan()
 
 
 def test_a_model_of_the_hub_is_not_asked_for(tmp_path: Path, stories: Path) -> None:

@@ -111,8 +111,8 @@ def fold_adapter(settings: FoldSettings, out: Path) -> None:
 
 
 def merge_task_vectors(settings: MergeSettings, out: Path) -> None:
+    from surgeon.merge.called import check_called
     from surgeon.merge.chosen import chosen_method
-    from surgeon.merge.members import check_called
     from surgeon.merge.weights import parse_weight
 
     entries = [parse_weight(text) for text in settings.add]

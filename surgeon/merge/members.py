@@ -16,6 +16,7 @@ from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.merge.ancestry import Member, extends_one_of, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
+from surgeon.merge.called import not_called
 from surgeon.merge.computation import check_computation
 from surgeon.merge.contexts import check_contexts, context_since
 from surgeon.merge.graded import Graded
@@ -59,22 +60,8 @@ class Members:
             if name in (m.name, str(m.checkpoint.path)) or Path(name).absolute() == m.checkpoint.path
         ]
         if not found:
-            raise _not_called(name, [m.name for m in self.all])
+            raise not_called(name, [m.name for m in self.all])
         return found[0]
-
-
-def check_called(name: str, models: Sequence[str]) -> None:
-    """Raise what `Members.of` raises of a name that none of these models can have, before they are there: neither as
-    it is given, nor by its folder, nor by the end of its path."""
-    halves = {half for text in models for half in (text, text.split("+")[0])}
-    ends = {"+".join(Path(half).name for half in text.split("+")) for text in halves}
-    given = "+".join(Path(half).name for half in name.split("+"))
-    if name not in halves and Path(name).absolute() not in map(Path.absolute, map(Path, halves)) and given not in ends:
-        raise _not_called(name, sorted(ends))
-
-
-def _not_called(name: str, known: Sequence[str]) -> UsageError:
-    return UsageError(f"there is no {name!r} in this merge", name, f"one of {', '.join(dict.fromkeys(known))}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stands there as its path, the output of a stage as the name of that stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,9 @@ _MODELS = ("model", "base", "onto", "teacher", "language_model", "tokens_of", "a
 _WEIGHTED = ("add", "models")
 
 
-def check_stages(loaded: Loaded) -> None:
-    """Raises SurgeonError that names the input or the stage; see above."""
+def check_stages(loaded: Loaded, done: Collection[str] = ()) -> None:
+    """Raises SurgeonError that names the input or the stage; see above. done: stages that have been carried out with
+    these very settings, of which nothing is asked."""
     inputs, stages = loaded.recipe.inputs, loaded.recipe.stages
     for name, model in inputs.items():
         if not _is_otherwise_used(name, stages.values()):
@@ -49,7 +50,8 @@ def check_stages(loaded: Loaded) -> None:
     for name, stage in stages.items():
         where = f"{loaded.source}: stage {name}"
         _named(where, _check_models, stage)
-        _named(where, operation(stage.run).check_early, checked_settings(name, stage, inputs))
+        if name not in done:
+            _named(where, operation(stage.run).check_early, checked_settings(name, stage, inputs))
 
 
 def _named(where: str, check: Callable[[Any], None], value: Any) -> None:

@@ -59,7 +59,7 @@ class Runner:
 
     def plan(self) -> list[dict[str, Any]]:
         """The stages with their settings and their state: done, begun (a training to resume), or to do."""
-        self._check()
+        self._check(force=False)
         return [
             {
                 "name": name,
@@ -74,7 +74,7 @@ class Runner:
     def run(self, threads: int | None = None, force: bool = False) -> dict[str, Any]:
         """Do what is left to do (force: everything, anew); gives the content of run.json."""
         self._check_apart()
-        self._check()
+        self._check(force)
         (self.folder / "stages").mkdir(parents=True, exist_ok=True)
         (self.folder / "results").mkdir(exist_ok=True)
         with _locked(self.folder):
@@ -86,9 +86,11 @@ class Runner:
                     advance(1)
             return self._write(records)
 
-    def _check(self) -> None:
-        """Refuse what can be said before the first stage: the last may be days away."""
-        check_stages(self.loaded)
+    def _check(self, force: bool) -> None:
+        """Refuse what can be said before the first stage: the last may be days away. What is done already may have
+        asked for a device that is not here."""
+        stages = self.loaded.recipe.stages.items()
+        check_stages(self.loaded, [n for n, stage in stages if not force and self._state(n, stage) == "done"])
         check_models(self.loaded, self._out)
 
     def _check_apart(self) -> None:

@@ -16,7 +16,7 @@ from surgeon import early_models, foreseen
 from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.new_blocks import new_blocks
 from surgeon.checkpoint.new_rows import new_rows
-from surgeon.errors import SurgeonError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.recipe import Loaded, load
 from surgeon.run import Runner
 
@@ -268,3 +268,27 @@ def test_the_sums_of_a_stand_in_are_never_asked_for(
 
     monkeypatch.setattr(Checkpoint, "digest", property(read))
     early_models.check_models(recipe(tmp_path, FIRST, stories), lambda name: tmp_path / f"{name}-absent")
+
+
+def test_what_was_done_where_there_was_one_is_not_asked_for_a_device(
+    tmp_path: Path, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on where the device of its finished stages is not; with --force it would do them anew."""
+    told = {
+        "run": "evaluate",
+        "uses": {"models": ["base"]},
+        "with": {"data": ["CORPUS"], "device": "cpu", "tokens": 50},
+    }
+    runner = Runner(recipe(tmp_path, {"told": told, "deep": FIRST["deep"]}, stories), tmp_path / "run")
+
+    def none(_device: Any) -> None:
+        raise UsageError("there is no such device", "--device", "run it elsewhere")
+
+    runner.run()
+    shutil.rmtree(runner._out("deep"))
+    monkeypatch.setattr("surgeon.early.resolve_device", none)
+    assert [stage["state"] for stage in runner.plan()] == ["done", "to do"]
+    runner.run()
+    assert runner._out("deep").is_dir()
+    with pytest.raises(UsageError, match="no such device"):
+        runner.run(force=True)

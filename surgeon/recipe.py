@@ -167,9 +167,8 @@ def _check(recipe: Recipe, path: Path) -> None:
                 )
             if key.replace("-", "_") not in fields:
                 options = [f.replace("_", "-") for f in fields]
-                raise UsageError(
-                    f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", did_you_mean(key, options)
-                )
+                hint = _behind_its_model(key, stage) or did_you_mean(key, options)
+                raise UsageError(f"{stage.run} has no setting {key!r}", f"{path}: stage {name}", hint)
         _check_once(name, stage, path)
         try:
             checked_settings(name, stage)  # a value of a wrong type is refused now, not when its turn comes
@@ -183,6 +182,16 @@ def _check(recipe: Recipe, path: Path) -> None:
                     did_you_mean(other, known),
                 )
         known.append(name)
+
+
+def _behind_its_model(key: str, stage: Stage) -> str | None:
+    """How to mend a stage that uses an adapter by a setting of its own: it stands behind its model."""
+    adapters = stage.uses.get(key)
+    if adapters is None or key.replace("-", "_") not in ("adapter", "adapters"):
+        return None
+    behind = "+".join(adapters if isinstance(adapters, list) else [adapters])
+    setting = next((s for s in ("model", "base") if isinstance(stage.uses.get(s), str)), "model")
+    return f"an adapter stands behind its model: write `{setting}: {stage.uses.get(setting, 'MODEL')}+{behind}`"
 
 
 def _check_once(name: str, stage: Stage, path: Path) -> None:

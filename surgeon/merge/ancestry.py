@@ -80,13 +80,18 @@ class Member:
 _BEGINS = "extract-language-model"
 
 
+def begins(lineage: Lineage) -> bool:
+    """Whether the model was taken out of a multimodal one: what was done to it there is not among its steps."""
+    return lineage.operation == _BEGINS
+
+
 def surgery_since(lineage: Lineage | None, checkpoint: Checkpoint, name: str, base: Member) -> tuple[Lineage, ...]:
     """The surgery steps from `base` to `checkpoint` that move tensors or set values, oldest first, as `lineage` tells;
     empty for a model without one, and for one that was taken out of a multimodal model: that is where it begins.
 
     Raises SurgeonError where the lineage does not lead to the base.
     """
-    if checkpoint.digest == base.checkpoint.digest or lineage is None or lineage.operation == _BEGINS:
+    if checkpoint.digest == base.checkpoint.digest or lineage is None or begins(lineage):
         return ()
     steps: list[Lineage] = []
     for step in lineage.chain():

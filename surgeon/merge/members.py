@@ -14,7 +14,7 @@ from surgeon.checkpoint.index import Checkpoint
 from surgeon.checkpoint.lineage import Lineage, read_lineage
 from surgeon.checkpoint.sidecars import SURGEON_DIR
 from surgeon.errors import SurgeonError, UsageError
-from surgeon.merge.ancestry import Member, extends_one_of, surgery_since
+from surgeon.merge.ancestry import Member, begins, extends_one_of, surgery_since
 from surgeon.merge.assumed import assumed_blocks, assumed_rows
 from surgeon.merge.called import not_called
 from surgeon.merge.computation import check_computation
@@ -128,12 +128,14 @@ def _placed(member: Member, base: Member, how: Opening, unknown: Container[str] 
             str(checkpoint.path),
             "merge models of one base",
         )
-    if checkpoint.lineage is not None and not extends_one_of(checkpoint.lineage, unknown):
+    changed = _shapes(checkpoint) != _shapes(base.checkpoint)
+    # what was taken out of a multimodal model after it was operated on there: how it came to its shapes is not told
+    untold = checkpoint.lineage is not None and begins(checkpoint.lineage) and changed
+    if checkpoint.lineage is not None and not untold and not extends_one_of(checkpoint.lineage, unknown):
         steps = surgery_since(checkpoint.lineage, checkpoint, member.name, base)
         member = replace(member, steps=steps, context=context_since(checkpoint.lineage, base))
         check_rows(member, base)
         return member
-    changed = _shapes(checkpoint) != _shapes(base.checkpoint)
     if how.lineage is not None and changed:
         given = given_lineage(how.lineage)
         steps = surgery_since(given, checkpoint, str(how.lineage), base)

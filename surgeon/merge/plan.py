@@ -14,7 +14,7 @@ from surgeon.checkpoint.sidecars import FOREIGN_TOKENIZERS, SURGEON_DIR, sidecar
 from surgeon.errors import UsageError
 from surgeon.merge.added_tokens import AddedRows, added_rows
 from surgeon.merge.align import Alignment
-from surgeon.merge.ancestry import Member
+from surgeon.merge.ancestry import Member, begins
 from surgeon.merge.chat_files import ChatFiles, chat_files
 from surgeon.merge.chosen import check_onto, chosen_method
 from surgeon.merge.members import Members, Opening, open_members
@@ -234,7 +234,9 @@ def _told(members: Members) -> dict[str, Lineage]:
     """The history of a target that has none of its own, or none that leads to the base, as far as it is known: the
     output descends from the base."""
     target = members.target
-    known = target.checkpoint.lineage is not None and not any("assumed" in step.settings for step in target.steps)
+    own = target.checkpoint.lineage
+    known = own is not None and not any("assumed" in step.settings for step in target.steps)
+    known = known and not (target.steps and own is not None and begins(own))
     if known or target.digest == members.base.digest:
         return {}
     base = members.base

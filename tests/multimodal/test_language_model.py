@@ -209,3 +209,29 @@ def test_language_models_of_two_multimodal_ones_merge(model: Model, tmp_path: Pa
     with pytest.raises(SurgeonError, match="does not have"):  # where a lineage begins, no depth is aligned
         again = extracted(deep, tmp_path / "again")
         perform("merge-task-vectors", MergeSettings(base=str(parts[0]), out=tmp_path / "no", add=[str(again)]))
+
+
+def test_what_was_operated_on_comes_out_again_and_meets_by_the_lineage_given(
+    model: Model, tmp_path: Path, corpus: Path
+) -> None:
+    """Out, deeper, with new tokens, in and out again: the steps are not in its lineage, and --lineage tells them."""
+    from surgeon.merge.settings import MergeSettings
+    from surgeon.vocab.settings import ExtendVocabSettings
+
+    text = extracted(model("gemma3"), tmp_path / "text")
+    deep = deeper(text, tmp_path / "deep", [1])
+    wide = tmp_path / "wide"
+    perform(
+        "extend-vocab",
+        ExtendVocabSettings(model=str(deep), out=wide, corpus=[str(corpus)], add=8, init="weighted_pieces"),
+    )
+    again = extracted(grafted(model("gemma3"), wide, tmp_path / "whole"), tmp_path / "again")
+    settings = {"base": str(text), "add": [f"{again}=0.5"]}
+    with pytest.raises(SurgeonError, match=r"does not have|has no tensor") as refused:
+        perform("merge-task-vectors", MergeSettings(out=tmp_path / "no", **settings))
+    assert "--lineage" in refused.value.hint
+    perform("merge-task-vectors", MergeSettings(out=tmp_path / "one", lineage=wide / "surgeon.json", **settings))
+    perform("merge-task-vectors", MergeSettings(out=tmp_path / "other", base=str(text), add=[f"{wide}=0.5"]))
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "other" / "model.safetensors"
+    ).read_bytes()

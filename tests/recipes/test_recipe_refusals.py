@@ -296,3 +296,18 @@ def test_a_stage_is_done_again_where_a_method_of_ones_own_has_changed(
     assert [s["state"] for s in Runner(loaded, tmp_path / "run").plan()] == ["to do"]
     for text in ("reptile:every=3", "no_such.module:name", "hf:org/set", "a:b"):
         assert fingerprint(text) == text
+
+
+@pytest.mark.parametrize(
+    ("uses", "advice"),
+    [
+        ({"model": "base", "adapter": "ad"}, "`model: base+ad`"),
+        ({"model": "base", "adapters": ["ad", "other"]}, "`model: base+ad+other`"),
+        ({"adapter": "ad"}, "`model: MODEL+ad`"),
+    ],
+)
+def test_an_adapter_stands_behind_its_model(tmp_path: Path, uses: dict[str, object], advice: str) -> None:
+    stage = {"run": "cpt", "uses": uses, "with": {"data": ["a"], "tokens": 9, "train": "adapter"}}
+    with pytest.raises(UsageError, match="cpt has no setting 'adapter") as refused:
+        load(recipe(tmp_path, {"trained": stage}))
+    assert refused.value.hint == f"an adapter stands behind its model: write {advice}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from surgeon import registry
 from surgeon.data.source import files, parse_corpus
@@ -78,13 +78,19 @@ def _check_models(stage: Stage) -> None:
     """Models that a stage names by itself, not under `uses`."""
     from surgeon.merge.weights import parse_weight
 
+    fields = operation(stage.run).settings_class().model_fields
     for key, value in stage.settings.items():
         field = key.replace("-", "_")
         if field in _MODELS and isinstance(value, str):
             check_named(value)
-        elif field in _WEIGHTED and isinstance(value, list | str):
-            for text in [value] if isinstance(value, str) else value:
+        elif field in _WEIGHTED and field in fields and _is_list(fields[field].annotation):
+            for text in value if isinstance(value, list) else [value]:
                 check_named(parse_weight(str(text))[0])
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a setting takes several values: `add` is models of some operations, and a number of others."""
+    return any(get_origin(a) is list for a in (annotation, *get_args(annotation)))
 
 
 def expand_layers(settings: ExpandSettings) -> None:

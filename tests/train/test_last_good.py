@@ -14,9 +14,9 @@ from surgeon.train.run import run_cpt
 from surgeon.train.settings import CptSettings
 
 SCHEDULE = """
-def leap(step, total, *, factor: float = 1e38):
+def leap(step, total, *, endless: bool = False):
     \"\"\"A rate that spoils the weights at step 4.\"\"\"
-    return 1.0 if step < 4 else factor
+    return 1.0 if step < 4 else float("inf") if endless else 1e38
 """
 
 
@@ -51,7 +51,7 @@ def test_weights_that_are_not_finite_are_not_saved(options: dict[str, Any], tmp_
     """Also after the last step, whose weights no other one looks at."""
     for tokens in (256, 384):
         with pytest.raises(SurgeonError, match="the weights are no longer finite after step 4") as stopped:
-            run_cpt(CptSettings(**options | {"option": {"factor": "inf"}, "tokens": tokens}), force=True)
+            run_cpt(CptSettings(**options | {"option": {"endless": True}, "tokens": tokens}), force=True)
         assert stopped.value.where.startswith("step 4, a batch of documents texts ")
         assert str(state.latest(tmp_path / "one.run")).endswith("step-00000003.pt")
         assert not (tmp_path / "one").exists()
@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_are_not_saved(options: dict[str, Any], tmp_
 def test_an_evaluation_that_is_not_finite_names_step_documents_and_state(
     options: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:
-    spoilt = {"eval": [f"own={corpus}"], "eval_every": 2, "save_every": 2, "option": {"factor": "inf"}}
+    spoilt = {"eval": [f"own={corpus}"], "eval_every": 2, "save_every": 2, "option": {"endless": True}}
     with pytest.raises(SurgeonError, match="losses on the texts of --eval are no longer finite after step 4") as at:
         run_cpt(CptSettings(**options | spoilt))
     assert at.value.where.startswith("step 4, a batch of documents texts ")

@@ -13,7 +13,7 @@ def temperature(sizes: Sequence[int], *, alpha: Annotated[float, Field(ge=0, le=
 
     It sets no bound to how often a small corpus is read again: unimax does. Default alpha: of XLM-R and mT5.
     sizes: in tokens. Result: in float64.
-    Source: Conneau et al. 2020 (1911.02116), section 3.1; Xue et al. 2021 (2010.11934)
+    Source: Conneau et al. 2020 (1911.02116); Xue et al. 2021 (2010.11934)
     """
     largest = max(sizes)  # so that no power overflows
     return [(size / largest) ** alpha for size in sizes]

@@ -15,11 +15,10 @@ def unimax(sizes: Sequence[int], budget: float, *, max_epochs: Annotated[float, 
     """The same number of tokens of every corpus, but of none more than max_epochs times its size.
 
     From the smallest corpus up, each gets an even share of what is left of the budget, or max_epochs times its size
-    where that is less; so all that are not held back get the same. Default: what AfriqueLLM (2601.06395) took; the
-    paper's own runs have 1, 5 and 10. sizes and budget: in tokens. Result: in tokens, exact before one rounding; they
-    add up to the budget. A budget beyond max_epochs times all of the corpora, for which the paper reads less than was
-    asked for, is refused. Raises UsageError.
-    Source: Chung et al. 2023 (2304.09151), algorithm 1
+    where that is less; so all that are not held back get the same. Default: what AfriqueLLM (2601.06395) took.
+    sizes and budget: in tokens. Result: in tokens, exact before one rounding; they add up to the budget. A budget
+    beyond max_epochs times all of the corpora is refused. Raises UsageError.
+    Source: Chung et al. 2023 (2304.09151)
     """
     most = [Fraction(max_epochs) * size for size in sizes]
     if budget > sum(most):

@@ -38,10 +38,9 @@ class Loop:
         self.parameters = job.trainable.parameters
         self.optimizer = job.optimizer()
         self.forward = Forward(job.model, job.mode, compiled=job.compiles)
-        self.anchors = Anchors(self.parameters)
+        self.anchors, self._guard = Anchors(self.parameters), Guard(job.settings)
         self._frozen = FrozenRows(self.world, self.parameters, job.trainable.rows)
         self._flops = {s.seq_len: flops_per_token(job.model, job.trainable, s.seq_len) for s in job.shape.spans}
-        self._guard = Guard(job.settings)
         self._masks: Any = None
         self.run_view = self._view()
         self.hooks: list[Hook] = [named(m, m.call, {"run": self.run_view}, given) for m, given in job.chosen["meta"]]
